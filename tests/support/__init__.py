@@ -1,0 +1,1 @@
+"""What tests of several rooms share: real servers, and the whole stack as processes."""

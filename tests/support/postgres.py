@@ -1,0 +1,105 @@
+"""Databases for tests on one real PostgreSQL server: empty ones, and clones of migrated templates."""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev.errors import DevError
+from dev.ports import free_ports
+from dev.postgres import Cluster, Server
+
+_ROOT = Path(__file__).parents[2]
+_START_ATTEMPTS = 5
+"""A port that was free can be taken before the server has it; the next one is tried."""
+_MIGRATE_S_MAX = 100
+
+
+class Databases:
+    """Makes and drops databases on one server. Each service is migrated once; every database after that is a copy."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._numbers = itertools.count(1)
+        self._templates: dict[tuple[str, ...], str] = {}
+
+    def url(self, database: str) -> str:
+        return self.server.prepared.cluster.url(self.server.port, database)
+
+    def create(self, *services: str) -> str:
+        """Make a database with the migrated schemas of the services (`auth`, …), or an empty one; returns its URL."""
+        template = self._template(tuple(sorted(services))) if services else "template1"
+        return self.url(self._make("test", template))
+
+    def drop(self, url: str) -> None:
+        """Drop the database, whoever is still connected to it."""
+        self._run(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def _template(self, services: tuple[str, ...]) -> str:
+        if services not in self._templates:
+            name = self._make("template", "template1")
+            for service in services:
+                _migrate(service, self.url(name))
+            self._templates[services] = name
+        return self._templates[services]
+
+    def _make(self, kind: str, template: str) -> str:
+        name = f"{kind}_{next(self._numbers)}"
+        # The server outlives no crash in tests, so copying files beats writing them to the log.
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return name
+
+    def _run(self, statement: str) -> None:
+        self.server.prepared.run(statement, port=self.server.port)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Server]:
+    """A server of its own in a folder of its own; both are gone afterwards. Durability is off."""
+    home = Path(tempfile.mkdtemp(prefix="parley-test-"))
+    # So that root's server can run as an unprivileged account, which is quicker to settle than a namespace.
+    home.chmod(0o711)
+    cluster = Cluster(home / "postgres", durable=False)
+    try:
+        server = _started(cluster, home / "postgres.log")
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(cluster.server_folder.resolve(), ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _started(cluster: Cluster, log: Path) -> Server:
+    refusals: list[DevError] = []
+    for port in itertools.islice(free_ports(os.getpid()), _START_ATTEMPTS):
+        server = Server(cluster, port, log)
+        try:
+            server.start()
+        except DevError as refusal:
+            refusals.append(refusal)
+            continue
+        return server
+    raise refusals[-1]
+
+
+def _migrate(service: str, url: str) -> None:
+    """Run the service's own command, as the stack and an operator do."""
+    environment = {**os.environ, "PARLEY_DATABASE_URL": url}
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{service}", "migrate"],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=_MIGRATE_S_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"`python -m services.{service} migrate` failed:\n{done.stdout}\n{done.stderr}")
