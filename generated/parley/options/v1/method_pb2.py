@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eparley/options/v1/method.proto\x12\x11parley.options.v1\x1a google/protobuf/descriptor.proto\"_\n\x0b\x45ventStream\x12\x10\n\x08id_field\x18\x01 \x01(\t\x12\x14\n\x0cresume_field\x18\x02 \x01(\t\x12\x12\n\nkind_oneof\x18\x03 \x01(\t\x12\x14\n\x0c\x66ollow_field\x18\x04 \x01(\t\"F\n\x06\x46ollow\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x15\n\rrequest_field\x18\x02 \x01(\t\x12\x15\n\rresponse_path\x18\x03 \x01(\t\"\x81\x02\n\x0cMethodPolicy\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08\x12\x33\n\x0bidempotency\x18\x04 \x01(\x0e\x32\x1e.parley.options.v1.Idempotency\x12\x34\n\x0c\x65vent_stream\x18\x05 \x01(\x0b\x32\x1e.parley.options.v1.EventStream\x12)\n\x06\x66ollow\x18\x06 \x01(\x0b\x32\x19.parley.options.v1.Follow\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x05\x12\x16\n\x0esuccess_status\x18\x08 \x01(\x05*\x8b\x01\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x14\n\x10IDEMPOTENCY_READ\x10\x01\x12\x17\n\x13IDEMPOTENCY_NATURAL\x10\x02\x12\x1a\n\x16IDEMPOTENCY_REQUEST_ID\x10\x03\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x04:Q\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x96\x03 \x01(\x0b\x32\x1f.parley.options.v1.MethodPolicyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eparley/options/v1/method.proto\x12\x11parley.options.v1\x1a google/protobuf/descriptor.proto\"t\n\x0b\x45ventStream\x12\x13\n\x0bitems_field\x18\x05 \x01(\t\x12\x10\n\x08id_field\x18\x01 \x01(\t\x12\x14\n\x0cresume_field\x18\x02 \x01(\t\x12\x12\n\nkind_oneof\x18\x03 \x01(\t\x12\x14\n\x0c\x66ollow_field\x18\x04 \x01(\t\"F\n\x06\x46ollow\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x15\n\rrequest_field\x18\x02 \x01(\t\x12\x15\n\rresponse_path\x18\x03 \x01(\t\"\x81\x02\n\x0cMethodPolicy\x12\x0e\n\x06scopes\x18\x01 \x03(\t\x12\x0f\n\x07\x63\x61llers\x18\x02 \x03(\t\x12\x0e\n\x06public\x18\x03 \x01(\x08\x12\x33\n\x0bidempotency\x18\x04 \x01(\x0e\x32\x1e.parley.options.v1.Idempotency\x12\x34\n\x0c\x65vent_stream\x18\x05 \x01(\x0b\x32\x1e.parley.options.v1.EventStream\x12)\n\x06\x66ollow\x18\x06 \x01(\x0b\x32\x19.parley.options.v1.Follow\x12\x12\n\ntimeout_ms\x18\x07 \x01(\x05\x12\x16\n\x0esuccess_status\x18\x08 \x01(\x05*\x8b\x01\n\x0bIdempotency\x12\x1b\n\x17IDEMPOTENCY_UNSPECIFIED\x10\x00\x12\x14\n\x10IDEMPOTENCY_READ\x10\x01\x12\x17\n\x13IDEMPOTENCY_NATURAL\x10\x02\x12\x1a\n\x16IDEMPOTENCY_REQUEST_ID\x10\x03\x12\x14\n\x10IDEMPOTENCY_NONE\x10\x04:Q\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xa1\x96\x03 \x01(\x0b\x32\x1f.parley.options.v1.MethodPolicyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parley.options.v1.method_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IDEMPOTENCY']._serialized_start=517
-  _globals['_IDEMPOTENCY']._serialized_end=656
+  _globals['_IDEMPOTENCY']._serialized_start=538
+  _globals['_IDEMPOTENCY']._serialized_end=677
   _globals['_EVENTSTREAM']._serialized_start=87
-  _globals['_EVENTSTREAM']._serialized_end=182
-  _globals['_FOLLOW']._serialized_start=184
-  _globals['_FOLLOW']._serialized_end=254
-  _globals['_METHODPOLICY']._serialized_start=257
-  _globals['_METHODPOLICY']._serialized_end=514
+  _globals['_EVENTSTREAM']._serialized_end=203
+  _globals['_FOLLOW']._serialized_start=205
+  _globals['_FOLLOW']._serialized_end=275
+  _globals['_METHODPOLICY']._serialized_start=278
+  _globals['_METHODPOLICY']._serialized_end=535
 # @@protoc_insertion_point(module_scope)

@@ -63,16 +63,19 @@ class EventStream(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ITEMS_FIELD_FIELD_NUMBER: _builtins.int
     ID_FIELD_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_FIELD_NUMBER: _builtins.int
     KIND_ONEOF_FIELD_NUMBER: _builtins.int
     FOLLOW_FIELD_FIELD_NUMBER: _builtins.int
+    items_field: _builtins.str
+    """items_field names the repeated field of the response whose items are the events; empty when the response itself is one."""
     id_field: _builtins.str
-    """id_field names the int64 field of the response that becomes the SSE `id:`; empty for none."""
+    """id_field names the int64 field of an event that becomes the SSE `id:`; empty for none."""
     resume_field: _builtins.str
     """resume_field names the int64 field of the request that `Last-Event-ID` fills; empty when the stream cannot be resumed."""
     kind_oneof: _builtins.str
-    """kind_oneof names the oneof of the response whose set member becomes the SSE `event:`."""
+    """kind_oneof names the oneof of an event whose set member becomes the SSE `event:`."""
     follow_field: _builtins.str
     """follow_field names the optional bool of the request that the edge sets to false
     when the caller accepts JSON only, so that the call ends at the present tail.
@@ -80,6 +83,7 @@ class EventStream(_message.Message):
     def __init__(
         self,
         *,
+        items_field: _builtins.str = ...,
         id_field: _builtins.str = ...,
         resume_field: _builtins.str = ...,
         kind_oneof: _builtins.str = ...,
@@ -87,7 +91,7 @@ class EventStream(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow_field", b"follow_field", "id_field", b"id_field", "kind_oneof", b"kind_oneof", "resume_field", b"resume_field"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow_field", b"follow_field", "id_field", b"id_field", "items_field", b"items_field", "kind_oneof", b"kind_oneof", "resume_field", b"resume_field"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

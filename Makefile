@@ -1,0 +1,104 @@
+# The command surface. A target that people call carries a `##` caption; `##@` opens a group in `make help`.
+# Nothing but make and Python 3.11 is needed, except where a target says so.
+
+PYTHON ?= python3
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Paths are relative, so that a clone may lie below a folder with spaces in its name.
+RUN := .venv-run/bin/python
+DEV := .venv/bin/python
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: setup-run setup-dev ## Install both environments, without starting anything
+
+.PHONY: setup-run
+setup-run: ## Install what `make run` needs (.venv-run, no torch)
+	@$(PYTHON) dev/tools/environment.py run
+
+.PHONY: setup-dev
+setup-dev: ## Install everything, for tests and checks (.venv)
+	@$(PYTHON) dev/tools/environment.py dev
+
+.PHONY: run
+run: setup-run ## Start PostgreSQL, Valkey and every service; Ctrl-C stops them
+	@exec $(RUN) -m dev up
+
+.PHONY: demo
+demo: setup-run ## Ask the running stack about this project's own documentation
+	@exec $(RUN) -m dev demo
+
+##@ Test
+
+.PHONY: test
+test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
+	@$(DEV) -m pytest $(ARGS)
+
+.PHONY: eval-retrieval
+eval-retrieval: setup-run ## Measure nDCG@10 of the shipped encoder and fusion
+	@$(RUN) -m services.retrieval evaluate $(ARGS)
+
+##@ Check
+
+.PHONY: check
+check: check-locks check-tidy check-lint check-types check-imports proto-check ## Everything below, as CI does (needs node)
+
+.PHONY: check-lint
+check-lint: setup-dev ## Rules and format of Python: ruff
+	@$(DEV) -m ruff check .
+	@$(DEV) -m ruff format --check .
+
+.PHONY: check-types
+check-types: setup-dev ## Types: mypy, strict, tests included
+	@$(DEV) -m mypy
+
+.PHONY: check-imports
+check-imports: setup-dev ## Who may import whom: import-linter
+	@.venv/bin/lint-imports
+
+.PHONY: check-tidy
+check-tidy: setup-dev ## Length of files, and a reason beside each exception
+	@$(DEV) -m dev.tools.tidiness
+
+.PHONY: check-locks
+check-locks: setup-dev ## Locks are made from this pyproject.toml
+	@$(DEV) -m dev.tools.locks --check
+
+.PHONY: proto-check
+proto-check: setup-dev node_modules/.package-lock.json ## Contracts and their stubs: buf lint, format, breaking; regenerated diff (needs node)
+	@$(DEV) -m dev.tools.contracts
+	@$(DEV) -m dev.tools.protos --check
+
+##@ Change
+
+.PHONY: proto
+proto: setup-dev ## Generate stubs and descriptors from proto/
+	@$(DEV) -m dev.tools.protos
+
+.PHONY: fmt
+fmt: setup-dev ## Format Python, and proto/ where node is there
+	@$(DEV) -m ruff format .
+	@$(DEV) -m ruff check --fix --quiet .
+	@if command -v npm >/dev/null; then $(MAKE) node_modules/.package-lock.json && $(DEV) -m dev.tools.contracts --fix; \
+	else echo "fmt: proto/ is left as it is, buf needs node"; fi
+
+.PHONY: lock
+lock: ## Compile requirements/*.lock from pyproject.toml; ARGS=--upgrade takes newer versions
+	@$(PYTHON) -m dev.tools.locks $(ARGS)
+
+.PHONY: clean
+clean: ## Remove environments, caches and builds; keep .dev, the data of the local stack
+	rm -rf .venv .venv-run .state .build node_modules dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -path ./.dev -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+node_modules/.package-lock.json: package.json package-lock.json
+	@command -v npm >/dev/null || { echo "This target needs node with npm, for buf: https://nodejs.org. Nothing else of 'make check' does."; exit 1; }
+	@npm ci --loglevel=error --ignore-scripts --no-audit --no-fund
+	@touch $@

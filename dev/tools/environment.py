@@ -1,0 +1,170 @@
+"""Make one of the two virtual environments: ``run`` (what a deployment needs) or ``dev`` (everything).
+
+Runs on the user's own Python with nothing installed, so it imports the standard library alone. It is the whole
+bootstrap: a venv with a pinned uv, which then installs a hashed lock and the project itself.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = ROOT / ".state"
+UV_HOME = STATE / "uv"
+BOOTSTRAP_LOCK = ROOT / "requirements" / "bootstrap.lock"
+PYTHON_MIN = (3, 11)
+
+# Two environments, because `make run` must not wait for torch, and `make test` must not pull packages from under a
+# running stack. Both are hard links into uv's cache, so what they share costs disk once.
+ENVIRONMENTS = {"run": ROOT / ".venv-run", "dev": ROOT / ".venv"}
+
+# pip's setting -> the variable by which uv knows the same; uv does not read pip's configuration.
+_FROM_PIP = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+
+
+def ensure(name: str) -> bool:
+    """Bring the environment ``name`` in line with its lock; return whether anything had to be done."""
+    with alone(name):
+        stamp = STATE / f"{name}.stamp"
+        wanted = fingerprint(name)
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _python(ENVIRONMENTS[name]).exists():
+            return False
+        stamp.unlink(missing_ok=True)
+        _install(name)
+        stamp.write_text(wanted, encoding="utf-8")
+    return True
+
+
+def fingerprint(name: str) -> str:
+    """Digest everything that the content of an environment depends on, its place on disk included."""
+    digest = hashlib.sha256()
+    for part in (sys.version, sys.base_prefix, str(ENVIRONMENTS[name])):
+        digest.update(part.encode() + b"\0")
+    for path in (BOOTSTRAP_LOCK, _lock(name), ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def uv_settings(pip_settings: str) -> dict[str, str]:
+    """Translate the output of ``pip config list`` into environment variables of uv.
+
+    Variables that are set already win: whoever set them meant uv.
+    """
+    found = {}
+    for line in pip_settings.splitlines():
+        key, _, value = line.partition("=")
+        variable = _FROM_PIP.get(key.rpartition(".")[2])
+        if variable and variable not in os.environ:
+            found[variable] = value.strip("'\"")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Ensure the environments that ``arguments`` name."""
+    if sys.version_info < PYTHON_MIN:
+        version = sys.version.split()[0]
+        print(f"Parley needs Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer, and {sys.executable} is {version}.")
+        print("Name another one: make PYTHON=/path/to/python3")
+        return 1
+    for name in arguments:
+        try:
+            ensure(name)
+        except subprocess.CalledProcessError as error:
+            print(f"\nThe {name} environment is incomplete: {error.cmd[0]} ended with status {error.returncode}.")
+            print("Run the same command again to continue; packages fetched so far are kept.")
+            return 1
+    return 0
+
+
+def _install(name: str) -> None:
+    uv = ensure_uv()
+    home = ENVIRONMENTS[name]
+    print(f"setup: {home.name} from requirements/{name}.lock", flush=True)
+    if not _belongs_to_this_python(home):
+        shutil.rmtree(home, ignore_errors=True)
+        venv.create(home, symlinks=True, with_pip=False)
+    environment = uv_environment()
+    for command in (
+        ["pip", "sync", "--python", str(_python(home)), "--require-hashes", str(_lock(name))],
+        [
+            "pip",
+            "install",
+            "--python",
+            str(_python(home)),
+            "--no-deps",
+            "--no-build-isolation",
+            "--editable",
+            str(ROOT),
+        ],
+    ):
+        subprocess.run([str(uv), *command], check=True, env=environment, cwd=ROOT)
+
+
+def ensure_uv() -> Path:
+    """Install the pinned uv below ``.state/`` unless it is there, and return its path."""
+    uv = UV_HOME / "bin" / "uv"
+    stamp = UV_HOME / "lock.sha256"
+    wanted = hashlib.sha256(BOOTSTRAP_LOCK.read_bytes() + str(UV_HOME).encode()).hexdigest()
+    if uv.exists() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return uv
+    print("setup: uv, the installer", flush=True)
+    shutil.rmtree(UV_HOME, ignore_errors=True)
+    try:
+        venv.create(UV_HOME, symlinks=True, with_pip=True)
+    except subprocess.CalledProcessError:
+        print("This Python has no ensurepip. On Debian and Ubuntu: apt-get install python3-venv", file=sys.stderr)
+        raise
+    pip = [str(_python(UV_HOME)), "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", "--require-hashes", "-r", str(BOOTSTRAP_LOCK)], check=True)
+    stamp.write_text(wanted, encoding="utf-8")
+    return uv
+
+
+def uv_environment() -> dict[str, str]:
+    """Return the environment for uv: this process's own, with pip's registry settings in uv's terms."""
+    listed = subprocess.run(
+        [str(_python(UV_HOME)), "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
+    )
+    environment = {**os.environ, **uv_settings(listed.stdout), "UV_PYTHON_DOWNLOADS": "never"}
+    environment.pop("VIRTUAL_ENV", None)
+    return environment
+
+
+def _belongs_to_this_python(home: Path) -> bool:
+    settings = home / "pyvenv.cfg"
+    if not settings.is_file() or not _python(home).exists():
+        return False
+    lines = dict(line.split(" = ", 1) for line in settings.read_text(encoding="utf-8").splitlines() if " = " in line)
+    return lines.get("version") == sys.version.split()[0]
+
+
+def _python(home: Path) -> Path:
+    return home / "bin" / "python"
+
+
+def _lock(name: str) -> Path:
+    return ROOT / "requirements" / f"{name}.lock"
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold the set-up of this clone, so that two targets started together do not install over each other."""
+    STATE.mkdir(exist_ok=True)
+    with (STATE / "setup.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"setup: {name} waits for another set-up of this clone", flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
