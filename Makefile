@@ -75,12 +75,14 @@ check-locks: setup-dev ## Locks are made from this pyproject.toml
 proto-check: setup-dev node_modules/.package-lock.json ## Contracts and their stubs: buf lint, format, breaking; regenerated diff (needs node)
 	@$(DEV) -m dev.tools.contracts
 	@$(DEV) -m dev.tools.protos --check
+	@$(DEV) -m dev.tools.errors_page --check
 
 ##@ Change
 
 .PHONY: proto
-proto: setup-dev ## Generate stubs and descriptors from proto/
+proto: setup-dev ## Generate stubs, descriptors and docs/errors.md from proto/
 	@$(DEV) -m dev.tools.protos
+	@$(DEV) -m dev.tools.errors_page
 
 .PHONY: fmt
 fmt: setup-dev ## Format Python, and proto/ where node is there
