@@ -1,0 +1,1 @@
+"""What happens around every call that a server of ours answers, in one pinned order (see `chain.py`)."""

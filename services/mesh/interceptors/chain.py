@@ -1,0 +1,187 @@
+"""The order of the interceptors, and the one gRPC interceptor that runs them around all four shapes of a call.
+
+Each stage is an async context manager around the whole call. One wrapper for all of them instead of nine nested ones:
+a streamed message passes one layer of ours, and there is one place that knows the shapes.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from services.mesh.identity import TokenVerifier
+from services.mesh.interceptors.deadline import DeadlineStage
+from services.mesh.interceptors.errors import ErrorStage
+from services.mesh.interceptors.identity import IdentityStage
+from services.mesh.interceptors.limits import LimitStage
+from services.mesh.interceptors.logging import LoggingStage
+from services.mesh.interceptors.metrics import MetricsStage
+from services.mesh.interceptors.policy import PolicyStage
+from services.mesh.interceptors.request_id import RequestIdStage
+from services.mesh.interceptors.tracing import TracingStage
+from services.mesh.limiter import InFlightLimiter
+from services.mesh.policy import Policy
+from services.mesh.rpc import CURRENT, Call, RpcContext
+
+Req = TypeVar("Req")
+Res = TypeVar("Res")
+
+# Any: a behaviour is generated code's method of whatever messages; the chain looks at none of them.
+_Behaviour = Callable[[Any, RpcContext], Any]
+
+
+class Stage(Protocol):
+    """One concern around a call. It may raise a MeshError inside `errors`, and must let `CancelledError` through."""
+
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """Runs before and after the call."""
+        ...
+
+
+STAGE_ORDER: Final = (
+    # First, because every line, span and error below names the request.
+    RequestIdStage,
+    # Outside of everything that can end a call, so that each call has exactly one line, with its final code.
+    LoggingStage,
+    # Outside of errors for the same reason: refused calls count as well.
+    MetricsStage,
+    # Outside of errors, so that a span has the code that the client got; inside of logging, which shows its id.
+    TracingStage,
+    # Whatever is raised below becomes a google.rpc.Status here; nothing below talks to the client by itself.
+    ErrorStage,
+    # Before any work: a call that cannot finish in its time is refused before it costs a signature check.
+    DeadlineStage,
+    # Who calls. Before policy, which needs to know.
+    IdentityStage,
+    # Whether they may. Before limits, so that those who may not cannot take the places of those who may.
+    PolicyStage,
+    # Last: a place is held by work only.
+    LimitStage,
+)
+
+
+def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter) -> tuple[Stage, ...]:
+    """The stages of a server, in `STAGE_ORDER`; without a verifier, only public methods can be served."""
+    return (
+        RequestIdStage(),
+        LoggingStage(),
+        MetricsStage(),
+        TracingStage(),
+        ErrorStage(),
+        DeadlineStage(),
+        IdentityStage(verifier),
+        PolicyStage(),
+        LimitStage(limiter),
+    )
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """Runs stages around every call; methods without a policy do not exist for it."""
+
+    def __init__(self, stages: Sequence[Stage], policies: Mapping[str, Policy]) -> None:
+        self._stages = tuple(stages)
+        self._policies = policies
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Req, Res] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Req, Res] | None:
+        """Gives the method's handler with the stages around it; None, that is UNIMPLEMENTED, for an unknown method."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            policy = self._policies.get(method)
+            handler = await continuation(handler_call_details)
+            if handler is None or policy is None:
+                return None
+            wrapped = self._wrapped[method] = self._wrap(method, policy, handler)
+        return wrapped
+
+    def _wrap(
+        self, method: str, policy: Policy, handler: grpc.RpcMethodHandler[Req, Res]
+    ) -> grpc.RpcMethodHandler[Req, Res]:
+        behaviour: _Behaviour = behaviour_of(handler)
+
+        async def unary(request: Any, context: RpcContext) -> Any:  # Any: see _Behaviour
+            call = _call(method, policy, context, is_stream=False)
+            async with _around(self._stages, call):
+                response = await behaviour(request, context)
+                call.messages_sent = 1
+                return response
+
+        async def stream(request: Any, context: RpcContext) -> None:  # Any: see _Behaviour
+            # A coroutine that writes, not a generator that yields: gRPC does not close a generator when the client
+            # leaves, so its `finally` would run some day, in some other context.
+            call = _call(method, policy, context, is_stream=True)
+            async with _around(self._stages, call):
+                messages = behaviour(request, context)
+                if inspect.isawaitable(messages):  # a handler that calls context.write itself
+                    await messages
+                    return
+                await _write_all(messages, call)
+
+        make = _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]
+        made: grpc.RpcMethodHandler[Req, Res] = make(
+            stream if handler.response_streaming else unary,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return made
+
+
+@asynccontextmanager
+async def _around(stages: tuple[Stage, ...], call: Call) -> AsyncIterator[None]:
+    """All stages around one call; what a stage raises on entry passes through those outside of it."""
+    token = CURRENT.set(call)
+    try:
+        async with AsyncExitStack() as stack:
+            for stage in stages:
+                await stack.enter_async_context(stage.around(call))
+            yield
+    finally:
+        CURRENT.reset(token)
+
+
+async def _write_all(messages: AsyncIterator[object], call: Call) -> None:
+    async with AsyncExitStack() as stack:
+        if inspect.isasyncgen(messages):
+            await stack.enter_async_context(aclosing(messages))
+        async for message in messages:
+            await call.context.write(message)
+            call.messages_sent += 1
+
+
+def _call(method: str, policy: Policy, context: RpcContext, *, is_stream: bool) -> Call:
+    metadata = context.invocation_metadata() or ()
+    return Call(
+        method=method,
+        policy=policy,
+        is_stream=is_stream,
+        context=context,
+        metadata=tuple((key, value) for key, value in metadata if isinstance(value, str)),
+    )
+
+
+def behaviour_of(handler: grpc.RpcMethodHandler[Req, Res]) -> Any:  # Any: see _Behaviour
+    """The function behind a handler, whatever its shape."""
+    return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+
+def is_async(handler: grpc.RpcMethodHandler[Req, Res]) -> bool:
+    """Whether a handler runs on the event loop; a plain `def`, even one returning a generator, runs in a thread."""
+    behaviour = behaviour_of(handler)
+    return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)
+
+
+# Any: grpc's own factories, chosen by (request is a stream, response is a stream).
+_MAKERS: Final[Mapping[tuple[bool, bool], Callable[..., Any]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}

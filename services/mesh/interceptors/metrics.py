@@ -1,0 +1,40 @@
+"""Rate, errors and duration of every method, and how many calls are in flight."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Final
+
+from services.mesh import telemetry
+from services.mesh.rpc import Call
+
+_DURATION: Final = telemetry.histogram(
+    "parley_mesh_rpc_duration_seconds",
+    "Time from a call's arrival to its end, streams included.",
+    ["method", "code"],
+)
+_IN_FLIGHT: Final = telemetry.gauge(
+    "parley_mesh_rpc_in_flight_count", "Calls that have arrived and not ended.", ["method"]
+)
+_SENT: Final = telemetry.counter("parley_mesh_rpc_messages", "Response messages sent.", ["method"])
+_FAILED: Final = telemetry.counter(
+    "parley_mesh_rpc_errors", "Calls that ended with an error, by its reason.", ["method", "reason"]
+)
+
+
+class MetricsStage:
+    """See the module."""
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        """Counts the call. Labels are bounded: methods by the contract, codes and reasons by their enums."""
+        in_flight = _IN_FLIGHT.labels(call.method)
+        in_flight.inc()
+        try:
+            yield
+        finally:
+            in_flight.dec()
+            _DURATION.labels(call.method, call.code).observe(monotonic() - call.started)
+            _SENT.labels(call.method).inc(call.messages_sent)
+            if call.reason:
+                _FAILED.labels(call.method, call.reason).inc()

@@ -1,0 +1,86 @@
+"""What servicers need of the running call: its context type, its principal and its ids.
+
+The chain of interceptors fills a `Call` per RPC; a contextvar carries it, so use cases need no gRPC parameter.
+Remaining time is in `deadline.py`, the request id in `context.py`: both exist outside of RPCs too.
+"""
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+import grpc.aio
+
+from services.mesh.errors import CredentialsInvalid
+from services.mesh.identity import Principal
+from services.mesh.policy import INFRASTRUCTURE, Policy
+
+# Any: gRPC's context is generic over messages that servicers already name in their signatures.
+RpcContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One RPC on its way through the interceptors; each of them fills the part that it owns.
+
+    Attributes:
+        method: full path, such as `/parley.auth.v1.TokenService/RefreshToken`.
+        policy: who may call, from the descriptors.
+        is_stream: whether the response is a stream.
+        context: gRPC's own view of the call.
+        metadata: what the caller sent, text values only.
+        request_id: given by the first process of ours that saw the request.
+        trace_id: of the span around the call, empty when it is not traced.
+        principal: set by the identity interceptor; None for public calls.
+        started: `time.monotonic()` when the call arrived.
+        code: name of the gRPC code that the call ended with.
+        reason: the error reason, for the log; empty on success.
+        messages_sent: number of response messages.
+    """
+
+    method: str
+    policy: Policy
+    is_stream: bool
+    context: RpcContext
+    metadata: tuple[tuple[str, str], ...]
+    request_id: str = ""
+    trace_id: str = ""
+    principal: Principal | None = None
+    started: float = field(default_factory=monotonic)
+    code: str = "OK"
+    reason: str = ""
+    messages_sent: int = 0
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """Health and reflection: asked by machines every second, never worth a log line."""
+        return self.method in INFRASTRUCTURE
+
+    def client_remaining_s(self) -> float | None:
+        """Seconds until the caller's own deadline, None when it set none (gRPC's stub promises a float)."""
+        remaining_s: float | None = self.context.time_remaining()
+        return remaining_s
+
+    def values(self, key: str) -> list[str]:
+        """All values that the caller sent under a metadata key (lower case)."""
+        return [value for name, value in self.metadata if name == key]
+
+
+CURRENT: Final[ContextVar[Call | None]] = ContextVar("parley_call", default=None)
+
+
+def current() -> Call | None:
+    """The running call, or None outside of one (worker loops, start-up)."""
+    return CURRENT.get()
+
+
+def principal() -> Principal:
+    """On whose behalf the running call acts.
+
+    Raises:
+        CredentialsInvalid: the call is public, or there is no call.
+    """
+    call = CURRENT.get()
+    if call is None or call.principal is None:
+        raise CredentialsInvalid
+    return call.principal

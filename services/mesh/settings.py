@@ -1,0 +1,307 @@
+"""Settings from the environment: groups that a deployable combines by inheritance, checked once at start.
+
+    class Settings(ServerSettings, DatabaseSettings):
+        model_config = service_config("auth")          # own fields are PARLEY_AUTH_<FIELD>
+        access_token_ttl_s: int = Field(default=300, ge=60, le=900)
+
+Fields of the groups are `PARLEY_<FIELD>` everywhere. Each variable may be given as `<NAME>_FILE`, a path whose content
+is the value, so that secrets can be mounted.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX: Final = "PARLEY_"
+FILE_SUFFIX: Final = "_FILE"
+FILE_BYTES_MAX: Final = 64 * 1024
+MASK: Final = "********"
+_PORT_MAX: Final = 65_535
+
+S = TypeVar("S", bound="MeshSettings")
+
+
+class SettingsError(Exception):
+    """The environment does not fit; the message names each variable and says what would be right."""
+
+
+def _address(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    host, separator, port = text.rpartition(":")
+    if not separator or not host or not port.isascii() or not port.isdigit() or int(port) > _PORT_MAX:
+        raise ValueError(f"{text!r} is not host:port, such as 127.0.0.1:50051")
+    return text
+
+
+def _targets(text: object) -> object:
+    if isinstance(text, str):
+        for part in text.split(","):
+            _address(part.strip())
+    return text
+
+
+Address = Annotated[str, BeforeValidator(_address)]
+"""`host:port`; port 0 asks the system for a free one."""
+Target = Annotated[str, BeforeValidator(_targets)]
+"""`host:port`, or several of them with commas between."""
+
+
+class MeshSettings(BaseSettings):
+    """What every process has: its logs and its second port."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=True, populate_by_name=True)
+
+    debug_listen: Address = Field(
+        default="127.0.0.1:0",
+        validation_alias="PARLEY_DEBUG_LISTEN",
+        description="Address of /healthz, /readyz, /metrics and /debug/config.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", validation_alias="PARLEY_LOG_LEVEL", description="Least severe level that is written."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json", validation_alias="PARLEY_LOG_FORMAT", description="`json` for machines, `text` for people."
+    )
+    drain_s: float = Field(
+        default=20.0,
+        ge=0.0,
+        le=600.0,
+        validation_alias="PARLEY_DRAIN_S",
+        description="Seconds that running calls and jobs get to end after SIGTERM.",
+    )
+    otlp_endpoint: str = Field(
+        default="", validation_alias="PARLEY_OTLP_ENDPOINT", description="OTLP/HTTP collector of spans; empty for none."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments before environment before `*_FILE`; no dotenv file is ever read behind the operator's back."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class ServerSettings(MeshSettings):
+    """A process with a gRPC API."""
+
+    grpc_listen: Address = Field(
+        default="127.0.0.1:0", validation_alias="PARLEY_GRPC_LISTEN", description="Address of the gRPC API."
+    )
+    reflection: bool = Field(
+        default=False, validation_alias="PARLEY_REFLECTION", description="Whether gRPC reflection is served."
+    )
+    calls_max: int = Field(
+        default=2_000,
+        ge=1,
+        le=1_000_000,
+        validation_alias="PARLEY_CALLS_MAX",
+        description="Calls in flight, streams included, above which new ones are refused with OVERLOADED.",
+    )
+
+
+class DatabaseSettings(MeshSettings):
+    """A process that uses PostgreSQL."""
+
+    database_url: SecretStr = Field(
+        validation_alias="PARLEY_DATABASE_URL", description="postgresql://user:password@host:port/database."
+    )
+    database_pool_size: int = Field(
+        default=10,
+        ge=1,
+        le=200,
+        validation_alias="PARLEY_DATABASE_POOL_SIZE",
+        description="Connections that this process opens at most.",
+    )
+    database_statement_timeout_s: float = Field(
+        default=10.0,
+        gt=0.0,
+        le=600.0,
+        validation_alias="PARLEY_DATABASE_STATEMENT_TIMEOUT_S",
+        description="Seconds after which PostgreSQL ends a statement.",
+    )
+
+
+class ValkeySettings(MeshSettings):
+    """A process that uses Valkey or Redis."""
+
+    valkey_url: SecretStr = Field(
+        validation_alias="PARLEY_VALKEY_URL", description="redis://[user:password@]host:port[/database]."
+    )
+    valkey_connections_max: int = Field(
+        default=64,
+        ge=2,
+        le=10_000,
+        validation_alias="PARLEY_VALKEY_CONNECTIONS_MAX",
+        description="Connections that this process opens at most.",
+    )
+    valkey_timeout_s: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=60.0,
+        validation_alias="PARLEY_VALKEY_TIMEOUT_S",
+        description="Seconds for one command.",
+    )
+
+
+class AuthTarget(MeshSettings):
+    """A process that calls auth, be it only for the keys of internal tokens."""
+
+    auth_target: Target = Field(validation_alias="PARLEY_AUTH_TARGET", description="Address of auth.")
+
+
+class ConversationTarget(MeshSettings):
+    """A process that calls conversation."""
+
+    conversation_target: Target = Field(
+        validation_alias="PARLEY_CONVERSATION_TARGET", description="Address of conversation."
+    )
+
+
+class RetrievalTarget(MeshSettings):
+    """A process that calls retrieval."""
+
+    retrieval_target: Target = Field(validation_alias="PARLEY_RETRIEVAL_TARGET", description="Address of retrieval.")
+
+
+class InferenceTarget(MeshSettings):
+    """A process that calls inference."""
+
+    inference_target: Target = Field(validation_alias="PARLEY_INFERENCE_TARGET", description="Address of inference.")
+
+
+class WorkloadSettings(MeshSettings):
+    """A process that asks auth for internal tokens in its own name."""
+
+    workload_secret: SecretStr = Field(
+        min_length=16,
+        validation_alias="PARLEY_WORKLOAD_SECRET",
+        description="Secret of this process towards auth.",
+    )
+
+
+def service_config(service: str) -> SettingsConfigDict:
+    """`model_config` of a deployable's own settings: its own fields are `PARLEY_<SERVICE>_<FIELD>`."""
+    return SettingsConfigDict(env_prefix=f"{PREFIX}{service.upper()}_")
+
+
+def load(kind: type[S]) -> S:
+    """The settings that the environment holds.
+
+    Raises:
+        SettingsError: one or more variables are missing or malformed; all of them are named, values are not shown.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        problems = [f"  {_variable_of_error(kind, item['loc'])}: {_explain(item)}" for item in error.errors()]
+        raise SettingsError("these settings do not fit:\n" + "\n".join(problems)) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectiveSetting:
+    """One setting as `/debug/config` and the `config` command show it."""
+
+    variable: str
+    value: object
+    origin: Literal["environment", "file", "argument", "default"]
+    description: str
+
+
+def effective(settings: MeshSettings) -> list[EffectiveSetting]:
+    """All settings with where they come from, sorted by variable; secrets are masked."""
+    kind = type(settings)
+    shown = []
+    for name, field in kind.model_fields.items():
+        variable = variable_of(kind, name)
+        value = getattr(settings, name)
+        shown.append(
+            EffectiveSetting(
+                variable=variable,
+                value=_mask(value),
+                origin=_origin(settings, name, variable),
+                description=field.description or "",
+            )
+        )
+    return sorted(shown, key=lambda setting: setting.variable)
+
+
+def variable_of(kind: type[BaseSettings], field_name: str) -> str:
+    """The environment variable of a field."""
+    alias = kind.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else f"{kind.model_config.get('env_prefix', '')}{field_name}".upper()
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """Reads `<VARIABLE>_FILE` for every field."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """See the base class; Any is its own signature."""
+        variable = variable_of(self.settings_cls, field_name)
+        path = os.environ.get(variable + FILE_SUFFIX)
+        return (None if path is None else _read(variable, path)), variable, False
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, field in self.settings_cls.model_fields.items():
+            value, variable, _ = self.get_field_value(field, name)
+            if value is not None:
+                values[variable if isinstance(field.validation_alias, str) else name] = value
+        return values
+
+
+def _read(variable: str, path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+        if len(content) > FILE_BYTES_MAX:
+            raise SettingsError(f"{variable}{FILE_SUFFIX}: {path!r} is larger than {FILE_BYTES_MAX} bytes")
+        return content.decode("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}{FILE_SUFFIX}: cannot read {path!r}: {error}") from None
+
+
+def _variable_of_error(kind: type[MeshSettings], location: tuple[int | str, ...]) -> str:
+    name = str(location[0]) if location else ""
+    return variable_of(kind, name) if name in kind.model_fields else name or "settings"
+
+
+def _explain(item: Mapping[str, Any]) -> str:  # Any: pydantic's own error dictionary
+    if item["type"] == "missing":
+        return "is not set"
+    message = str(item["msg"])
+    return message.removeprefix("Value error, ")
+
+
+def _origin(
+    settings: MeshSettings, field_name: str, variable: str
+) -> Literal["environment", "file", "argument", "default"]:
+    if field_name not in settings.model_fields_set:
+        return "default"
+    if variable in os.environ:
+        return "environment"
+    return "file" if variable + FILE_SUFFIX in os.environ else "argument"
+
+
+def _mask(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return MASK if value.get_secret_value() else ""
+    if isinstance(value, BaseModel):
+        return {name: _mask(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): _mask(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mask(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

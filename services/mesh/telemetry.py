@@ -1,0 +1,137 @@
+"""Logs, metrics and traces of a process: one canonical line per call, metrics by one naming rule, spans by OTLP.
+
+Loggers and metrics are module-level constants of whoever emits them; only the outlet is configured, once, at start.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping, Sequence
+from typing import Any, Final
+
+import structlog
+from opentelemetry import trace
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from services.mesh import context
+from services.mesh.settings import MASK
+
+REGISTRY: Final = CollectorRegistry(auto_describe=True)
+"""What /metrics shows. Not the library's default one, so that nothing registers itself unnamed."""
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LOG_TEXT_MAX: Final = 4_096
+
+_METRIC_NAME: Final = re.compile(r"parley_[a-z]+(_[a-z0-9]+)+")
+_SECRET_KEYS: Final = frozenset({"authorization", "password", "secret", "token", "api_key", "cookie"})
+
+
+def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+    """A counter `parley_<service>_<noun>_<unit>`; the library appends `_total`. Labels come from closed sets."""
+    return Counter(_checked(name), text, labels, registry=REGISTRY)
+
+
+def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+    """A gauge `parley_<service>_<noun>_<unit>`."""
+    return Gauge(_checked(name), text, labels, registry=REGISTRY)
+
+
+def histogram(
+    name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = LATENCY_BUCKETS_S
+) -> Histogram:
+    """A histogram `parley_<service>_<noun>_<unit>`; buckets are in that unit."""
+    return Histogram(_checked(name), text, labels, registry=REGISTRY, buckets=buckets)
+
+
+def logger(name: str) -> structlog.stdlib.BoundLogger:
+    """The logger of a module; event names are constants, everything else is a keyword."""
+    bound: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(f"parley.{name}")
+    return bound
+
+
+def configure_logging(service: str, *, level: str, form: str) -> None:
+    """Sends all logs, our own and the libraries', to stderr in one form.
+
+    Args:
+        service: name that every line carries.
+        level: least severe level.
+        form: `json` or `text`.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Ids(service),
+        structlog.processors.format_exc_info,
+        _mask_and_bound,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These two tell at INFO what our own canonical lines tell better.
+    logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))
+
+
+class _Ids:
+    """Adds the ids by which lines of different processes are joined."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def __call__(
+        self, _logger: object, _name: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:  # Any: structlog's own event type
+        event["service"] = self._service
+        request_id = context.request_id()
+        if request_id:
+            event.setdefault("request_id", request_id)
+        span = trace.get_current_span().get_span_context()
+        if span.is_valid:
+            event.setdefault("trace_id", f"{span.trace_id:032x}")
+        return event
+
+
+def _mask_and_bound(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The last line of defence: a secret that slipped into a keyword is masked, and no value floods the log."""
+    for key, value in event.items():
+        if key in _SECRET_KEYS:
+            event[key] = MASK
+        elif isinstance(value, str) and len(value) > LOG_TEXT_MAX and key != "exception":
+            event[key] = value[:LOG_TEXT_MAX] + "…"
+    return event
+
+
+def _checked(name: str) -> str:
+    if _METRIC_NAME.fullmatch(name) is None:
+        raise ValueError(f"metric {name!r} is not parley_<service>_<noun>_<unit>")
+    return name
