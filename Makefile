@@ -76,6 +76,7 @@ proto-check: setup-dev node_modules/.package-lock.json ## Contracts and their st
 	@$(DEV) -m dev.tools.contracts
 	@$(DEV) -m dev.tools.protos --check
 	@$(DEV) -m dev.tools.errors_page --check
+	@$(DEV) -m dev.tools.errors_page --check
 
 ##@ Change
 

@@ -7,6 +7,7 @@ bootstrap: a venv with a pinned uv, which then installs a hashed lock and the pr
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ PYTHON_MIN = (3, 11)
 # Two environments, because `make run` must not wait for torch, and `make test` must not pull packages from under a
 # running stack. Both are hard links into uv's cache, so what they share costs disk once.
 ENVIRONMENTS = {"run": ROOT / ".venv-run", "dev": ROOT / ".venv"}
+
+# uv's own variable: `cpu`, `cu130`, `auto`. PyPI's torch for Linux is the CUDA build; PyTorch's index has the others.
+TORCH_BACKEND = "UV_TORCH_BACKEND"
+_OF_TORCH = re.compile(r"^(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==(\S+)")
 
 # pip's setting -> the variable by which uv knows the same; uv does not read pip's configuration.
 _FROM_PIP = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
@@ -45,11 +50,27 @@ def ensure(name: str) -> bool:
 def fingerprint(name: str) -> str:
     """Digest everything that the content of an environment depends on, its place on disk included."""
     digest = hashlib.sha256()
-    for part in (sys.version, sys.base_prefix, str(ENVIRONMENTS[name])):
+    for part in (sys.version, sys.base_prefix, str(ENVIRONMENTS[name]), os.environ.get(TORCH_BACKEND, "")):
         digest.update(part.encode() + b"\0")
     for path in (BOOTSTRAP_LOCK, _lock(name), ROOT / "pyproject.toml"):
         digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def without_torch(lock: str) -> tuple[str, str | None]:
+    """Split the text of a lock: what is left without torch and its CUDA libraries, and torch's own pin."""
+    kept: list[str] = []
+    pin = None
+    dropping = False
+    for line in lock.splitlines(keepends=True):
+        if not line.startswith((" ", "#")):
+            match = _OF_TORCH.match(line)
+            dropping = match is not None
+            if match and match[1] == "torch":
+                pin = f"torch=={match[2]}"
+        if not dropping:
+            kept.append(line)
+    return "".join(kept), pin
 
 
 def uv_settings(pip_settings: str) -> dict[str, str]:
@@ -90,21 +111,30 @@ def _install(name: str) -> None:
     if not _belongs_to_this_python(home):
         shutil.rmtree(home, ignore_errors=True)
         venv.create(home, symlinks=True, with_pip=False)
+    lock = _lock(name)
+    torch = _torch_from_elsewhere(lock)
+    commands = [["sync", "--require-hashes", str(torch[0] if torch else lock)]]
+    if torch:
+        # PyTorch's index publishes other files than the lock has hashes for; the version is still the lock's.
+        commands.append(["install", "--no-deps", "--torch-backend", os.environ[TORCH_BACKEND], torch[1]])
+    # Without isolation the build takes hatchling from the lock and fetches nothing.
+    commands.append(["install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
     environment = uv_environment()
-    for command in (
-        ["pip", "sync", "--python", str(_python(home)), "--require-hashes", str(_lock(name))],
-        [
-            "pip",
-            "install",
-            "--python",
-            str(_python(home)),
-            "--no-deps",
-            "--no-build-isolation",
-            "--editable",
-            str(ROOT),
-        ],
-    ):
-        subprocess.run([str(uv), *command], check=True, env=environment, cwd=ROOT)
+    for command in commands:
+        arguments = [str(uv), "pip", *command, "--python", str(_python(home))]
+        subprocess.run(arguments, check=True, env=environment, cwd=ROOT)
+
+
+def _torch_from_elsewhere(lock: Path) -> tuple[Path, str] | None:
+    """Where another build of torch is asked for, write a lock without torch and return it with torch's pin."""
+    if not os.environ.get(TORCH_BACKEND):
+        return None
+    text, pin = without_torch(lock.read_text(encoding="utf-8"))
+    if pin is None:
+        return None
+    rest = STATE / lock.name
+    rest.write_text(text, encoding="utf-8")
+    return rest, pin
 
 
 def ensure_uv() -> Path:
@@ -133,7 +163,8 @@ def uv_environment() -> dict[str, str]:
         [str(_python(UV_HOME)), "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
     )
     environment = {**os.environ, **uv_settings(listed.stdout), "UV_PYTHON_DOWNLOADS": "never"}
-    environment.pop("VIRTUAL_ENV", None)
+    for name in ("VIRTUAL_ENV", TORCH_BACKEND):
+        environment.pop(name, None)
     return environment
 
 

@@ -82,3 +82,26 @@ def test_registry_settings_of_pip_reach_uv(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_setting_that_was_meant_for_uv_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "https://other.example/simple")
     assert environment.uv_settings("global.index-url='https://mirror.example/simple'\n") == {}
+
+
+def test_another_build_of_torch_takes_the_place_of_the_pinned_one_and_its_cuda_libraries() -> None:
+    text = (environment.ROOT / "requirements" / "dev.lock").read_text(encoding="utf-8")
+    rest, pin = environment.without_torch(text)
+    assert pin is not None
+    assert f"\n{pin} " in text.replace(" \\", " ")
+    left = {line.partition("==")[0] for line in rest.splitlines() if "==" in line and not line.startswith((" ", "#"))}
+    assert {"transformers", "sentence-transformers", "sympy"} <= left
+    assert not [name for name in left if name.startswith(("torch", "triton", "nvidia-", "cuda-"))]
+    assert rest.count("--hash") < text.count("--hash")
+
+
+def test_a_lock_without_torch_stays_as_it_is() -> None:
+    text = (environment.ROOT / "requirements" / "run.lock").read_text(encoding="utf-8")
+    assert environment.without_torch(text) == (text, None)
+
+
+def test_another_build_of_torch_makes_an_environment_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(environment.TORCH_BACKEND, raising=False)
+    before = environment.fingerprint("dev")
+    monkeypatch.setenv(environment.TORCH_BACKEND, "cpu")
+    assert environment.fingerprint("dev") != before
