@@ -20,7 +20,7 @@ Probe = Callable[[Account, Path, Path], bool]
 
 
 def settle(
-    folder: Path, programs: Path, *, outside: Path = _OUTSIDE, can_run: Probe | None = None
+    folder: Path, programs: Path, *, outside: Path = _OUTSIDE, probe: Probe | None = None
 ) -> tuple[Account | None, Path]:
     """Decide as whom the server runs, and where its programs are.
 
@@ -33,8 +33,7 @@ def settle(
         folder: the folder that will hold the data.
         programs: the package that holds the binaries (`pginstall/bin`).
         outside: where the folder outside is made, if one is needed.
-        can_run: tells whether an account can enter the folder, write there and execute the binaries; by default it is
-            tried, not computed.
+        probe: tells whether an account can use the folder and the programs; `can_run` when absent.
 
     Raises:
         DevError: the folder belongs to somebody else, or no way is open.
@@ -44,13 +43,28 @@ def settle(
         if folder.stat().st_uid != os.geteuid():
             raise DevError(f"{folder} belongs to another user: set PARLEY_DEV_DIR to a folder of your own")
         return None, programs
-    can_run = can_run or _can_run
+    probe = probe or can_run
     if folder.exists() and any(folder.iterdir()):
-        return _settled(folder, programs, can_run)
-    return _first(folder, programs, can_run, outside)
+        return _settled(folder, programs, probe)
+    return _first(folder, programs, probe, outside)
 
 
-def _settled(folder: Path, programs: Path, can_run: Probe) -> tuple[Account, Path]:
+def can_run(account: Account, folder: Path, programs: Path) -> bool:
+    """Whether the account can enter the folder and execute the binaries: tried, not computed from modes."""
+    server = programs / "pginstall" / "bin" / "postgres"
+    version = subprocess.run(
+        launched([server, "--version"], account=account, folder=folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_PROBE_S_MAX,
+        check=False,
+    )
+    return version.returncode == 0
+
+
+def _settled(folder: Path, programs: Path, probe: Probe) -> tuple[Account, Path]:
+    # Past the link: the account cannot pass the folders that it lies in.
+    folder = folder.resolve()
     owner = folder.stat()
     own_programs = folder / programs.name
     if own_programs.exists():
@@ -60,7 +74,7 @@ def _settled(folder: Path, programs: Path, can_run: Probe) -> tuple[Account, Pat
         account = Account(uid, gid, namespace=True)
     else:
         account = Account(owner.st_uid, owner.st_gid)
-    if not can_run(account, folder, programs):
+    if not probe(account, folder, programs):
         raise DevError(
             f"the account {owner.st_uid} that owns the database in {folder} can no longer reach it or {programs}: "
             f"undo the change of folder modes, or move {folder} away to begin with an empty database"
@@ -68,17 +82,17 @@ def _settled(folder: Path, programs: Path, can_run: Probe) -> tuple[Account, Pat
     return account, programs
 
 
-def _first(folder: Path, programs: Path, can_run: Probe, outside: Path) -> tuple[Account, Path]:
+def _first(folder: Path, programs: Path, probe: Probe, outside: Path) -> tuple[Account, Path]:
     uid, gid = _unprivileged()
     if folder.is_symlink():
         folder.unlink()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     dropped, renamed = Account(uid, gid), Account(uid, gid, namespace=True)
     os.chown(folder, uid, gid)
-    if can_run(dropped, folder, programs):
+    if probe(dropped, folder, programs):
         return dropped, programs
     os.chown(folder, 0, 0)
-    if can_run(renamed, folder, programs):
+    if probe(renamed, folder, programs):
         return renamed, programs
     folder.rmdir()
     home = Path(tempfile.mkdtemp(prefix="parley-dev-", dir=outside))
@@ -89,7 +103,7 @@ def _first(folder: Path, programs: Path, can_run: Probe, outside: Path) -> tuple
     if libraries.exists():
         shutil.copytree(libraries, home / libraries.name, symlinks=True)
     os.chown(home, uid, gid)
-    if not can_run(dropped, home, own_programs):
+    if not probe(dropped, home, own_programs):
         raise DevError("PostgreSQL cannot run as root, and no other account could run it here: start as another user")
     return dropped, own_programs
 
@@ -103,15 +117,3 @@ def _unprivileged() -> tuple[int, int]:
             continue
         return entry.pw_uid, entry.pw_gid
     raise DevError("PostgreSQL cannot run as root, and /etc/passwd has no account 'nobody': start as another user")
-
-
-def _can_run(account: Account, folder: Path, programs: Path) -> bool:
-    server = programs / "pginstall" / "bin" / "postgres"
-    probe = subprocess.run(
-        launched([server, "--version"], account=account, folder=folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_PROBE_S_MAX,
-        check=False,
-    )
-    return probe.returncode == 0

@@ -4,7 +4,6 @@ The wheel's Python layer stays unused: as root it adds an account and changes th
 trusts whoever connects. Here every connection is loopback TCP with a generated password.
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from dev.accounts import settle
 from dev.errors import DevError
 from dev.keyfile import kept_secret
 from dev.ports import LOOPBACK
-from dev.spawning import Account, CommandLine, launched
+from dev.spawning import Account, Claim, CommandLine, launched
 
 SUPERUSER = "postgres"
 ROLE = "parley"
@@ -43,10 +41,10 @@ _SETTINGS: Mapping[str, str] = {
     # Plans of the services' short queries are never worth compiling.
     "jit": "off",
 }
-_WITHOUT_DURABILITY: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_WITHOUT_DURABILITY: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
+"""A crash of the machine may lose everything; a commit still outlives kill -9 of the server."""
 _COMMAND_S_MAX = 120.0
-_RELEASE_S_MAX = 30.0
-"""After kill -9 of the server its sessions and writers end by themselves; measured 2 to 4.5 seconds."""
+_STOP_S_MAX = 30.0
 _STATUS_LINE = 8
 """Line of postmaster.pid that says `ready` once connections are accepted (src/include/utils/pidfile.h)."""
 _POLL_S = 0.02
@@ -66,8 +64,8 @@ class Cluster:
 
     @property
     def server_folder(self) -> Path:
-        """Owned by the account that the server runs as."""
-        return self.folder / "server"
+        """Owned by the account that the server runs as; where it is a link (see `dev.accounts`), its target."""
+        return (self.folder / "server").resolve()
 
     @property
     def data(self) -> Path:
@@ -75,17 +73,16 @@ class Cluster:
         return self.server_folder / "data"
 
     def prepare(self) -> "Prepared":
-        """Make the data folder if there is none, and wait until nothing of an earlier server is left on it.
+        """Make the data folder if there is none.
 
         Raises:
-            DevError: the binaries are missing, initdb failed, or an earlier server does not go away.
+            DevError: the binaries are missing, or initdb failed.
         """
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        account, programs = settle(self.server_folder, installed_programs())
+        account, programs = settle(self.folder / "server", installed_programs())
         prepared = Prepared(self, account, programs / "pginstall" / "bin")
         if not (self.data / "PG_VERSION").exists():
             _initialise(prepared)
-        _await_release(self.data)
         return prepared
 
     def password(self) -> str:
@@ -118,13 +115,15 @@ class Prepared:
     programs: Path
 
     def command(self, port: int) -> list[str]:
-        """The command line of the server in the foreground."""
-        settings = {**_SETTINGS, "port": str(port), "cluster_name": _title(self.cluster.data)}
+        """The command line of the server in the foreground; it waits for sessions that outlived a killed server."""
+        settings = {**_SETTINGS, "port": str(port)}
         if not self.cluster.durable:
             settings |= _WITHOUT_DURABILITY
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         line: CommandLine = [self.programs / "postgres", "-D", self.cluster.data, *options]
-        return launched(line, death_signal=STOP_SIGNAL, account=self.account)
+        # PostgreSQL refuses to start as long as any process has the number in the lock file that a killed server left.
+        claim = Claim(self.cluster.folder / "claim", stale=self.cluster.data / "postmaster.pid")
+        return launched(line, death_signal=STOP_SIGNAL, account=self.account, claim=claim)
 
     def run(self, statement: str, *, port: int, database: str = "postgres") -> str:
         """Run SQL as the services' role; returns the rows as text.
@@ -160,7 +159,6 @@ class Server:
             DevError: the server ended instead; the message holds the end of its log.
         """
         cluster = self.prepared.cluster
-        _await_release(cluster.data)
         with self._log.open("ab") as log:
             command = self.prepared.command(self.port)
             self._process = subprocess.Popen(
@@ -181,7 +179,7 @@ class Server:
         if self._process.poll() is None:
             self._process.send_signal(STOP_SIGNAL)
         try:
-            self._process.wait(_RELEASE_S_MAX)
+            self._process.wait(_STOP_S_MAX)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -257,39 +255,3 @@ def _checked(line: Sequence[str | Path], *, given: str = "", environment: Mappin
 def _without_libpq_settings() -> dict[str, str]:
     """The environment without what a person set for connections of his own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-
-
-def _title(data: Path) -> str:
-    """What the server's processes call themselves in the process list, so that orphans on this folder are found."""
-    return f"parley-{sha256(os.fsencode(data.resolve())).hexdigest()[:12]}"
-
-
-def _await_release(data: Path) -> None:
-    """Wait until no process of an earlier server is left, then remove a lock file that names a stranger.
-
-    A server that was killed leaves its lock file behind, and sessions that still end. PostgreSQL itself refuses to
-    start as long as *any* process has the number in the lock file, which after a reboot may be anything.
-    """
-    deadline = time.monotonic() + _RELEASE_S_MAX
-    while residents := _residents(data):
-        if time.monotonic() > deadline:
-            numbers = ", ".join(str(pid) for pid in residents)
-            raise DevError(f"processes {numbers} of an earlier PostgreSQL still use {data}: end them and start again")
-        for pid in residents:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, STOP_SIGNAL)
-        time.sleep(_POLL_S)
-    if Path("/proc/self/cmdline").exists():
-        (data / "postmaster.pid").unlink(missing_ok=True)
-
-
-def _residents(data: Path) -> list[int]:
-    """Processes that serve this data folder, told by their titles (Linux; elsewhere PostgreSQL's own check must do)."""
-    marks = (os.fsencode(f"cluster_name={_title(data)}"), os.fsencode(f"postgres: {_title(data)}: "))
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = entry.read_bytes()
-            if any(mark in words for mark in marks):
-                found.append(int(entry.parent.name))
-    return found

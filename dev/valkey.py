@@ -14,7 +14,7 @@ from pathlib import Path
 from dev.errors import DevError
 from dev.keyfile import kept_secret, write_private
 from dev.ports import LOOPBACK
-from dev.spawning import launched
+from dev.spawning import Claim, CommandLine, launched
 
 USER = "parley"
 STOP_SIGNAL = signal.SIGTERM
@@ -76,7 +76,9 @@ class Store:
             f"user {USER} on #{digest} ~* &* +@all -@admin",
         ]
         write_private(self.folder / "valkey.conf", "\n".join(lines) + "\n")
-        return launched([installed_binary(), "valkey.conf"], death_signal=STOP_SIGNAL, folder=self.folder)
+        claim = Claim(self.folder / "claim")
+        line: CommandLine = [installed_binary(), "valkey.conf"]
+        return launched(line, death_signal=STOP_SIGNAL, folder=self.folder, claim=claim)
 
     def is_ready(self, port: int, pid: int) -> bool:
         """Whether the server with this process id, and no other, answers our password on the port."""

@@ -72,7 +72,7 @@ def running_postgres() -> Iterator[Server]:
         finally:
             server.stop()
     finally:
-        shutil.rmtree(cluster.server_folder.resolve(), ignore_errors=True)
+        shutil.rmtree(cluster.server_folder, ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)
 
 

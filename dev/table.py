@@ -1,0 +1,226 @@
+"""The process table of Parley: what runs, with which environment, in which order, and when it is ready."""
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from dev import postgres, valkey
+from dev.errors import DevError
+from dev.home import ROOT, Home
+from dev.keyfile import kept_secret
+from dev.ports import LOOPBACK, free_ports
+from dev.process import Process
+from dev.spawning import launched
+
+SERVICES = ("auth", "conversation", "retrieval", "inference")
+_WITH_DATABASE = ("auth", "conversation", "retrieval")
+_WORKLOADS = ("edge", "conversation", "retrieval", "inference")
+"""Who calls others: each has a secret of its own, of which auth knows the hash."""
+_PROVIDER_KEYS = ("OPENAI_", "ANTHROPIC_")
+"""Settings and keys of model providers; they reach inference and nobody else."""
+_OURS = (
+    *("PARLEY_DEV_", "PARLEY_URL", "PARLEY_API_KEY", "PARLEY_EMAIL", "PARLEY_PASSWORD"),
+    *("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "PARLEY_WORKLOAD_SECRET"),
+    *("PARLEY_GRPC_LISTEN", "PARLEY_DEBUG_LISTEN", "PARLEY_HTTP_LISTEN"),
+    "PG",
+)
+"""Variables that speak to the stack or to its clients, or that it sets itself for each process."""
+_DRAIN_S = "8"
+"""A person who typed Ctrl-C does not wait for long; an answer that is cut here is taken up at the next start."""
+_PROBE_S_MAX = 2.0
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one start of the stack runs, and where it can be reached."""
+
+    table: list[Process]
+    url: str
+    targets: Mapping[str, str]
+
+
+def plan(home: Home, *, port: int) -> Plan:
+    """The process table for the folder, with the edge on the given port and every other port chosen freely.
+
+    `PARLEY_DATABASE_URL` and `PARLEY_VALKEY_URL` in the environment take the place of the embedded servers.
+    """
+    return _Planner(home, port, dict(os.environ)).plan()
+
+
+class _Planner:
+    def __init__(self, home: Home, port: int, given: Mapping[str, str]) -> None:
+        self._home = home
+        self._port = port
+        self._given = given
+        self._ports = (free for free in free_ports(port) if free != port)
+        self._table: list[Process] = []
+        self._grpc = {service: next(self._ports) for service in SERVICES}
+        self._targets = {service: f"{LOOPBACK}:{number}" for service, number in self._grpc.items()}
+        self._secrets = {name: kept_secret(home.folder / "secrets" / name) for name in _WORKLOADS}
+
+        self._database_url = self._valkey_url = ""
+
+    def plan(self) -> Plan:
+        self._database_url, after_database = self._database()
+        self._valkey_url, after_valkey = self._valkey()
+        stores = (*after_database, *after_valkey)
+        for service in _WITH_DATABASE:
+            self._once(f"migrate-{service}", service, ["migrate"], after=after_database)
+        self._serve("auth", "auth", after=("migrate-auth", *stores))
+        bootstrap = ["bootstrap", "--output", str(self._home.bootstrap)]
+        self._once("bootstrap", "auth", bootstrap, after=("migrate-auth", *stores))
+        self._serve("inference", "inference", after=("auth", *after_valkey))
+        self._serve("retrieval", "retrieval", after=("auth", "migrate-retrieval", *stores))
+        self._work("retrieval-worker", "retrieval", after=("auth", "migrate-retrieval", *stores))
+        self._serve("conversation", "conversation", after=("auth", "migrate-conversation", *stores))
+        self._work("conversation-worker", "conversation", after=("conversation", "retrieval", "inference"))
+        self._edge(after=("bootstrap", *SERVICES))
+        return Plan(self._table, f"http://{LOOPBACK}:{self._port}", self._targets)
+
+    def _database(self) -> tuple[str, tuple[str, ...]]:
+        if given := self._given.get("PARLEY_DATABASE_URL"):
+            return given, ()
+        cluster = postgres.Cluster(self._home.folder / "postgres")
+        port = next(self._ports)
+        self._add(
+            Process(
+                "postgres",
+                lambda: cluster.prepare().command(port),
+                is_ready=cluster.is_ready,
+                environment=_inherited(self._given, "postgres"),
+                ports={"postgres": port},
+                stop_signal=postgres.STOP_SIGNAL,
+                # An interrupted server reads its log first, and as long as it does so there is nothing to restart.
+                start_s_max=300.0,
+                stop_s_max=60.0,
+            )
+        )
+        return cluster.url(port), ("postgres",)
+
+    def _valkey(self) -> tuple[str, tuple[str, ...]]:
+        if given := self._given.get("PARLEY_VALKEY_URL"):
+            return given, ()
+        store = valkey.Store(self._home.folder / "valkey")
+        port = next(self._ports)
+        self._add(
+            Process(
+                "valkey",
+                lambda: store.prepare(port),
+                is_ready=lambda pid: store.is_ready(port, pid),
+                environment=_inherited(self._given, "valkey"),
+                ports={"valkey": port},
+                stop_signal=valkey.STOP_SIGNAL,
+            )
+        )
+        return store.url(port), ("valkey",)
+
+    def _once(self, name: str, service: str, arguments: list[str], *, after: tuple[str, ...]) -> None:
+        command = _python(f"services.{service}", arguments)
+        environment = self._environment(service)
+        self._add(Process(name, command, after=after, one_shot=True, environment=environment, start_s_max=300.0))
+
+    def _serve(self, name: str, service: str, *, after: tuple[str, ...]) -> None:
+        grpc, debug = self._grpc[service], next(self._ports)
+        environment = self._environment(service) | {
+            "PARLEY_GRPC_LISTEN": f"{LOOPBACK}:{grpc}",
+            "PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}",
+        }
+        command = _python(f"services.{service}", ["serve"])
+        ports = {"grpc": grpc, "debug": debug}
+        self._add(
+            Process(name, command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
+        )
+
+    def _work(self, name: str, service: str, *, after: tuple[str, ...]) -> None:
+        debug = next(self._ports)
+        environment = self._environment(service) | {"PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}"}
+        command = _python(f"services.{service}", ["worker"])
+        ports = {"debug": debug}
+        self._add(
+            Process(name, command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
+        )
+
+    def _edge(self, *, after: tuple[str, ...]) -> None:
+        debug = next(self._ports)
+        environment = self._environment("edge") | {
+            "PARLEY_HTTP_LISTEN": f"{LOOPBACK}:{self._port}",
+            "PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}",
+        }
+        command = _python("edge", ["serve"])
+        ports = {"http": self._port, "debug": debug}
+        self._add(
+            Process("edge", command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
+        )
+
+    def _environment(self, deployable: str) -> dict[str, str]:
+        """Everything that a process of the deployable sees, and nothing that belongs to another one."""
+        environment = _inherited(self._given, deployable) | _local(self._given)
+        environment |= {f"PARLEY_{service.upper()}_TARGET": target for service, target in self._targets.items()}
+        if deployable in _WITH_DATABASE:
+            environment["PARLEY_DATABASE_URL"] = self._database_url
+        if deployable != "edge":
+            environment["PARLEY_VALKEY_URL"] = self._valkey_url
+        if deployable in self._secrets:
+            environment["PARLEY_WORKLOAD_SECRET"] = self._secrets[deployable]
+        if deployable == "auth":
+            key = kept_secret(self._home.folder / "secrets" / "auth-key-encryption")
+            environment.setdefault("PARLEY_AUTH_KEY_ENCRYPTION_SECRET", key)
+            hashes = {name: sha256(secret.encode("ascii")).hexdigest() for name, secret in self._secrets.items()}
+            environment["PARLEY_AUTH_WORKLOADS"] = json.dumps(hashes)
+        return environment
+
+    def _add(self, process: Process) -> None:
+        self._table.append(process)
+
+
+def _inherited(given: Mapping[str, str], deployable: str) -> dict[str, str]:
+    """What the caller's environment holds for this deployable: nothing of another one's, no credentials of people."""
+    others = tuple(f"PARLEY_{name.upper()}_" for name in (*SERVICES, "edge") if name != deployable)
+    foreign = (*others, *_OURS, *(() if deployable == "inference" else _PROVIDER_KEYS))
+    return {name: value for name, value in given.items() if not name.startswith(foreign)}
+
+
+def _local(given: Mapping[str, str]) -> dict[str, str]:
+    """What suits a stack on one machine."""
+    # A proxy of the machine must not come between two processes of the stack.
+    bypass = given.get("no_proxy") or given.get("NO_PROXY") or ""
+    around = ",".join(filter(None, [bypass, LOOPBACK, "localhost"]))
+    return {
+        "no_proxy": around,
+        "NO_PROXY": around,
+        "PYTHONUNBUFFERED": "1",
+        "PARLEY_LOG_FORMAT": given.get("PARLEY_LOG_FORMAT", "text"),
+        "PARLEY_REFLECTION": given.get("PARLEY_REFLECTION", "true"),
+        "PARLEY_DRAIN_S": given.get("PARLEY_DRAIN_S", _DRAIN_S),
+    }
+
+
+def _python(package: str, arguments: list[str]) -> Callable[[], list[str]]:
+    def command() -> list[str]:
+        if not (ROOT / Path(*package.split(".")) / "__main__.py").is_file():
+            raise DevError(f"{package} is missing in {ROOT}: the checkout is not complete")
+        return launched([sys.executable, "-m", package, *arguments])
+
+    return command
+
+
+def _http_ready(port: int) -> Callable[[int], bool]:
+    """Whether `/readyz` on the debug port says yes."""
+
+    def is_ready(_: int) -> bool:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=_PROBE_S_MAX)
+        try:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == _OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return is_ready

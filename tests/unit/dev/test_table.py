@@ -1,0 +1,94 @@
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from dev.home import Home
+from dev.process import Process, in_order
+from dev.table import plan
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _processes(folder: Path) -> dict[str, Process]:
+    return {process.name: process for process in in_order(plan(Home(folder), port=8080).table)}
+
+
+def test_every_process_of_the_stack_is_in_the_table(tmp_path: Path) -> None:
+    names = "postgres valkey migrate-auth migrate-conversation migrate-retrieval auth bootstrap inference retrieval "
+    names += "retrieval-worker conversation conversation-worker edge"
+    assert set(_processes(tmp_path)) == set(names.split())
+
+
+def test_ports_of_a_stack_are_all_different(tmp_path: Path) -> None:
+    ports = [port for process in _processes(tmp_path).values() for port in process.ports.values()]
+    assert len(set(ports)) == len(ports)
+    assert 8080 in ports
+
+
+def test_nothing_starts_before_its_schema_is_there(tmp_path: Path) -> None:
+    processes = _processes(tmp_path)
+    for service in ("auth", "conversation", "retrieval"):
+        assert f"migrate-{service}" in processes[service].after
+
+
+def test_provider_keys_reach_inference_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:1")
+    keys = {"OPENAI_API_KEY", "ANTHROPIC_BASE_URL"}
+    holders = {name for name, process in _processes(tmp_path).items() if keys & set(process.environment)}
+    assert holders == {"inference"}
+
+
+def test_setting_of_one_service_reaches_its_processes_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_RETRIEVAL_ENCODER", "x")
+    holders = {name for name, each in _processes(tmp_path).items() if "PARLEY_RETRIEVAL_ENCODER" in each.environment}
+    assert holders == {"migrate-retrieval", "retrieval", "retrieval-worker"}
+
+
+def test_setting_of_all_services_reaches_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_LOG_LEVEL", "DEBUG")
+    processes = _processes(tmp_path)
+    assert {processes[name].environment["PARLEY_LOG_LEVEL"] for name in ("auth", "edge", "retrieval-worker")} == {
+        "DEBUG"
+    }
+
+
+def test_auth_knows_the_hash_of_each_workload_secret_and_no_secret(tmp_path: Path) -> None:
+    processes = _processes(tmp_path)
+    hashes = json.loads(processes["auth"].environment["PARLEY_AUTH_WORKLOADS"])
+    secrets = {name: processes[name].environment["PARLEY_WORKLOAD_SECRET"] for name in hashes}
+    assert hashes == {name: sha256(secret.encode()).hexdigest() for name, secret in secrets.items()}
+    assert set(hashes) == {"edge", "conversation", "retrieval", "inference"}
+    assert len(set(secrets.values())) == 4
+    assert "PARLEY_WORKLOAD_SECRET" not in processes["auth"].environment
+
+
+def test_edge_holds_no_address_of_a_database(tmp_path: Path) -> None:
+    environment = _processes(tmp_path)["edge"].environment
+    assert not {"PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL"} & set(environment)
+
+
+def test_own_servers_take_the_place_of_the_embedded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_DATABASE_URL", "postgresql://me:pw@127.0.0.1:5432/mine")
+    monkeypatch.setenv("PARLEY_VALKEY_URL", "redis://127.0.0.1:6379/3")
+    processes = _processes(tmp_path)
+    assert not {"postgres", "valkey"} & set(processes)
+    assert processes["auth"].environment["PARLEY_DATABASE_URL"] == "postgresql://me:pw@127.0.0.1:5432/mine"
+    assert processes["auth"].environment["PARLEY_VALKEY_URL"] == "redis://127.0.0.1:6379/3"
+
+
+def test_proxy_of_the_machine_is_bypassed_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    assert _processes(tmp_path)["edge"].environment["no_proxy"] == "intranet,127.0.0.1,localhost"
+
+
+def test_ports_and_secrets_stay_from_start_to_start(tmp_path: Path) -> None:
+    first, second = _processes(tmp_path), _processes(tmp_path)
+    assert first["edge"].environment == second["edge"].environment
