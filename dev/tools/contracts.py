@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -42,12 +42,12 @@ def export_contracts(repository: Path, commit: str, target: Path) -> bool:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     archive = subprocess.run(
-        ["git", "-C", str(repository), "archive", commit, "proto"], capture_output=True, check=False
+        ["git", "-C", str(repository), "archive", "--format=zip", commit, "proto"], capture_output=True, check=False
     )
     if archive.returncode != 0:
         return False
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(target, filter="data")
+    with zipfile.ZipFile(BytesIO(archive.stdout)) as files:
+        files.extractall(target)
     shutil.copyfile(repository / "buf.yaml", target / "buf.yaml")
     protos.stage_googleapis(target / "proto", target / ".build" / "googleapis")
     return True
