@@ -33,6 +33,13 @@ GCCollector(registry=REGISTRY)
 LATENCY_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LOG_TEXT_MAX: Final = 4_096
 
+# What these tell below the level is told better by our own canonical lines, or is noise of a single task switch.
+_QUIETER: Final = {
+    "alembic": logging.WARNING,
+    "asyncio": logging.INFO,
+    "grpc": logging.INFO,
+    "httpx": logging.WARNING,
+}
 _METRIC_NAME: Final = re.compile(r"parley_[a-z]+(_[a-z0-9]+)+")
 _SECRET_KEYS: Final = frozenset({"authorization", "password", "secret", "token", "api_key", "cookie"})
 
@@ -97,9 +104,8 @@ def configure_logging(service: str, *, level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These two tell at INFO what our own canonical lines tell better.
-    logging.getLogger("alembic").setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("httpx").setLevel(max(logging.WARNING, root.level))
+    for name, least in _QUIETER.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
 
 
 class _Ids:

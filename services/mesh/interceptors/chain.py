@@ -88,9 +88,9 @@ class Chain(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Req, Res] | None]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Req, Res] | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Req, Res] | None:
+    ) -> "grpc.RpcMethodHandler[Req, Res] | None":
         """Gives the method's handler with the stages around it; None, that is UNIMPLEMENTED, for an unknown method."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
@@ -103,8 +103,8 @@ class Chain(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(
-        self, method: str, policy: Policy, handler: grpc.RpcMethodHandler[Req, Res]
-    ) -> grpc.RpcMethodHandler[Req, Res]:
+        self, method: str, policy: Policy, handler: "grpc.RpcMethodHandler[Req, Res]"
+    ) -> "grpc.RpcMethodHandler[Req, Res]":
         behaviour: _Behaviour = behaviour_of(handler)
 
         async def unary(request: Any, context: RpcContext) -> Any:  # Any: see _Behaviour
@@ -167,12 +167,12 @@ def _call(method: str, policy: Policy, context: RpcContext, *, is_stream: bool) 
     )
 
 
-def behaviour_of(handler: grpc.RpcMethodHandler[Req, Res]) -> Any:  # Any: see _Behaviour
+def behaviour_of(handler: "grpc.RpcMethodHandler[Req, Res]") -> Any:  # Any: see _Behaviour
     """The function behind a handler, whatever its shape."""
     return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
 
-def is_async(handler: grpc.RpcMethodHandler[Req, Res]) -> bool:
+def is_async(handler: "grpc.RpcMethodHandler[Req, Res]") -> bool:
     """Whether a handler runs on the event loop; a plain `def`, even one returning a generator, runs in a thread."""
     behaviour = behaviour_of(handler)
     return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)

@@ -1,0 +1,282 @@
+"""PostgreSQL: one engine per process, units of work with distinct types for reading and writing, errors translated.
+
+    async with database.read() as read:
+        row = (await read.execute(select(...))).one_or_none()
+    async with database.write() as write:
+        await write.execute(insert(...))                        # commits on success, rolls back on any exception
+
+A function that takes a `ReadOnly` may be given either; one that takes a `ReadWrite` cannot be given a reader.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
+
+from sqlalchemy import CompoundSelect, Executable, Select, TextClause, text
+from sqlalchemy.engine import URL, CursorResult, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.selectable import TypedReturnsRows
+
+from services.mesh import telemetry
+from services.mesh.errors import DeadlineExceeded, MeshError, Overloaded, Unavailable
+from services.mesh.settings import DatabaseSettings
+
+CONNECT_TIMEOUT_S: Final = 5.0
+POOL_WAIT_S: Final = 3.0
+"""For a free connection. A longer wait only moves the queue from PostgreSQL to us."""
+CONNECTION_AGE_S_MAX: Final = 1_800
+LOCK_TIMEOUT_S: Final = 5.0
+IDLE_IN_TRANSACTION_S: Final = 30.0
+"""A process that stops in the middle of a transaction must not hold its locks for ever."""
+COMMAND_SLACK_S: Final = 2.0
+"""The driver gives up this much after PostgreSQL should have ended the statement: the link is dead then."""
+ATTEMPTS_MAX: Final = 4
+BACKOFF_S: Final = 0.02
+
+_DRIVER: Final = "postgresql+asyncpg"
+_RETRIABLE: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+_QUERY_CANCELLED: Final = "57014"
+# Classes of PostgreSQL's Appendix A that mean "not now, and not by the caller's fault": connection, authorization of
+# our own login, missing database, resources, locks and states, operator intervention, system error.
+_UNAVAILABLE_CLASSES: Final = frozenset({"08", "28", "3D", "53", "55", "57", "58"})
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+# Any: columns hold anything, and what a statement without column types returns is not known.
+Parameters: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+AnyResult: TypeAlias = CursorResult[*tuple[Any, ...]]
+
+_log = telemetry.logger("mesh.database")
+_ENDED: Final = telemetry.counter(
+    "parley_mesh_database_transactions", "Transactions by kind, and how they ended.", ["kind", "outcome"]
+)
+
+
+class ReadOnly:
+    """A read-only transaction: its type admits queries only, and PostgreSQL refuses the rest."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    @overload
+    async def execute(self, statement: Select[*Ts], parameters: Parameters | None = None) -> CursorResult[*Ts]: ...
+
+    @overload
+    async def execute(
+        self, statement: CompoundSelect[*Ts], parameters: Parameters | None = None
+    ) -> CursorResult[*Ts]: ...
+
+    @overload
+    async def execute(self, statement: TextClause, parameters: Parameters | None = None) -> AnyResult: ...
+
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
+        """Runs a query.
+
+        Raises:
+            Unavailable, Overloaded, DeadlineExceeded: see `translated`.
+        """
+        with translated():
+            return await self._connection.execute(statement, parameters)
+
+
+class ReadWrite(ReadOnly):
+    """A transaction that may write; with a sequence of parameters a statement runs once for each of them."""
+
+    __slots__ = ()
+
+    @overload
+    async def execute(
+        self, statement: TypedReturnsRows[*Ts], parameters: Parameters | None = None
+    ) -> CursorResult[*Ts]: ...
+
+    @overload
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult: ...
+
+    async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
+        """Runs a query or a change.
+
+        Raises:
+            IntegrityError: a constraint refuses the change; `constraint_of` names it.
+            Unavailable, Overloaded, DeadlineExceeded: see `translated`.
+        """
+        with translated():
+            return await self._connection.execute(statement, parameters)
+
+
+class Database:
+    """The pool of one PostgreSQL database, and the units of work on it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._readers = engine.execution_options(postgresql_readonly=True)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadOnly]:
+        """A read-only transaction: one snapshot per statement (READ COMMITTED)."""
+        with _counted("read"), translated():
+            async with self._readers.connect() as connection, connection.begin():
+                yield ReadOnly(connection)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[ReadWrite]:
+        """A transaction that commits when the body ends, and rolls back when it raises or is cancelled."""
+        with _counted("write"), translated():
+            async with self.engine.connect() as connection, connection.begin():
+                yield ReadWrite(connection)
+
+    async def transact(
+        self,
+        work: Callable[[ReadWrite], Awaitable[T]],
+        *,
+        attempts_max: int = ATTEMPTS_MAX,
+        jitter: Callable[[], float] = random.random,
+    ) -> T:
+        """Does `work` in a transaction, again when PostgreSQL asks for that: serialization failure or deadlock.
+
+        `work` must have no effect outside of the transaction. Its last failure is raised as `Unavailable`.
+        """
+        for attempt in range(1, attempts_max + 1):
+            try:
+                async with self.write() as transaction:
+                    return await work(transaction)
+            except Conflict as conflict:
+                if attempt == attempts_max:
+                    raise
+                _log.warning("transaction_repeated", attempt=attempt, error=repr(conflict.__cause__))
+                await asyncio.sleep(BACKOFF_S * 2**attempt * jitter())
+        raise AssertionError("attempts_max is at least 1")
+
+    async def ping(self) -> None:
+        """Whether PostgreSQL answers; for readiness.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        async with self.read() as read:
+            await read.execute(text("SELECT 1"))
+
+
+class Conflict(Unavailable):
+    """PostgreSQL chose this transaction to lose against another one; a repeat usually succeeds."""
+
+
+@asynccontextmanager
+async def open_database(settings: DatabaseSettings, *, application: str) -> AsyncIterator[Database]:
+    """The database of a process, its connections closed on leaving. It connects when it is first used.
+
+    Args:
+        settings: address, pool size, statement timeout.
+        application: name that `pg_stat_activity` shows.
+    """
+    engine = create_engine(settings, application=application)
+    try:
+        yield Database(engine)
+    finally:
+        await engine.dispose()
+
+
+def create_engine(settings: DatabaseSettings, *, application: str) -> AsyncEngine:
+    """The engine behind a `Database`, every bound explicit."""
+    statement_ms = int(settings.database_statement_timeout_s * 1_000)
+    return create_async_engine(
+        normalized_url(settings.database_url.get_secret_value()),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT_S,
+        pool_recycle=CONNECTION_AGE_S_MAX,
+        # No ping per use: it would cost a round trip each time, and the first error clears the whole pool anyway.
+        pool_pre_ping=False,
+        pool_use_lifo=True,
+        hide_parameters=True,  # they hold what users wrote; statements are logged, their values never
+        connect_args={
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": settings.database_statement_timeout_s + COMMAND_SLACK_S,
+            "server_settings": {
+                "application_name": application,
+                "statement_timeout": str(statement_ms),
+                "lock_timeout": str(int(LOCK_TIMEOUT_S * 1_000)),
+                "idle_in_transaction_session_timeout": str(int(IDLE_IN_TRANSACTION_S * 1_000)),
+                "timezone": "UTC",
+            },
+        },
+    )
+
+
+def normalized_url(url: str) -> URL:
+    """A `postgres://` or `postgresql://` URL as SQLAlchemy needs it for asyncpg.
+
+    Raises:
+        ValueError: it is no PostgreSQL URL.
+    """
+    parsed = make_url(url)
+    if parsed.drivername not in {"postgres", "postgresql", _DRIVER}:
+        raise ValueError(f"{parsed.drivername!r} is not a PostgreSQL URL")
+    return parsed.set(drivername=_DRIVER)
+
+
+def constraint_of(error: IntegrityError) -> str:
+    """Name of the constraint that refused a change, as `tables.py` names it."""
+    cause = getattr(error.orig, "__cause__", None)
+    return str(getattr(cause, "constraint_name", None) or "")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """What the driver says, in our words; its own text goes to the log as the cause.
+
+    Constraint violations pass unchanged, because only the store knows what they mean; so do errors of our SQL.
+
+    Raises:
+        Conflict: serialization failure or deadlock.
+        DeadlineExceeded: the statement took longer than it may.
+        Overloaded: no connection of the pool came free.
+        Unavailable: PostgreSQL is away, starting, stopping, full or out of disk, or refuses our login.
+    """
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        meaning = _meaning(_sqlstate(error), is_disconnect=error.connection_invalidated)
+        if meaning is None:
+            raise
+        raise meaning from error
+    except PoolTimeoutError as error:
+        raise Overloaded("too many transactions wait for a database connection", retry_after_s=1.0) from error
+    except OSError as error:  # TimeoutError and ConnectionError of the driver's connect are among these
+        raise _unavailable() from error
+
+
+def _meaning(sqlstate: str, *, is_disconnect: bool) -> MeshError | None:
+    if sqlstate in _RETRIABLE:
+        return Conflict("another change was faster; try again")
+    if sqlstate == _QUERY_CANCELLED:
+        return DeadlineExceeded("the database did not answer in time")
+    if is_disconnect or sqlstate[:2] in _UNAVAILABLE_CLASSES:
+        return _unavailable()
+    return None
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the database cannot be reached now", retry_after_s=1.0)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
+@contextmanager
+def _counted(kind: str) -> Iterator[None]:
+    outcome = "failed"
+    try:
+        yield
+        outcome = "committed"
+    finally:
+        _ENDED.labels(kind, outcome).inc()

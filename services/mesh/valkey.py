@@ -1,0 +1,122 @@
+"""Valkey: a client that never repeats a command behind our back, and scripts.
+
+redis-py sends a command again when its answer was lost, so an INCR can run twice; here a lost answer is `Unavailable`
+and the caller decides.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeAlias
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ConnectionError,  # noqa: A004 - the driver's own, named as it names it
+    MaxConnectionsError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TimeoutError,  # noqa: A004 - as above
+)
+
+from services.mesh.errors import Overloaded, Unavailable
+from services.mesh.settings import ValkeySettings
+
+CONNECT_TIMEOUT_S: Final = 2.0
+POOL_WAIT_S: Final = 2.0
+"""For a free connection. A longer wait only moves the queue from Valkey to us."""
+HEALTH_CHECK_S: Final = 15
+"""A connection that was idle this long is pinged before use, so a restart of Valkey costs a reconnect, not an error."""
+
+Argument: TypeAlias = str | bytes | int | float
+
+
+class Client(Redis):
+    """redis-py's client, whose connection troubles are MeshErrors; answers are bytes."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:  # Any: redis-py's own signature
+        """Sends one command, once.
+
+        Raises:
+            Overloaded: no connection of the pool came free.
+            Unavailable: the answer did not come. The command may have run or not.
+        """
+        with translated():
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+
+
+class Script:
+    """A Lua script: one atomic step of several commands, sent in full only when Valkey does not know it yet."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._digest = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: Client, *, keys: Sequence[str] = (), args: Sequence[Argument] = ()) -> Any:
+        """Runs the script; its answer is whatever Lua returns, hence Any.
+
+        Raises:
+            Unavailable, Overloaded: see `Client.execute_command`.
+        """
+        try:
+            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.execute_command("EVAL", self._source, len(keys), *keys, *args)
+
+
+@asynccontextmanager
+async def open_valkey(
+    settings: ValkeySettings, *, application: str, timeout_s: float | None = None
+) -> AsyncIterator[Client]:
+    """A client with a bounded pool, closed on leaving. It connects when it is first used.
+
+    Args:
+        settings: address, pool size, command timeout.
+        application: name that `CLIENT LIST` shows.
+        timeout_s: of a command instead of the setting's; blocking reads need more than they block.
+    """
+    pool = BlockingConnectionPool.from_url(
+        settings.valkey_url.get_secret_value(),
+        max_connections=settings.valkey_connections_max,
+        timeout=POOL_WAIT_S,
+        socket_timeout=timeout_s or settings.valkey_timeout_s,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        health_check_interval=HEALTH_CHECK_S,
+        retry=Retry(NoBackoff(), 0),
+        client_name=application,
+        protocol=2,
+    )
+    client = Client(connection_pool=pool)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+        await pool.aclose()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Connection troubles in our words, for pipelines and pub/sub; `Client` does it by itself for single commands.
+
+    Raises:
+        Overloaded: no connection of the pool came free.
+        Unavailable: Valkey is away, loading, full or read-only, or refuses our login.
+    """
+    try:
+        yield
+    except MaxConnectionsError as error:
+        raise Overloaded("too many commands wait for a Valkey connection", retry_after_s=1.0) from error
+    except (
+        AuthenticationError,
+        BusyLoadingError,
+        ConnectionError,
+        OutOfMemoryError,
+        ReadOnlyError,
+        TimeoutError,
+        OSError,
+    ) as error:
+        raise Unavailable("the cache and queue server cannot be reached now", retry_after_s=1.0) from error
