@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dev.errors import DevError
+from dev.home import ROOT, Home
 from dev.ports import free_ports
 from dev.postgres import Cluster, Server
+from dev.table import plan
 
-_ROOT = Path(__file__).parents[2]
 _START_ATTEMPTS = 5
 """A port that was free can be taken before the server has it; the next one is tried."""
 _MIGRATE_S_MAX = 100
+_UNUSED_PORT = 8080
+"""The plan of a stack wants one; nothing listens."""
 
 
 class Databases:
@@ -90,12 +93,14 @@ def _started(cluster: Cluster, log: Path) -> Server:
 
 
 def _migrate(service: str, url: str) -> None:
-    """Run the service's own command, as the stack and an operator do."""
-    environment = {**os.environ, "PARLEY_DATABASE_URL": url}
+    """Run the service's own command with the environment that the stack gives it."""
+    with tempfile.TemporaryDirectory(prefix="parley-test-") as home:
+        table = plan(Home(Path(home)), port=_UNUSED_PORT).table
+    environment = next(process.environment for process in table if process.name == f"migrate-{service}")
     done = subprocess.run(
         [sys.executable, "-m", f"services.{service}", "migrate"],
-        cwd=_ROOT,
-        env=environment,
+        cwd=ROOT,
+        env={**environment, "PARLEY_DATABASE_URL": url},
         capture_output=True,
         text=True,
         timeout=_MIGRATE_S_MAX,
