@@ -12,7 +12,7 @@ checks=[Check("database", database.ping)],
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -92,7 +92,7 @@ async def serve(
     loops: Sequence[Loop] = (),
     checks: Sequence[Check] = (),
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then drains for at most `settings.drain_s`.
+    """Serves until SIGTERM or SIGINT, then drains: calls for at most `settings.drain_s`, then loops for as long again.
 
     Args:
         settings: addresses and limits.
@@ -149,12 +149,17 @@ async def running(
     if settings.reflection:
         reflection.enable_server_reflection([*registry.services, health.SERVICE_NAME], server)
     port = _bind(server, settings.grpc_listen)
-    async with running_worker(settings, loops=loops, checks=checks) as debug_port, _started(server, settings):
+    process_health = Health(checks)
+    async with (
+        _process(settings, process_health, loops) as debug_port,
+        _started(server, settings),
+    ):
         for name in ("", *registry.services):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         try:
             yield RunningServer(port, debug_port, policies)
         finally:
+            process_health.is_draining = True
             await health_servicer.enter_graceful_shutdown()
 
 
@@ -164,10 +169,17 @@ async def running_worker(
 ) -> AsyncIterator[int]:
     """Loops and second port while the body runs; gives the port. Leaving drains the loops."""
     process_health = Health(checks)
-    async with AsyncExitStack() as stack:
-        debug_port = await stack.enter_async_context(serving(settings, process_health))
-        await stack.enter_async_context(supervised(tuple(loops), drain_s=settings.drain_s))
-        stack.callback(setattr, process_health, "is_draining", True)  # noqa: FBT003 - setattr takes no keywords
+    async with _process(settings, process_health, loops) as debug_port:
+        try:
+            yield debug_port
+        finally:
+            process_health.is_draining = True
+
+
+@asynccontextmanager
+async def _process(settings: MeshSettings, process_health: Health, loops: Sequence[Loop]) -> AsyncIterator[int]:
+    # The second port is opened first and closed last: an operator can look at a process that starts or drains.
+    async with serving(settings, process_health) as debug_port, supervised(tuple(loops), drain_s=settings.drain_s):
         yield debug_port
 
 

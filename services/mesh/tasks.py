@@ -72,14 +72,19 @@ async def supervised(
     loops: tuple[Loop, ...], *, drain_s: float, jitter: Callable[[], float] = random.random
 ) -> AsyncIterator[None]:
     """Runs `loops` while the body runs; on leaving, drains them together for at most `drain_s`, then cancels them."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_supervise(loop, jitter), name=loop.name) for loop in loops]
+    owner = asyncio.TaskGroup()
+    await owner.__aenter__()
+    tasks = [owner.create_task(_supervise(loop, jitter), name=loop.name) for loop in loops]
+    try:
+        yield
+    finally:
         try:
-            yield
-        finally:
             await _drain(loops, drain_s)
+        finally:
             for task in tasks:
                 task.cancel()
+            # Not handed the body's error: the group would wrap it, and whoever catches it would no longer know it.
+            await owner.__aexit__(None, None, None)
 
 
 async def _drain(loops: tuple[Loop, ...], drain_s: float) -> None:
