@@ -1,7 +1,10 @@
 # The command surface. A target that people call carries a `##` caption; `##@` opens a group in `make help`.
 # Nothing but make and Python 3.11 is needed, except where a target says so.
 
-PYTHON ?= python3
+# The first Python that is new enough; where none is, set-up says so.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(shell for each in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$each" -c '$(NEW_ENOUGH)' 2>/dev/null && echo "$$each" && break; done),python3)
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -4,6 +4,9 @@ Runs on the user's own Python with nothing installed, so it imports the standard
 bootstrap: a venv with a pinned uv, which then installs a hashed lock and the project itself.
 """
 
+# So that a Python that is too old gets as far as saying so.
+from __future__ import annotations
+
 import fcntl
 import hashlib
 import os
