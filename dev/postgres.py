@@ -37,6 +37,7 @@ _SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_checkpoints": "off",
     "lc_messages": "C",
     # Plans of the services' short queries are never worth compiling.
     "jit": "off",

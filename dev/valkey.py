@@ -68,6 +68,7 @@ class Store:
             "dir data",
             f"appendonly {'yes' if self.durable else 'no'}",
             "appendfsync everysec",
+            "loglevel warning",
             'save ""',
             f"maxmemory {_MEMORY}",
             "maxmemory-policy noeviction",
