@@ -94,8 +94,8 @@ def _claimed(path: Path, wait_s: float) -> bool:
 def _confine(libc: ctypes.CDLL, uid: int, gid: int, *, namespace: bool) -> None:
     if not namespace:
         os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
+        os.setgid(gid)
+        os.setuid(uid)
         return
     outer_uid, outer_gid = os.getuid(), os.getgid()
     if libc.unshare(_CLONE_NEWUSER) != 0:

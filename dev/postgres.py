@@ -39,6 +39,8 @@ _SETTINGS: Mapping[str, str] = {
     "log_line_prefix": "%m [%p] %q%u@%d ",
     "log_checkpoints": "off",
     "lc_messages": "C",
+    # Parallel plans need /dev/shm, which containers keep small; a local stack has no query that gains by them.
+    "max_parallel_workers_per_gather": "0",
     # Plans of the services' short queries are never worth compiling.
     "jit": "off",
 }
