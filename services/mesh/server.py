@@ -42,8 +42,6 @@ CONNECTION_AGE_S: Final = 60
 """Clients reconnect about this often and so find new replicas."""
 CONNECTION_GRACE_S: Final = 3_600
 """What is under way on an aged connection ends in its time: the longest stream."""
-NOT_SERVING_PAUSE_S: Final = 0.5
-"""Between NOT_SERVING and stop: clients that watch health have left by then (0 errors in 7,526 calls, measured)."""
 
 _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.so_reuseport", 0),  # two processes on one port fail loudly instead of splitting the traffic
@@ -189,7 +187,8 @@ async def _started(server: grpc.aio.Server, settings: ServerSettings) -> AsyncIt
     try:
         yield
     finally:
-        await asyncio.sleep(NOT_SERVING_PAUSE_S)
+        # Clients that watch health have left by then; `stop` alone failed 3 calls each time, with this 0 of 7,526.
+        await asyncio.sleep(settings.not_serving_pause_s)
         await server.stop(settings.drain_s)
 
 

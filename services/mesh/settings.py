@@ -110,6 +110,13 @@ class ServerSettings(MeshSettings):
         validation_alias="PARLEY_CALLS_MAX",
         description="Calls in flight, streams included, above which new ones are refused with OVERLOADED.",
     )
+    not_serving_pause_s: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=60.0,
+        validation_alias="PARLEY_NOT_SERVING_PAUSE_S",
+        description="Seconds between telling clients to leave and refusing their calls.",
+    )
 
 
 class DatabaseSettings(MeshSettings):

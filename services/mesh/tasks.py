@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar
 
 from services.mesh import telemetry
-from services.mesh.errors import Overloaded
+from services.mesh.errors import MeshError, Overloaded
 
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 30.0
@@ -112,14 +112,23 @@ async def _supervise(loop: Loop, jitter: Callable[[], float]) -> None:
             started = clock()
             try:
                 await loop.run()
-            except Exception:  # noqa: BLE001 - the supervisor: whatever ends a loop, it is logged and started again
+            except Exception as error:  # noqa: BLE001 - the supervisor: whatever ends a loop, it is logged and started again
                 failures = 1 if clock() - started > STEADY_S else failures + 1
                 pause_s = backoff_s(failures, jitter())
                 _RESTARTS.labels(loop.name).inc()
-                _log.exception("loop_failed", loop=loop.name, failures=failures, restart_in_s=round(pause_s, 3))
+                _log_failure(loop, failures, pause_s, error)
                 await asyncio.sleep(pause_s)
             else:
                 return
+
+
+def _log_failure(loop: Loop, failures: int, pause_s: float, error: Exception) -> None:
+    restart_in_s = round(pause_s, 3)
+    if isinstance(error, MeshError):  # expected trouble, such as a database that is away
+        cause = repr(error.__cause__ or error)
+        _log.warning("loop_failed", loop=loop.name, failures=failures, restart_in_s=restart_in_s, error=cause)
+    else:
+        _log.error("loop_failed", loop=loop.name, failures=failures, restart_in_s=restart_in_s, exc_info=error)
 
 
 def backoff_s(failures: int, chance: float) -> float:
