@@ -64,6 +64,9 @@ class Checkout:
         for package in ("services/auth", "services/conversation", "services/retrieval", "services/inference", "edge"):
             (folder / package).mkdir(parents=True)
             (folder / package / "__main__.py").write_text(_TOY)
+        for package in ("services", "edge"):
+            # Without it they would give way to the real ones, which the environment has installed.
+            (folder / package / "__init__.py").touch()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> int:
