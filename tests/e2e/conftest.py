@@ -1,16 +1,26 @@
 """The running stack that end-to-end tests share."""
 
+import json
 from collections.abc import Generator, Iterator
+from typing import Final
 
 import pytest
 
 from tests.support.stack import Stack, running_stack
 
+SCRIPTS: Final = {
+    "quick": {"deltas": ["Hello ", "world."], "input_tokens": 5, "output_tokens": 2},
+    # Four seconds: time enough to kill something in the middle.
+    "slow": {"tokens": 160, "delay_ms": 25},
+    "broken": {"deltas": ["One. "], "fail_after": 1},
+}
+"""Models `scripted/<name>` of the shared stack, beside the extractive one."""
+
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """One whole stack per test process. Tests may kill its processes (they come back), not change its settings."""
-    with running_stack() as started:
+    with running_stack({"PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS)}) as started:
         yield started
 
 
