@@ -35,6 +35,7 @@ LAWFUL = {
     ),
     "services/auth/store_memory.py": "from services.auth import model\n",
     "services/auth/app.py": "from services.auth import clients, logins, servicer, settings, store_postgres\n",
+    "services/auth/cli.py": "from services.auth import app, settings, store_postgres\n",
     "services/inference/providers/openai.py": "import openai\n",
     "services/inference/providers/anthropic.py": "import anthropic\n",
     "services/retrieval/embedding.py": "import sentence_transformers\n",
