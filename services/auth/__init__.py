@@ -1,0 +1,1 @@
+"""Who may do what: organizations, users, sessions, API keys, and the tokens that carry them."""

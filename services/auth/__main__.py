@@ -1,0 +1,7 @@
+"""See `cli.py`."""
+
+import sys
+
+from services.auth.cli import main
+
+main(sys.argv[1:])

@@ -1,0 +1,172 @@
+"""What replicas of auth share through Valkey: facts for a second, and the count of password tries.
+
+Nothing here is needed for an answer. Valkey that is away, or slow, costs one short wait; then it is left alone for
+`PAUSE_S` and everybody works from the database and by themselves.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from services.auth.principals import FRESH_S
+from services.auth.throttle import CounterUnavailableError, Rates
+from services.mesh import telemetry
+from services.mesh.cache import InvalidatingCache
+from services.mesh.clock import Clock
+from services.mesh.errors import MeshError, Unavailable
+from services.mesh.valkey import Client, Script
+
+LAYER_LIFE_S: Final = FRESH_S / 2
+"""Of a fact in Valkey, and then once more in memory."""
+TIMEOUT_S: Final = 0.25
+"""Valkey answers in under a millisecond; one that needs this long is of no use to a cache."""
+PAUSE_S: Final = 1.0
+ENTRIES_MAX: Final = 50_000
+"""Facts in memory, ~25 MB: credentials that were used within the last second, and their users."""
+
+_PREFIX: Final = "parley:auth:"
+
+T = TypeVar("T")
+
+_log = telemetry.logger("auth.shared_state")
+
+
+class _Patience:
+    """Asks Valkey, unless it did not answer a moment ago."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._resume_at = -math.inf
+
+    async def ask(self, question: Awaitable[T]) -> T:
+        """The answer.
+
+        Raises:
+            MeshError: it did not come in time.
+        """
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await question
+        except (MeshError, TimeoutError) as error:
+            self._resume_at = self._clock.monotonic() + PAUSE_S
+            _log.warning("valkey_is_away", error=type(error).__name__)
+            if isinstance(error, MeshError):
+                raise
+            raise Unavailable from error
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether it is left alone now."""
+        return self._clock.monotonic() < self._resume_at
+
+
+class SharedFacts:
+    """Implements `principals.FactCache`. `listen` must run as a background loop."""
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._patience = _Patience(clock)
+        self._local: InvalidatingCache[str] = InvalidatingCache(
+            "auth_facts", client, entries_max=ENTRIES_MAX, life_s=LAYER_LIFE_S, clock=clock
+        )
+
+    async def get(self, name: str, load: Callable[[], Awaitable[str | None]]) -> str | None:
+        """See `principals.FactCache.get`. What is absent is not remembered at all."""
+        return await self._local.get_or_load(name, lambda: self._shared(name, load))
+
+    async def forget(self, names: Sequence[str]) -> None:
+        """See `principals.FactCache.forget`."""
+        # First the shared text, then the message: whoever hears the message must not find the old text.
+        try:
+            await self._patience.ask(self._client.delete(*(_PREFIX + name for name in names)))
+        except MeshError:
+            _log.warning("facts_expire_by_time", count=len(names))
+        for name in names:
+            await self._local.invalidate(name)
+
+    async def listen(self) -> None:
+        """Follows what other replicas forget."""
+        await self._local.listen()
+
+    async def _shared(self, name: str, load: Callable[[], Awaitable[str | None]]) -> str | None:
+        if self._patience.is_pausing:
+            return await load()
+        try:
+            known = await self._patience.ask(self._client.get(_PREFIX + name))
+        except MeshError:
+            return await load()
+        if known is not None:
+            return known if isinstance(known, str) else known.decode()
+        text = await load()
+        if text is not None:
+            try:
+                await self._patience.ask(self._client.set(_PREFIX + name, text, px=int(LAYER_LIFE_S * 1_000)))
+            except MeshError:
+                _log.warning("fact_not_shared")
+        return text
+
+
+# GCRA over two buckets: counted in both or in neither. Valkey's own clock, so that replicas cannot disagree; times in
+# microseconds, because its numbers are doubles in Lua and 2^53 of them last until the year 2255.
+_TAKE: Final = Script("""
+local now = redis.call('TIME')
+now = now[1] * 1000000 + now[2]
+local wait = 0
+local full = {}
+for i = 1, 2 do
+  local burst, interval = tonumber(ARGV[2 * i - 1]), tonumber(ARGV[2 * i])
+  full[i] = math.max(tonumber(redis.call('GET', KEYS[i]) or now), now) + interval
+  wait = math.max(wait, full[i] - burst * interval - now)
+end
+if wait > 0 then
+  return wait
+end
+for i = 1, 2 do
+  redis.call('SET', KEYS[i], string.format('%.0f', full[i]), 'PX', math.ceil((full[i] - now) / 1000) + 1)
+end
+return 0
+""")
+_GIVE_BACK: Final = Script("""
+local full = tonumber(redis.call('GET', KEYS[1]))
+if full then
+  redis.call('SET', KEYS[1], string.format('%.0f', full - tonumber(ARGV[1])), 'KEEPTTL')
+end
+return 0
+""")
+
+
+class ValkeyCounter:
+    """Implements `throttle.SharedCounter`."""
+
+    def __init__(self, client: Client, clock: Clock) -> None:
+        self._client = client
+        self._patience = _Patience(clock)
+
+    async def take(self, account: str, rates: Rates) -> float:
+        """See `throttle.SharedCounter.take`."""
+        keys = (_account_key(account), f"{_PREFIX}tries:everyone")
+        args = [
+            number
+            for rate in (rates.account, rates.everyone)
+            for number in (rate.burst, int(rate.interval_s * 1_000_000))
+        ]
+        wait_us = await self._ask(lambda: _TAKE.run(self._client, keys=keys, args=args))
+        return wait_us / 1_000_000
+
+    async def give_back(self, account: str, rates: Rates) -> None:
+        """See `throttle.SharedCounter.give_back`."""
+        args = [int(rates.account.interval_s * 1_000_000)]
+        await self._ask(lambda: _GIVE_BACK.run(self._client, keys=[_account_key(account)], args=args))
+
+    async def _ask(self, question: Callable[[], Awaitable[int]]) -> int:
+        if self._patience.is_pausing:
+            raise CounterUnavailableError
+        try:
+            return await self._patience.ask(question())
+        except MeshError as error:
+            raise CounterUnavailableError from error
+
+
+def _account_key(account: str) -> str:
+    return f"{_PREFIX}tries:{account}"

@@ -1,0 +1,51 @@
+"""The platform's own processes: who they are, by a secret of each."""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from services.mesh.errors import CredentialsInvalid
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
+_HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NOBODY: Final = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class WorkloadProof:
+    """What a caller says that it is, and the secret that shall prove it."""
+
+    name: str
+    secret: str
+
+
+class Workloads:
+    """Knows the workloads by the SHA-256 of their secrets.
+
+    Args:
+        hashes: by workload name, in lower-case hexadecimal digits.
+    """
+
+    def __init__(self, hashes: Mapping[str, str]) -> None:
+        for name, digest in hashes.items():
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"{name!r} is no name of a workload: a-z, 0-9 and - only")
+            if _HASH.fullmatch(digest) is None:
+                raise ValueError(f"the hash of {name!r} must be a SHA-256 in 64 lower-case hexadecimal digits")
+            if digest == _NOBODY:
+                raise ValueError(f"the hash of {name!r} is that of an empty secret")
+        self._hashes = dict(hashes)
+
+    def prove(self, proof: WorkloadProof) -> str:
+        """The name of the workload.
+
+        Raises:
+            CredentialsInvalid: unknown, or not its secret; which of them is not told, not even by the time it takes.
+        """
+        digest = hashlib.sha256(proof.secret.encode()).hexdigest()
+        if not hmac.compare_digest(digest, self._hashes.get(proof.name, _NOBODY)) or not proof.secret:
+            raise CredentialsInvalid
+        return proof.name
