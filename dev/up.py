@@ -57,13 +57,14 @@ async def _run(home: Home, started: Plan) -> None:
     begun = time.monotonic()
 
     def ready() -> None:
-        known = _write_credentials(home, started)
+        knows_user = _write_credentials(home, started)
         console.say(f"ready {started.url} (after {time.monotonic() - begun:.1f} s)")
-        console.say(f"  credentials  {_shown(home.credentials)}{'' if known else ' (without a user: see below)'}")
-        if not known:
+        console.say(f"  credentials  {_shown(home.credentials)}")
+        if not knows_user:
             console.say(
-                f"  The organization was made by another stack, so {_shown(home.bootstrap)} does not exist here."
+                "               without a user: this database was begun by another stack, which has its password;"
             )
+            console.say("               `python -m services.auth bootstrap --reset --output FILE` makes a new one")
         console.say(f"  logs         {_shown(home.logs)}/")
         console.say("  next         `make demo` in a second terminal; Ctrl-C here stops everything")
 

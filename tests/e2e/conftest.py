@@ -20,7 +20,9 @@ SCRIPTS: Final = {
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """One whole stack per test process. Tests may kill its processes (they come back), not change its settings."""
-    with running_stack({"PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS)}) as started:
+    # Open registration, because tenancy can only be tested with several organizations.
+    settings = {"PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS), "PARLEY_AUTH_REGISTRATION": "open"}
+    with running_stack(settings) as started:
         yield started
 
 
