@@ -1,0 +1,1 @@
+"""Language models behind one interface: providers, prompt assembly, fallback, usage and cost."""

@@ -1,0 +1,249 @@
+"""What inference speaks of: prompts, parameters, events and answers, with their bounds.
+
+Knows neither the wire nor any provider. Text offsets are in Unicode code points.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from services.mesh.errors import invalid_field
+
+# Bounds of a prompt, as the contract states them.
+SYSTEM_CHARS_MAX: Final = 32_000
+EXAMPLES_MAX: Final = 32
+MESSAGES_MAX: Final = 1_000
+PASSAGES_MAX: Final = 50
+STOP_TEXTS_MAX: Final = 4
+FALLBACK_MODELS_MAX: Final = 8
+MODEL_NAME_CHARS_MAX: Final = 200
+TEMPERATURE_MAX: Final = 2.0
+
+
+class Role(StrEnum):
+    """Who wrote a message of the prompt."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    NO_EVIDENCE = "no_evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of the conversation so far."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A question with the answer that the model shall imitate."""
+
+    user: str
+    assistant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Evidence that the model may cite by its number, counted from 1 in the order given."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """Everything the model shall read.
+
+    Attributes:
+        system: instructions of the conversation.
+        examples: few-shot pairs.
+        messages: the conversation, oldest first; the last one is the person's question.
+        passages: evidence, best first.
+        input_tokens_max: budget; 0 means the model's window less the answer.
+
+    Raises:
+        InvalidArgument: a bound of the contract is passed, or there is no question.
+    """
+
+    messages: tuple[Message, ...]
+    system: str = ""
+    examples: tuple[Example, ...] = ()
+    passages: tuple[Passage, ...] = ()
+    input_tokens_max: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.system) > SYSTEM_CHARS_MAX:
+            raise invalid_field("prompt.system", f"must hold at most {SYSTEM_CHARS_MAX} characters")
+        if len(self.examples) > EXAMPLES_MAX:
+            raise invalid_field("prompt.examples", f"must hold at most {EXAMPLES_MAX} examples")
+        if len(self.messages) > MESSAGES_MAX:
+            raise invalid_field("prompt.messages", f"must hold at most {MESSAGES_MAX} messages")
+        if len(self.passages) > PASSAGES_MAX:
+            raise invalid_field("prompt.passages", f"must hold at most {PASSAGES_MAX} passages")
+        if self.input_tokens_max < 0:
+            raise invalid_field("prompt.input_tokens_max", "must be 0 or more")
+        if not self.messages or self.messages[-1].role is not Role.USER or not self.messages[-1].text.strip():
+            raise invalid_field("prompt.messages", "must end with the user's question, which must not be empty")
+
+    @property
+    def question(self) -> str:
+        """The last message."""
+        return self.messages[-1].text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """How the answer shall be shaped; None means the provider's default.
+
+    Raises:
+        InvalidArgument: a value is out of the contract's bounds.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    output_tokens_max: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature <= TEMPERATURE_MAX:
+            raise invalid_field("parameters.temperature", f"must be from 0 to {TEMPERATURE_MAX:g}")
+        if self.top_p is not None and not 0 <= self.top_p <= 1:
+            raise invalid_field("parameters.top_p", "must be from 0 to 1")
+        if self.output_tokens_max is not None and self.output_tokens_max < 1:
+            raise invalid_field("parameters.output_tokens_max", "must be 1 or more")
+        if len(self.stop) > STOP_TEXTS_MAX:
+            raise invalid_field("parameters.stop", f"must hold at most {STOP_TEXTS_MAX} texts")
+        if not all(self.stop):
+            raise invalid_field("parameters.stop", "must not hold an empty text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A wish for an answer.
+
+    Attributes:
+        model: `<provider>/<model>`; the platform's default when empty.
+        fallback_models: tried in order while no text has come; the platform's list when empty.
+
+    Raises:
+        InvalidArgument: too many fallback models, or a name that is too long.
+    """
+
+    prompt: Prompt
+    model: str = ""
+    fallback_models: tuple[str, ...] = ()
+    parameters: Parameters = field(default_factory=Parameters)
+
+    def __post_init__(self) -> None:
+        if len(self.model) > MODEL_NAME_CHARS_MAX:
+            raise invalid_field("model", f"must hold at most {MODEL_NAME_CHARS_MAX} characters")
+        if len(self.fallback_models) > FALLBACK_MODELS_MAX:
+            raise invalid_field("fallback_models", f"must hold at most {FALLBACK_MODELS_MAX} models")
+        if any(not name or len(name) > MODEL_NAME_CHARS_MAX for name in self.fallback_models):
+            raise invalid_field("fallback_models", f"must hold names of 1 to {MODEL_NAME_CHARS_MAX} characters")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassageCitation:
+    """Ties the range `start:end` of the answer to the range `source_start:source_end` of a passage's text."""
+
+    passage: int
+    start: int
+    end: int
+    source_start: int
+    source_end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextReport:
+    """What the model was given, in tokens, and how much was left out."""
+
+    system_tokens: int = 0
+    example_tokens: int = 0
+    history_tokens: int = 0
+    passage_tokens: int = 0
+    messages_dropped: int = 0
+    passages_dropped: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        """All that the model reads."""
+        return self.system_tokens + self.example_tokens + self.history_tokens + self.passage_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an answer consumed.
+
+    Attributes:
+        input_tokens: read, cached ones included.
+        output_tokens: written, reasoning included.
+        cost_micros: millionths of a US dollar; None when the price is unknown, which is not zero.
+        estimated: counted here, because the provider did not report it.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_micros: int | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole generated answer; `model` is what answered, not always what was asked."""
+
+    text: str
+    citations: tuple[PassageCitation, ...]
+    finish_reason: FinishReason
+    model: str
+    usage: Usage
+    context: ContextReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """Opens an answer."""
+
+    model: str
+    context: ContextReport
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer; `offset` is that of its first code point."""
+
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSwitched:
+    """Another model goes on; `reason` is the name of an ErrorReason."""
+
+    from_model: str
+    to_model: str
+    reason: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Closes an answer."""
+
+    answer: Answer
+
+
+Event: TypeAlias = Started | TextDelta | PassageCitation | ProviderSwitched | Finished

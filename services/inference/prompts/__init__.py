@@ -1,0 +1,1 @@
+"""What the model reads: wording, order and budget of a prompt."""
