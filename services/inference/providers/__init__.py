@@ -1,0 +1,1 @@
+"""Adapters to language models. Provider libraries stay inside this package."""

@@ -1,0 +1,66 @@
+"""What operators may set of inference."""
+
+from typing import Final
+
+from pydantic import Field, SecretStr
+
+from services.mesh.settings import AuthTarget, ServerSettings, service_config
+
+# The everyday models of both vendors in November 2026, at the same price; `catalog.toml` has the sources.
+OPENAI_MODEL: Final = "gpt-6.2-sol"
+ANTHROPIC_MODEL: Final = "claude-sonnet-5-5"
+
+
+class Settings(ServerSettings, AuthTarget):
+    """Settings of the inference service: its own are PARLEY_INFERENCE_*, keys have the vendors' own names."""
+
+    model_config = service_config("inference")
+
+    openai_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="OPENAI_API_KEY", description="Switches OpenAI on."
+    )
+    openai_base_url: str = Field(
+        default="",
+        validation_alias="OPENAI_BASE_URL",
+        description="Another server that speaks OpenAI's chat completions, such as http://127.0.0.1:11434/v1; "
+        "it is switched on without a key.",
+    )
+    anthropic_api_key: SecretStr = Field(
+        default=SecretStr(""), validation_alias="ANTHROPIC_API_KEY", description="Switches Anthropic on."
+    )
+    anthropic_base_url: str = Field(
+        default="",
+        validation_alias="ANTHROPIC_BASE_URL",
+        description="Another server that speaks Anthropic's messages; needs a key as well.",
+    )
+    default_model: str = Field(
+        default="",
+        description="Model that an empty name means; else the first of OpenAI, Anthropic and extractive that is on.",
+    )
+    openai_model: str = Field(
+        default=OPENAI_MODEL, min_length=1, description="OpenAI's model where it is the default provider."
+    )
+    anthropic_model: str = Field(
+        default=ANTHROPIC_MODEL, min_length=1, description="Anthropic's model where it is the default provider."
+    )
+    fallback_models: str = Field(
+        default="", description="Models, with commas between, that are tried in order when a caller names none."
+    )
+    connect_s: float = Field(default=5.0, gt=0.0, le=60.0, description="Seconds until a provider's connection stands.")
+    first_event_s: float = Field(
+        default=120.0,
+        gt=0.0,
+        le=3_600.0,
+        description="Seconds until the first word; models that reason before they write take a minute and more.",
+    )
+    stall_s: float = Field(default=30.0, gt=0.0, le=600.0, description="Seconds of silence that end a begun answer.")
+    total_s: float = Field(
+        default=600.0, gt=0.0, le=3_600.0, description="Seconds for a whole answer, all fallbacks included."
+    )
+    context_tokens_assumed: int = Field(
+        default=32_768, ge=1_024, description="Window of a model that the catalog does not know, in tokens."
+    )
+    scripted: str = Field(
+        default="",
+        description="Scripts of the scripted provider, JSON or the path of a file; empty switches it off. For tests.",
+    )

@@ -1,0 +1,186 @@
+"""Translates between the contract and the model; checks only what the model cannot express."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, assert_never
+
+from parley.common.v1 import usage_pb2
+from parley.inference.v1 import generation_pb2, generation_service_pb2, model_service_pb2
+from services.inference.model import (
+    Answer,
+    ContextReport,
+    Event,
+    Example,
+    Finished,
+    FinishReason,
+    Generation,
+    Message,
+    Parameters,
+    Passage,
+    PassageCitation,
+    Prompt,
+    ProviderSwitched,
+    Role,
+    Started,
+    TextDelta,
+    Usage,
+)
+from services.inference.routing import Listing
+from services.mesh.errors import invalid_field
+
+# A float of the wire has 24 bits; what the caller wrote has at most this many decimals of them.
+_FLOAT_DECIMALS: Final = 6
+
+_ROLES: Final[Mapping[generation_pb2.Role.ValueType, Role]] = {
+    generation_pb2.ROLE_USER: Role.USER,
+    generation_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+_FINISH_REASONS: Final[Mapping[FinishReason, generation_pb2.FinishReason.ValueType]] = {
+    FinishReason.STOP: generation_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
+    FinishReason.NO_EVIDENCE: generation_pb2.FINISH_REASON_NO_EVIDENCE,
+}
+
+
+def generation(
+    request: generation_service_pb2.GenerateRequest | generation_service_pb2.StreamGenerateRequest,
+) -> Generation:
+    """The wish in a request.
+
+    Raises:
+        InvalidArgument: it does not keep to the contract.
+    """
+    return Generation(
+        model=request.model,
+        fallback_models=tuple(request.fallback_models),
+        prompt=prompt(request.prompt),
+        parameters=parameters(request.parameters),
+    )
+
+
+def prompt(message: generation_pb2.Prompt) -> Prompt:
+    """A prompt.
+
+    Raises:
+        InvalidArgument: a bound is passed, a role is missing, or there is no question.
+    """
+    return Prompt(
+        system=message.system,
+        examples=tuple(Example(example.user, example.assistant) for example in message.examples),
+        messages=tuple(_messages(message.messages)),
+        passages=tuple(Passage(passage.title, passage.text) for passage in message.passages),
+        input_tokens_max=message.input_tokens_max,
+    )
+
+
+def parameters(message: generation_pb2.Parameters) -> Parameters:
+    """Parameters; what is not set stays the provider's default.
+
+    Raises:
+        InvalidArgument: a value is out of bounds.
+    """
+    return Parameters(
+        temperature=round(message.temperature, _FLOAT_DECIMALS) if message.HasField("temperature") else None,
+        top_p=round(message.top_p, _FLOAT_DECIMALS) if message.HasField("top_p") else None,
+        output_tokens_max=message.output_tokens_max if message.HasField("output_tokens_max") else None,
+        stop=tuple(message.stop),
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def to_events(events: Iterable[Event]) -> generation_service_pb2.StreamGenerateResponse:
+    """Events that travel together."""
+    return generation_service_pb2.StreamGenerateResponse(events=[_to_event(event) for event in events])
+
+
+def to_answer(answer: Answer) -> generation_pb2.Answer:
+    """A whole answer."""
+    return generation_pb2.Answer(
+        text=answer.text,
+        citations=[_to_citation(citation) for citation in answer.citations],
+        finish_reason=_FINISH_REASONS[answer.finish_reason],
+        model=answer.model,
+        usage=_to_usage(answer.usage),
+        context=_to_context(answer.context),
+    )
+
+
+def to_model(listing: Listing) -> model_service_pb2.Model:
+    """A model as it is listed; what the catalog does not know stays absent."""
+    card = listing.card
+    if card is None:
+        return model_service_pb2.Model(name=listing.name, display_name=listing.name, is_default=listing.is_default)
+    return model_service_pb2.Model(
+        name=card.name,
+        display_name=card.display_name,
+        context_tokens=card.context_tokens,
+        output_tokens_max=card.output_tokens_max,
+        input_price_micros=card.prices.input_micros,
+        cached_input_price_micros=card.prices.cached_input_micros,
+        output_price_micros=card.prices.output_micros,
+        is_default=listing.is_default,
+    )
+
+
+def _messages(messages: Iterable[generation_pb2.PromptMessage]) -> Iterable[Message]:
+    for index, message in enumerate(messages):
+        role = _ROLES.get(message.role)
+        if role is None:
+            raise invalid_field(f"prompt.messages[{index}].role", "must be user or assistant")
+        yield Message(role, message.text)
+
+
+def _to_event(event: Event) -> generation_service_pb2.GenerateEvent:
+    match event:
+        case TextDelta(offset, text):
+            return generation_service_pb2.GenerateEvent(text=generation_service_pb2.TextDelta(offset=offset, text=text))
+        case PassageCitation():
+            return generation_service_pb2.GenerateEvent(citation=_to_citation(event))
+        case Started():
+            return generation_service_pb2.GenerateEvent(
+                started=generation_service_pb2.Started(model=event.model, context=_to_context(event.context))
+            )
+        case ProviderSwitched():
+            return generation_service_pb2.GenerateEvent(
+                provider_switched=generation_service_pb2.ProviderSwitched(
+                    from_model=event.from_model, to_model=event.to_model, reason=event.reason, offset=event.offset
+                )
+            )
+        case Finished(answer):
+            return generation_service_pb2.GenerateEvent(
+                finished=generation_service_pb2.Finished(answer=to_answer(answer))
+            )
+        case _:
+            assert_never(event)
+
+
+def _to_citation(citation: PassageCitation) -> generation_pb2.PassageCitation:
+    return generation_pb2.PassageCitation(
+        passage=citation.passage,
+        start=citation.start,
+        end=citation.end,
+        source_start=citation.source_start,
+        source_end=citation.source_end,
+    )
+
+
+def _to_usage(usage: Usage) -> usage_pb2.Usage:
+    return usage_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_micros=usage.cost_micros,
+        estimated=usage.estimated,
+    )
+
+
+def _to_context(report: ContextReport) -> generation_pb2.ContextReport:
+    return generation_pb2.ContextReport(
+        system_tokens=report.system_tokens,
+        example_tokens=report.example_tokens,
+        history_tokens=report.history_tokens,
+        passage_tokens=report.passage_tokens,
+        messages_dropped=report.messages_dropped,
+        passages_dropped=report.passages_dropped,
+    )
