@@ -110,8 +110,9 @@ def to_wire(error: MeshError) -> WireStatus:
     """What the error interceptor hands to `abort_with_status`."""
     status = to_status(error)
     trailing: list[tuple[str, str | bytes]] = [(_DETAILS_KEY, status.SerializeToString())]
-    if error.code is Code.UNAVAILABLE:
-        trailing.append((_PUSHBACK_KEY, _pushback(error)))
+    pushback = _pushback(error)
+    if pushback is not None:
+        trailing.append((_PUSHBACK_KEY, pushback))
     return WireStatus(REASON_FACTS[error.reason].grpc_code, status.message, tuple(trailing))
 
 
@@ -152,15 +153,17 @@ def _foreign(code: int) -> MeshError:
     return Internal()
 
 
-def _pushback(error: MeshError) -> str:
+def _pushback(error: MeshError) -> str | None:
     """Tells gRPC's own retries what to do (proposal A6): they know codes only, and UNAVAILABLE has many reasons.
 
     A repeat within seconds helps where a process was away, and harms where a queue is full or a provider is down.
+    None leaves the pause to the client. "0" must never be sent: gRPC 1.85 then neither repeats nor fails, and the call
+    hangs until its deadline.
     """
-    if error.reason is not Reason.UNAVAILABLE:
-        return "-1"
-    pushback_ms = int((error.retry_after_s or 0.0) * 1000)
-    return str(pushback_ms) if pushback_ms <= _PUSHBACK_MS_MAX else "-1"
+    if error.code is not Code.UNAVAILABLE or (error.reason is Reason.UNAVAILABLE and error.retry_after_s is None):
+        return None
+    pushback_ms = max(1, int((error.retry_after_s or 0.0) * 1000))
+    return str(pushback_ms) if error.reason is Reason.UNAVAILABLE and pushback_ms <= _PUSHBACK_MS_MAX else "-1"
 
 
 def _violations(error: MeshError) -> error_details_pb2.BadRequest | error_details_pb2.QuotaFailure:

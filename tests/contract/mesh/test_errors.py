@@ -185,7 +185,8 @@ def test_public_error_of_any_exception(error: Exception, kind: type[MeshError]) 
 @pytest.mark.parametrize(
     ("error", "pushback"),
     [
-        (Unavailable(), "0"),
+        (Unavailable(), None),
+        (Unavailable(retry_after_s=0.0), "1"),
         (Unavailable(retry_after_s=1.0), "1000"),
         (Unavailable(retry_after_s=60.0), "-1"),
         (Overloaded(), "-1"),

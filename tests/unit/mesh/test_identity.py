@@ -273,7 +273,7 @@ def flip_spare_bits(segment: str) -> str:
         "$head.$body.A",
         '{"payload": "$body", "protected": "$head", "signature": "$signature"}',
         "$head.AAAA.AAAA.$body.$signature",
-        "$head.$body.$signature" + "A" * TOKEN_LENGTH_MAX,
+        "$head.$body.${signature}" + "A" * TOKEN_LENGTH_MAX,
         "A" * 5_000_000,
         "",
         "\ud800",
