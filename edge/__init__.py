@@ -1,0 +1,1 @@
+"""The edge: HTTP in, gRPC out. No database, no provider library, no business rule."""

@@ -1,0 +1,53 @@
+"""`python -m edge serve | config`."""
+
+import argparse
+import asyncio
+import sys
+from typing import Final
+
+import uvloop
+
+from edge.server import serve
+from edge.settings import EdgeSettings
+from services.mesh import telemetry
+from services.mesh.policy import PolicyError
+from services.mesh.server import ServerError
+from services.mesh.settings import SettingsError, effective, load
+from services.mesh.tracing import exporting
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+
+
+def main() -> int:
+    """Runs a command: 0 done, 1 failed, 2 wrong usage or settings.
+
+    Not `services.mesh.cli`, which brings database migrations with it: the edge has no database.
+    """
+    parser = argparse.ArgumentParser(prog="python -m edge", description="Parley's edge.")
+    parser.add_argument("command", choices=["serve", "config"], help="serve the HTTP API, or show the settings")
+    command = parser.parse_args().command
+    try:
+        settings = load(EdgeSettings)
+    except SettingsError as error:
+        return _fail(str(error), EXIT_USAGE)
+    if command == "config":
+        for setting in effective(settings):
+            sys.stdout.write(f"{setting.variable}={setting.value}  # {setting.origin}. {setting.description}\n")
+        return 0
+    telemetry.configure_logging("edge", level=settings.log_level, form=settings.log_format)
+    try:
+        with exporting(settings, service="edge"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except (PolicyError, ServerError) as error:
+        return _fail(f"edge serve: {error}", EXIT_FAILED)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Composition root of the edge: settings to one ASGI application and the server around it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edge import health as health_endpoints
+from edge.clients import AuthTokens, Channels, multicallable
+from edge.compat.openai.errors import openai_error
+from edge.compat.openai.routes import PREFIX as OPENAI_PREFIX
+from edge.compat.openai.routes import openai_routes
+from edge.errors import Surfaces
+from edge.http import Exchange
+from edge.identity import CookieRule, Identities, Metadata, credential_of
+from edge.limits import BodyLimit, Limited, json_limit, upload_limit
+from edge.middleware import CALLER_KEY, Cors, Observed, SecurityHeaders
+from edge.pages import Asset, StaticEndpoint, web_files
+from edge.session import BeginSession, EndSession
+from edge.settings import EdgeSettings
+from edge.sse import EventStreams
+from edge.transcoding.contracts import Contract
+from edge.transcoding.decoding import Decoders
+from edge.transcoding.encoding import Encoders
+from edge.transcoding.endpoints import Tools, derived_routes
+from edge.transcoding.openapi import document
+from edge.transcoding.routes import DerivedRoutes, RouteTable, Template
+from edge.transcoding.streams import StreamPump
+from edge.upload import PATH as UPLOAD_PATH
+from edge.upload import UploadDocument
+from parley.auth.v1 import token_service_pb2_grpc
+from parley.retrieval.v1 import document_service_pb2_grpc
+from services.mesh.clock import SYSTEM_CLOCK, Clock
+from services.mesh.debug_http import Health
+from services.mesh.errors import CredentialsInvalid, NotFound
+from services.mesh.limiter import InFlightLimiter
+
+SESSION_PATH: Final = "/api/v1/auth/session"
+
+_UPLOAD: Final = re.compile(r"/api/v1/knowledge_bases/[^/]+/documents")
+
+
+class EdgeBorder:
+    """Implements `endpoints.Border`. Methods that are not public need a caller: deny is the default."""
+
+    def __init__(self, channels: Channels, identities: Identities, cookie: CookieRule) -> None:
+        self._channels = channels
+        self._identities = identities
+        self._cookie = cookie
+
+    async def metadata(self, exchange: Exchange, contract: Contract) -> Metadata:
+        """See `Border.metadata`."""
+        if contract.policy.is_public:
+            return ()
+        return await self.metadata_for(exchange, contract.service)
+
+    async def metadata_for(self, exchange: Exchange, service: str) -> Metadata:
+        """Metadata of calls to a service on behalf of the request's caller.
+
+        Raises:
+            CredentialsInvalid: there is no credential, or it is refused.
+        """
+        credential = credential_of(exchange, self._cookie)
+        if credential is None:
+            raise CredentialsInvalid
+        caller = await self._identities.caller(credential)
+        exchange.scope[CALLER_KEY] = caller.credential_id
+        return caller.metadata[service]
+
+    def multicallable(self, contract: Contract) -> Any:  # Any: grpc.aio's generic callables
+        """See `Border.multicallable`."""
+        return multicallable(self._channels, contract)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """The assembled application.
+
+    Attributes:
+        app: the ASGI application.
+        routes: all its routes, for tests.
+        streams: its event streams, for the server to drain.
+    """
+
+    app: ASGIApp
+    routes: RouteTable
+    streams: EventStreams
+
+
+def build(settings: EdgeSettings, channels: Channels, health: Health, *, clock: Clock = SYSTEM_CLOCK) -> Edge:
+    """The application on given channels."""
+    streams = EventStreams(streams_max=settings.streams_max)
+    identities = Identities(
+        AuthTokens(channels), workload_secret=settings.workload_secret.get_secret_value(), clock=clock
+    )
+    cookie = CookieRule.of(settings.public_url, is_secure=settings.is_cookie_secure)
+    border = EdgeBorder(channels, identities, cookie)
+    tools = Tools(border=border, pump=StreamPump(streams), encoders=Encoders(), decoders=Decoders())
+    table = derived_routes(tools)
+    parts = Parts(channels, border, tools, streams, health, identities, cookie)
+    for (verb, path), endpoint in handwritten(parts).items():
+        table.add(verb, Template.parse(path), endpoint)
+    return Edge(app=_application(settings, table), routes=table, streams=streams)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What hand-written endpoints are made of."""
+
+    channels: Channels
+    border: EdgeBorder
+    tools: Tools
+    streams: EventStreams
+    health: Health
+    identities: Identities
+    cookie: CookieRule
+
+
+def handwritten(parts: Parts) -> Mapping[tuple[str, str], ASGIApp]:
+    """The routes that no contract derives, by verb and path template."""
+    encoders, cookie = parts.tools.encoders, parts.cookie
+    tokens = token_service_pb2_grpc.TokenServiceStub(parts.channels["auth"])
+    documents = document_service_pb2_grpc.DocumentServiceStub(parts.channels["retrieval"])
+    assets = web_files()
+    pages = {"/": assets["index.html"], "/docs": assets["docs.html"], "/favicon.ico": assets["icon.svg"]}
+    pages |= {f"/web/{name}": asset for name, asset in assets.items()}
+    pages["/openapi.json"] = Asset.of(document(), "application/json")
+    routes: dict[tuple[str, str], ASGIApp] = {
+        ("POST", SESSION_PATH): BeginSession(tokens, cookie, encoders, parts.tools.decoders),
+        ("DELETE", SESSION_PATH): EndSession(tokens, cookie, parts.identities),
+        ("POST", UPLOAD_PATH): UploadDocument(parts.border, documents, encoders),
+        ("GET", "/healthz"): health_endpoints.alive,
+        ("GET", "/readyz"): health_endpoints.Ready(parts.health),
+        ("GET", "/metrics"): health_endpoints.metrics,
+    }
+    for path, asset in pages.items():
+        routes["GET", path] = routes["HEAD", path] = StaticEndpoint(asset)
+    return routes | openai_routes(parts.channels, parts.border, parts.streams, encoders)
+
+
+def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
+    # FastAPI's own documents would load scripts from a foreign host, and describe none of the derived routes.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.router.routes.append(DerivedRoutes(table))
+    app.router.default = _not_found
+    json, upload = json_limit(settings.request_bytes_max), upload_limit(settings.document_bytes_max)
+
+    def limit_of(scope: Scope) -> BodyLimit:
+        return upload if scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) else json
+
+    # FastAPI's stack would answer errors before ours and add layers; routes need its exit stack only.
+    limited = Limited(
+        AsyncExitStackMiddleware(app.router),
+        limit_of=limit_of,
+        in_flight=InFlightLimiter(settings.requests_in_flight_max),
+    )
+    observed = Observed(
+        limited,
+        surfaces=Surfaces({OPENAI_PREFIX: openai_error}),
+        security=SecurityHeaders(is_https=settings.is_https),
+        cors=Cors(settings.origins),
+    )
+    app.build_middleware_stack = lambda: observed  # type: ignore[method-assign]  # FastAPI's hook for its own stack
+    return app
+
+
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotFound.of("path")

@@ -1,0 +1,1 @@
+"""Other vendors' HTTP dialects in front of the same services."""

@@ -1,0 +1,47 @@
+"""Errors in OpenAI's form, and what its SDKs shall do about them."""
+
+from typing import Final
+
+from edge.errors import Answer, error_headers, message_of
+from edge.http import JSON
+from edge.transcoding.encoding import dump
+from services.mesh.errors import HTTP_STATUS, MeshError, Reason
+
+# Names that SDKs and their users know; every other reason is its own code in lower case.
+_CODES: Final = {
+    Reason.CREDENTIALS_INVALID: "invalid_api_key",
+    Reason.MODEL_UNKNOWN: "model_not_found",
+    Reason.QUOTA_EXHAUSTED: "insufficient_quota",
+    Reason.RATE_LIMITED: "rate_limit_exceeded",
+    Reason.CONTENT_FILTERED: "content_filter",
+    Reason.INTERNAL: "internal_error",
+}
+_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+    504: "server_error",
+}
+# Where a repeat by the SDK helps. Everywhere else the platform has tried what can be tried, or a repeat ends the same.
+_REPEATED: Final = frozenset({Reason.RATE_LIMITED, Reason.OVERLOADED, Reason.UNAVAILABLE, Reason.RETRIEVAL_UNAVAILABLE})
+
+
+def openai_error(error: MeshError, _request_id: str) -> Answer:
+    """The answer to a failed request."""
+    headers = [*error_headers(error), ("x-should-retry", "true" if error.reason in _REPEATED else "false")]
+    return Answer(HTTP_STATUS[error.reason], dump(error_members(error)), JSON, headers)
+
+
+def error_members(error: MeshError) -> dict[str, object]:
+    """The body of a failed request; also the data of a stream's last event."""
+    field = error.fields[0].field.removeprefix("parameters.") if error.fields else None
+    return {
+        "error": {
+            "message": message_of(error),
+            "type": _TYPES.get(HTTP_STATUS[error.reason], "invalid_request_error"),
+            "param": field,
+            "code": _CODES.get(error.reason, error.reason.value.lower()),
+        }
+    }

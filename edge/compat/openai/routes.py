@@ -1,0 +1,37 @@
+"""The routes of OpenAI's dialect."""
+
+from typing import Final
+
+from starlette.types import ASGIApp
+
+from edge.clients import Channels
+from edge.compat.openai.answers import Endings
+from edge.compat.openai.chat import Callers, ChatCompletions
+from edge.compat.openai.generations import Generations
+from edge.compat.openai.models import GetModel, ListModels
+from edge.compat.openai.turns import Turns
+from edge.sse import EventStreams
+from edge.transcoding.encoding import Encoders
+from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
+from parley.inference.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
+
+PREFIX: Final = "/v1/"
+
+
+def openai_routes(
+    channels: Channels, callers: Callers, streams: EventStreams, encoders: Encoders
+) -> dict[tuple[str, str], ASGIApp]:
+    """Endpoints by verb and path template."""
+    endings = Endings(encoders)
+    turns = Turns(
+        conversation_service_pb2_grpc.ConversationServiceStub(channels["conversation"]),
+        turn_service_pb2_grpc.TurnServiceStub(channels["conversation"]),
+        endings,
+    )
+    generations = Generations(generation_service_pb2_grpc.GenerationServiceStub(channels["inference"]), endings)
+    models = model_service_pb2_grpc.ModelServiceStub(channels["inference"])
+    return {
+        ("POST", "/v1/chat/completions"): ChatCompletions(callers, turns, generations, streams),
+        ("GET", "/v1/models"): ListModels(callers, models),
+        ("GET", "/v1/models/{model=**}"): GetModel(callers, models),
+    }

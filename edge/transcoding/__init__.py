@@ -1,0 +1,1 @@
+"""HTTP derived from the contracts: routes, JSON, event streams and the OpenAPI text. Knows no method by name."""

@@ -1,0 +1,121 @@
+"""Server streams on HTTP: messages to server-sent events, or to one JSON document of what there is."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from edge.errors import problem_members
+from edge.http import Exchange, HeaderList
+from edge.sse import EventStream, EventStreams, event
+from edge.transcoding.contracts import Contract, message_of
+from edge.transcoding.encoding import Encode, Encoders
+from edge.transcoding.requests import LAST_EVENT_ID
+from services.mesh import context
+from services.mesh.client import streaming
+from services.mesh.errors import MeshError, RequestTooLarge
+
+DOCUMENT_ITEMS_MAX: Final = 20_000
+"""Of a stream that is asked for as one document: an answer of 100,000 characters, event by event."""
+ITEMS_FIELD: Final = "items"
+"""Member of that document when the contract names none."""
+ERROR_EVENT: Final = "error"
+NO_CONTENT: Final = 204
+
+
+class EventWriter:
+    """Makes events of the messages of one server-streaming method."""
+
+    def __init__(self, contract: Contract, encoders: Encoders) -> None:
+        rules, output = contract.event_stream, contract.method.output_type
+        assert rules is not None
+        item = message_of(output.fields_by_name[rules.items_field]) if rules.items_field else output
+        self._items_field = rules.items_field
+        self._id_field = rules.id_field
+        self._kind_oneof = rules.kind_oneof
+        self._encode: Encode = encoders.of(item)
+
+    def write(self, message: Message) -> tuple[bytes, int]:
+        """The text of all events of a message, and their number."""
+        events = [self._event(item) for item in self._items(message)]
+        return b"".join(events), len(events)
+
+    async def document(self, call: Any) -> dict[str, object]:  # Any: grpc.aio's call, generic in both messages
+        """All events that a call gives until it ends.
+
+        Raises:
+            RequestTooLarge: they are more than one document may hold.
+        """
+        found: list[dict[str, object]] = []
+        async with streaming(call) as messages:
+            async for message in messages:
+                found += [self._encode(item) for item in self._items(message)]
+                if len(found) > DOCUMENT_ITEMS_MAX:
+                    raise RequestTooLarge(
+                        "there are too many events for one document: ask for `text/event-stream`",
+                        metadata={"limit": str(DOCUMENT_ITEMS_MAX)},
+                    )
+        return {self._items_field or ITEMS_FIELD: found}
+
+    def _items(self, message: Message) -> Iterable[Message]:
+        return getattr(message, self._items_field) if self._items_field else (message,)
+
+    def _event(self, item: Message) -> bytes:
+        return event(
+            self._encode(item),
+            name=item.WhichOneof(self._kind_oneof) if self._kind_oneof else None,
+            number=getattr(item, self._id_field) if self._id_field else None,
+        )
+
+
+class StreamPump:
+    """Moves the messages of a call to the caller's event stream."""
+
+    def __init__(self, streams: EventStreams) -> None:
+        self._streams = streams
+
+    async def run(
+        self,
+        exchange: Exchange,
+        call: Any,  # Any: grpc.aio's call, generic in both messages
+        writer: EventWriter,
+        *,
+        headers: HeaderList = (),
+    ) -> None:
+        """Answer with the events of `call`, which is cancelled as soon as the caller leaves.
+
+        Raises:
+            MeshError: the call failed before anything was sent; later the error is an event.
+        """
+        try:
+            with self._streams.opened(exchange, headers=headers) as stream:
+                stream.attach(call.cancel)
+                await feed(stream, call, writer.write)
+                # Nothing after what the browser has: 204 tells it to stop reconnecting (HTML, section 9.2.3).
+                is_known = exchange.header(LAST_EVENT_ID) is not None and not stream.is_ended
+                await stream.finish(empty_status=NO_CONTENT if is_known else 200)
+        finally:
+            call.cancel()
+
+
+async def feed(stream: EventStream, call: Any, write: Callable[[Message], tuple[bytes, int]]) -> None:
+    """Write what `call` gives until it ends, or until the edge ends the stream.
+
+    Raises:
+        MeshError: the call failed before anything was sent.
+    """
+    try:
+        async with streaming(call) as messages:
+            async for message in messages:
+                text, events = write(message)
+                await stream.write(text, events=events)
+    except MeshError as error:
+        if not stream.is_begun:
+            raise
+        await stream.write(event(problem_members(error, context.request_id()), name=ERROR_EVENT))
+    except asyncio.CancelledError:
+        # Either our own call was cancelled by `stream.end()`, or this task was, because the client left.
+        task = asyncio.current_task()
+        if not stream.is_ended or (task is not None and task.cancelling()):
+            raise
