@@ -12,6 +12,8 @@ MAKEFLAGS += --no-print-directory
 # Paths are relative, so that a clone may lie below a folder with spaces in its name.
 RUN := .venv-run/bin/python
 DEV := .venv/bin/python
+# A set of questions with the passages that answer them; too large for the repository.
+DATA ?= ../shared/data/squad2-wiki
 
 ##@ Use
 
@@ -45,8 +47,8 @@ test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
 .PHONY: eval-retrieval
-eval-retrieval: setup-run ## Measure nDCG@10 of the shipped encoder and fusion
-	@$(RUN) -m services.retrieval evaluate $(ARGS)
+eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion; DATA=folder of the labelled set
+	@$(RUN) -m services.retrieval.evaluation --data "$(DATA)" $(ARGS)
 
 ##@ Check
 
