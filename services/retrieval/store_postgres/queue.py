@@ -1,0 +1,228 @@
+"""The queue of documents in PostgreSQL: claims by SKIP LOCKED, leases that every write must match."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import ColumnElement, and_, delete, insert, literal, select, update
+
+from services.mesh.database import ReadWrite
+from services.retrieval.model import (
+    Block,
+    BlockKind,
+    Claim,
+    DocumentFailure,
+    DocumentId,
+    DocumentState,
+    EmbeddedChunk,
+    KnowledgeBaseId,
+    MediaType,
+    OrganizationId,
+    ParsedDocument,
+)
+from services.retrieval.store import ATTEMPTS_MAX, GIVEN_UP, LeaseLostError, pack
+from services.retrieval.store_postgres.statements import (
+    KNOWLEDGE_BASE_OF_DOCUMENT,
+    PostgresPart,
+    Row,
+    log_change,
+    next_sequence,
+)
+from services.retrieval.tables import CHUNKS, DOCUMENT_TEXTS, DOCUMENTS, KNOWLEDGE_BASES
+
+_ROWS_PER_INSERT: Final = 500
+_WAITING: Final = DOCUMENTS.c.state.in_((DocumentState.QUEUED.value, DocumentState.PROCESSING.value))
+
+
+class PostgresQueue(PostgresPart):
+    """See `QueueStore`."""
+
+    async def claim(self, *, lease: str, until: datetime, now: datetime) -> Claim | None:
+        """See `QueueStore`."""
+        async with self._database.write() as write:
+            await write.execute(
+                update(DOCUMENTS)
+                .where(_WAITING, DOCUMENTS.c.claimable_at <= now, DOCUMENTS.c.attempts >= ATTEMPTS_MAX)
+                .values(**_failed(GIVEN_UP, now))
+            )
+            next_one = (
+                select(DOCUMENTS.c.organization_id, DOCUMENTS.c.id)
+                .join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT)
+                .where(_WAITING, DOCUMENTS.c.claimable_at <= now)
+                .order_by(DOCUMENTS.c.claimable_at, DOCUMENTS.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True, of=DOCUMENTS)
+                .cte("next_one")
+            )
+            claimed = await write.execute(
+                update(DOCUMENTS)
+                .where(
+                    DOCUMENTS.c.organization_id == next_one.c.organization_id,
+                    DOCUMENTS.c.id == next_one.c.id,
+                )
+                .values(
+                    state=DocumentState.PROCESSING.value,
+                    progress=0.0,
+                    attempts=DOCUMENTS.c.attempts + 1,
+                    lease=lease,
+                    claimable_at=until,
+                    updated_at=now,
+                )
+                .returning(*DOCUMENTS.c)
+            )
+            row = claimed.mappings().one_or_none()
+            return await _claim_of(write, row, lease) if row else None
+
+    async def renew(self, claim: Claim, *, until: datetime, progress: float, now: datetime) -> None:
+        """See `QueueStore`."""
+        async with self._database.write() as write:
+            await _update_held(write, claim, claimable_at=until, progress=progress, updated_at=now)
+
+    async def publish(self, claim: Claim, chunks: Sequence[EmbeddedChunk], *, now: datetime) -> None:
+        """See `QueueStore`."""
+        async with self._database.write() as write:
+            sequence = await next_sequence(write, claim.organization_id, claim.knowledge_base_id)
+            if sequence is None:
+                raise LeaseLostError
+            await _update_held(
+                write,
+                claim,
+                state=DocumentState.READY.value,
+                progress=1.0,
+                chunk_count=len(chunks),
+                lease=None,
+                updated_at=now,
+            )
+            await write.execute(
+                delete(CHUNKS).where(
+                    CHUNKS.c.organization_id == claim.organization_id, CHUNKS.c.document_id == claim.document_id
+                )
+            )
+            rows = [_chunk_row(claim, place, chunk) for place, chunk in enumerate(chunks)]
+            for first in range(0, len(rows), _ROWS_PER_INSERT):
+                await write.execute(insert(CHUNKS), rows[first : first + _ROWS_PER_INSERT])
+            await log_change(
+                write, claim.organization_id, claim.knowledge_base_id, claim.document_id, sequence=sequence
+            )
+
+    async def fail(self, claim: Claim, failure: DocumentFailure, *, now: datetime) -> None:
+        """See `QueueStore`."""
+        async with self._database.write() as write:
+            await _update_held(write, claim, **_failed(failure, now))
+
+    async def release(self, claim: Claim, *, retry_at: datetime, now: datetime) -> None:
+        """See `QueueStore`."""
+        values = {
+            "state": DocumentState.QUEUED.value,
+            "progress": 0.0,
+            "lease": None,
+            "claimable_at": retry_at,
+            "updated_at": now,
+        }
+        async with self._database.write() as write:
+            await write.execute(update(DOCUMENTS).where(_held(claim)).values(**values))
+
+    async def purge(self, *, documents_max: int, tombstones_before: datetime) -> int:
+        """See `QueueStore`."""
+        deleted = KNOWLEDGE_BASES.c.deleted_at.is_not(None)
+        of_deleted = (
+            select(DOCUMENTS.c.id)
+            .join(
+                KNOWLEDGE_BASES,
+                and_(
+                    KNOWLEDGE_BASES.c.organization_id == DOCUMENTS.c.organization_id,
+                    KNOWLEDGE_BASES.c.id == DOCUMENTS.c.knowledge_base_id,
+                ),
+            )
+            .where(deleted)
+            .limit(documents_max)
+        )
+        has_documents = (
+            select(literal(1))
+            .where(
+                DOCUMENTS.c.organization_id == KNOWLEDGE_BASES.c.organization_id,
+                DOCUMENTS.c.knowledge_base_id == KNOWLEDGE_BASES.c.id,
+            )
+            .exists()
+        )
+        async with self._database.write() as write:
+            gone = await write.execute(
+                delete(DOCUMENTS).where(DOCUMENTS.c.id.in_(of_deleted)).returning(DOCUMENTS.c.id)
+            )
+            count = len(gone.all())
+            await write.execute(
+                delete(KNOWLEDGE_BASES).where(deleted, KNOWLEDGE_BASES.c.deleted_at < tombstones_before, ~has_documents)
+            )
+            return count
+
+
+async def _claim_of(write: ReadWrite, row: Row, lease: str) -> Claim:
+    encoder = select(KNOWLEDGE_BASES.c.encoder).where(
+        KNOWLEDGE_BASES.c.organization_id == row["organization_id"], KNOWLEDGE_BASES.c.id == row["knowledge_base_id"]
+    )
+    text = select(DOCUMENT_TEXTS.c.text, DOCUMENT_TEXTS.c.blocks).where(
+        DOCUMENT_TEXTS.c.organization_id == row["organization_id"],
+        DOCUMENT_TEXTS.c.document_id == row["id"],
+        DOCUMENT_TEXTS.c.version == row["version"],
+    )
+    stored = (await write.execute(text)).one()
+    return Claim(
+        document_id=DocumentId(row["id"]),
+        organization_id=OrganizationId(row["organization_id"]),
+        knowledge_base_id=KnowledgeBaseId(row["knowledge_base_id"]),
+        version=row["version"],
+        display_name=row["display_name"],
+        encoder=(await write.execute(encoder)).scalar_one(),
+        lease=lease,
+        attempt=row["attempts"],
+        parsed=ParsedDocument(
+            MediaType(row["media_type"]),
+            stored.text,
+            tuple(
+                Block(start, end, BlockKind(kind), tuple(headings), page)
+                for start, end, kind, headings, page in stored.blocks
+            ),
+        ),
+    )
+
+
+def _held(claim: Claim) -> ColumnElement[bool]:
+    return and_(
+        DOCUMENTS.c.organization_id == claim.organization_id,
+        DOCUMENTS.c.id == claim.document_id,
+        DOCUMENTS.c.version == claim.version,
+        DOCUMENTS.c.lease == claim.lease,
+    )
+
+
+async def _update_held(write: ReadWrite, claim: Claim, **values: object) -> None:
+    held = await write.execute(update(DOCUMENTS).where(_held(claim)).values(**values).returning(DOCUMENTS.c.id))
+    if held.first() is None:
+        raise LeaseLostError
+
+
+def _failed(failure: DocumentFailure, now: datetime) -> dict[str, object]:
+    return {
+        "state": DocumentState.FAILED.value,
+        "failure_reason": failure.reason,
+        "failure_message": failure.message,
+        "lease": None,
+        "updated_at": now,
+    }
+
+
+def _chunk_row(claim: Claim, place: int, made: EmbeddedChunk) -> dict[str, object]:
+    return {
+        "id": made.id,
+        "organization_id": claim.organization_id,
+        "knowledge_base_id": claim.knowledge_base_id,
+        "document_id": claim.document_id,
+        "document_version": claim.version,
+        "ordinal": place,
+        "text": made.chunk.text,
+        "start_offset": made.chunk.start,
+        "end_offset": made.chunk.end,
+        "title": made.chunk.title,
+        "locator": made.chunk.locator,
+        "embedding": pack(made.vector),
+    }
