@@ -168,28 +168,31 @@ class Conflict(Unavailable):
 
 
 @asynccontextmanager
-async def open_database(settings: DatabaseSettings, *, application: str) -> AsyncIterator[Database]:
+async def open_database(
+    settings: DatabaseSettings, *, application: str, pool_wait_s: float = POOL_WAIT_S
+) -> AsyncIterator[Database]:
     """The database of a process, its connections closed on leaving. It connects when it is first used.
 
     Args:
         settings: address, pool size, statement timeout.
         application: name that `pg_stat_activity` shows.
+        pool_wait_s: seconds that a transaction waits for a free connection.
     """
-    engine = create_engine(settings, application=application)
+    engine = _create_engine(settings, application=application, pool_wait_s=pool_wait_s)
     try:
         yield Database(engine)
     finally:
         await engine.dispose()
 
 
-def create_engine(settings: DatabaseSettings, *, application: str) -> AsyncEngine:
+def _create_engine(settings: DatabaseSettings, *, application: str, pool_wait_s: float) -> AsyncEngine:
     """The engine behind a `Database`, every bound explicit."""
     statement_ms = int(settings.database_statement_timeout_s * 1_000)
     return create_async_engine(
         normalized_url(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
         max_overflow=0,
-        pool_timeout=POOL_WAIT_S,
+        pool_timeout=pool_wait_s,
         pool_recycle=CONNECTION_AGE_S_MAX,
         # No ping per use: it would cost a round trip each time, and the first error clears the whole pool anyway.
         pool_pre_ping=False,

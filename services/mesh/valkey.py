@@ -4,6 +4,7 @@ redis-py sends a command again when its answer was lost, so an INCR can run twic
 and the caller decides.
 """
 
+import builtins
 import hashlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +17,6 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ConnectionError,  # noqa: A004 - the driver's own, named as it names it
-    MaxConnectionsError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -70,7 +70,7 @@ class Script:
 
 @asynccontextmanager
 async def open_valkey(
-    settings: ValkeySettings, *, application: str, timeout_s: float | None = None
+    settings: ValkeySettings, *, application: str, timeout_s: float | None = None, pool_wait_s: float = POOL_WAIT_S
 ) -> AsyncIterator[Client]:
     """A client with a bounded pool, closed on leaving. It connects when it is first used.
 
@@ -78,11 +78,12 @@ async def open_valkey(
         settings: address, pool size, command timeout.
         application: name that `CLIENT LIST` shows.
         timeout_s: of a command instead of the setting's; blocking reads need more than they block.
+        pool_wait_s: seconds that a command waits for a free connection.
     """
     pool = BlockingConnectionPool.from_url(
         settings.valkey_url.get_secret_value(),
         max_connections=settings.valkey_connections_max,
-        timeout=POOL_WAIT_S,
+        timeout=pool_wait_s,
         socket_timeout=timeout_s or settings.valkey_timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         health_check_interval=HEALTH_CHECK_S,
@@ -108,8 +109,6 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except MaxConnectionsError as error:
-        raise Overloaded("too many commands wait for a Valkey connection", retry_after_s=1.0) from error
     except (
         AuthenticationError,
         BusyLoadingError,
@@ -119,4 +118,7 @@ def translated() -> Iterator[None]:
         TimeoutError,
         OSError,
     ) as error:
+        # The pool has no exception of its own for "none came free": it wraps the timeout of its wait.
+        if isinstance(error, ConnectionError) and isinstance(error.__cause__, builtins.TimeoutError):
+            raise Overloaded("too many commands wait for a Valkey connection", retry_after_s=1.0) from error
         raise Unavailable("the cache and queue server cannot be reached now", retry_after_s=1.0) from error
