@@ -49,13 +49,18 @@ MIGRATIONS: Final = Migrations(SCHEMA, METADATA, Path(__file__).parent / "migrat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """What the server serves."""
+    """The use cases, put together."""
 
-    servicers: tuple[Register, ...]
-    verifier: TokenVerifier
-    loops: tuple[Loop, ...]
+    store: Store
+    sessions: Sessions
+    exchange: Exchange
+    accounts: Accounts
+    api_keys: ApiKeys
+    principals: Principals
     signing_keys: SigningKeys
     passwords: Passwords
+    recorder: Recorder
+    clock: Clock
 
     async def prepare(self) -> None:
         """What has to be there before the first call.
@@ -72,10 +77,41 @@ class App:
             ) from error
         await self.passwords.prepare()
 
+    def servicers(self) -> tuple[Register, ...]:
+        """What the server serves."""
+        token_servicer = TokenServicer(self.sessions, self.exchange, self.signing_keys)
+        user_servicer = UserServicer(self.accounts, self.sessions)
+        organization_servicer = OrganizationServicer(self.accounts)
+        api_key_servicer = ApiKeyServicer(self.api_keys)
+        return (
+            lambda server: add_TokenServiceServicer_to_server(token_servicer, server),
+            lambda server: add_UserServiceServicer_to_server(user_servicer, server),
+            lambda server: add_OrganizationServiceServicer_to_server(organization_servicer, server),
+            lambda server: add_ApiKeyServiceServicer_to_server(api_key_servicer, server),
+        )
+
+    def verifier(self) -> TokenVerifier:
+        """Of the internal tokens that auth itself accepts."""
+        return TokenVerifier(TokenRules(audience="auth"), self.signing_keys, clock=self.clock)
+
+    def loops(self) -> tuple[Loop, ...]:
+        """What runs beside the calls."""
+        return (
+            Loop("auth_recorder", self.recorder.run, drain=self.recorder.drain),
+            periodic("auth_signing_keys", self.signing_keys.maintain, every_s=RELOAD_S),
+            periodic("auth_old_sessions", self.forget_old_sessions, every_s=FORGET_EVERY_S),
+        )
+
+    async def forget_old_sessions(self) -> None:
+        """Deletes sessions that were over long ago, a batch at a time."""
+        ended_before = self.clock.now() - SESSION_MEMORY
+        while await self.store.forget_sessions(ended_before, FORGET_BATCH) == FORGET_BATCH:
+            pass
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the world gives: real in `serving`, fakes or reals in tests."""
+    """What the world gives: real in `opened`, fakes or reals in tests."""
 
     store: Store
     facts: FactCache
@@ -87,13 +123,13 @@ class Parts:
 
 async def serve_api(settings: Settings) -> None:
     """Run the API until SIGTERM."""
-    async with serving(settings) as (app, checks):
-        await serve(settings, servicers=app.servicers, verifier=app.verifier, loops=app.loops, checks=checks)
+    async with opened(settings) as (app, loops, checks):
+        await serve(settings, servicers=app.servicers(), verifier=app.verifier(), loops=loops, checks=checks)
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[App, tuple[Check, ...]]]:
-    """The app on the real PostgreSQL and Valkey, prepared for its first call."""
+async def opened(settings: Settings) -> AsyncIterator[tuple[App, tuple[Loop, ...], tuple[Check, ...]]]:
+    """The app on the real PostgreSQL and Valkey, prepared for its first call; its loops and checks."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings, application="auth"))
         valkey = await stack.enter_async_context(open_valkey(settings, application="auth"))
@@ -107,14 +143,14 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[App, tuple[Check, .
             hashing=await stack.enter_async_context(hashing),
             cost=Cost(memory_kib=settings.password_memory_kib, passes=settings.password_passes),
         )
-        app = assemble(settings, parts, loops=(Loop("auth_facts", facts.listen),))
+        app = assemble(settings, parts)
         await app.prepare()
         # Valkey is no condition of readiness: without it everything works, only slower.
-        yield app, (Check("database", database.ping),)
+        yield app, (Loop("auth_facts", facts.listen), *app.loops()), (Check("database", database.ping),)
 
 
-def assemble(settings: Settings, parts: Parts, *, loops: tuple[Loop, ...] = ()) -> App:
-    """The use cases and servicers on top of `parts`."""
+def assemble(settings: Settings, parts: Parts) -> App:
+    """The use cases on top of `parts`."""
     store, clock = parts.store, parts.clock
     sealing = Sealing(settings.key_encryption_secret.get_secret_value())
     signing_keys = SigningKeys(store, sealing, _rotation(settings), clock)
@@ -122,66 +158,39 @@ def assemble(settings: Settings, parts: Parts, *, loops: tuple[Loop, ...] = ()) 
     principals = Principals(store, parts.facts, clock)
     recorder = Recorder(store, clock, session_idle=COOKIE_IDLE)
     access_tokens = AccessTokens(signing_keys, clock)
-    sessions = Sessions(
-        store=store,
-        passwords=passwords,
-        throttle=LoginThrottle(parts.counter, _rates(settings), clock),
-        principals=principals,
-        access_tokens=access_tokens,
-        recorder=recorder,
-        succession_key=sealing.succession_key,
-        clock=clock,
-    )
-    exchange = Exchange(
-        principals=principals,
-        access_tokens=access_tokens,
-        internal_tokens=InternalTokens(signing_keys, clock),
-        workloads=Workloads(settings.workloads),
-        recorder=recorder,
-    )
-    accounts = Accounts(
-        store=store,
-        passwords=passwords,
-        principals=principals,
-        sealing=sealing,
-        clock=clock,
-        is_registration_open=settings.registration == "open",
-    )
     return App(
-        servicers=_servicers(
-            sessions, exchange, signing_keys, accounts, ApiKeys(store=store, principals=principals, clock=clock)
+        store=store,
+        sessions=Sessions(
+            store=store,
+            passwords=passwords,
+            throttle=LoginThrottle(parts.counter, _rates(settings), clock),
+            principals=principals,
+            access_tokens=access_tokens,
+            recorder=recorder,
+            succession_key=sealing.succession_key,
+            clock=clock,
         ),
-        verifier=TokenVerifier(TokenRules(audience="auth"), signing_keys, clock=clock),
-        loops=(
-            *loops,
-            Loop("auth_recorder", recorder.run, drain=recorder.drain),
-            periodic("auth_signing_keys", signing_keys.maintain, every_s=RELOAD_S),
-            periodic("auth_old_sessions", lambda: forget_old_sessions(store, clock), every_s=FORGET_EVERY_S),
+        exchange=Exchange(
+            principals=principals,
+            access_tokens=access_tokens,
+            internal_tokens=InternalTokens(signing_keys, clock),
+            workloads=Workloads(settings.workloads),
+            recorder=recorder,
         ),
+        accounts=Accounts(
+            store=store,
+            passwords=passwords,
+            principals=principals,
+            sealing=sealing,
+            clock=clock,
+            is_registration_open=settings.registration == "open",
+        ),
+        api_keys=ApiKeys(store=store, principals=principals, clock=clock),
+        principals=principals,
         signing_keys=signing_keys,
         passwords=passwords,
-    )
-
-
-async def forget_old_sessions(store: Store, clock: Clock) -> None:
-    """Deletes sessions that were over long ago, a batch at a time."""
-    ended_before = clock.now() - SESSION_MEMORY
-    while await store.forget_sessions(ended_before, FORGET_BATCH) == FORGET_BATCH:
-        pass
-
-
-def _servicers(
-    sessions: Sessions, exchange: Exchange, keys: SigningKeys, accounts: Accounts, api_keys: ApiKeys
-) -> tuple[Register, ...]:
-    token_servicer = TokenServicer(sessions, exchange, keys)
-    user_servicer = UserServicer(accounts, sessions)
-    organization_servicer = OrganizationServicer(accounts)
-    api_key_servicer = ApiKeyServicer(api_keys)
-    return (
-        lambda server: add_TokenServiceServicer_to_server(token_servicer, server),
-        lambda server: add_UserServiceServicer_to_server(user_servicer, server),
-        lambda server: add_OrganizationServiceServicer_to_server(organization_servicer, server),
-        lambda server: add_ApiKeyServiceServicer_to_server(api_key_servicer, server),
+        recorder=recorder,
+        clock=clock,
     )
 
 

@@ -17,9 +17,8 @@ class PostgresAudit:
 
     async def record(self, events: Sequence[AuditEvent]) -> None:
         """See `store.AuditStore.record`."""
-        if events:
-            async with self._database.write() as write:
-                await record(write, *events)
+        async with self._database.write() as write:
+            await record(write, *events)
 
     async def list_events(self, organization_id: OrganizationId, *, limit: int) -> list[AuditEvent]:
         """See `store.AuditStore.list_events`."""
@@ -46,7 +45,8 @@ class PostgresAudit:
 
 async def record(write: ReadWrite, *events: AuditEvent) -> None:
     """Adds events to the transaction of the change that they tell of."""
-    await write.execute(insert(AUDIT_EVENTS), [_row(event) for event in events])
+    if events:
+        await write.execute(insert(AUDIT_EVENTS), [_row(event) for event in events])
 
 
 def _row(event: AuditEvent) -> Mapping[str, object]:

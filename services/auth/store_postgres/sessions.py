@@ -174,8 +174,12 @@ async def _locked(write: ReadWrite, refresh: Refresh) -> tuple[Session, User, in
     session = _session(row)
     query = (
         select(USERS, REFRESH_TOKENS.c.generation, REFRESH_TOKENS.c.used_at)
+        .select_from(USERS)
+        .join(
+            REFRESH_TOKENS,
+            (REFRESH_TOKENS.c.session_id == session.id) & (REFRESH_TOKENS.c.secret_hash == refresh.presented_hash),
+        )
         .where(USERS.c.organization_id == session.organization_id, USERS.c.id == session.user_id)
-        .where(REFRESH_TOKENS.c.session_id == session.id, REFRESH_TOKENS.c.secret_hash == refresh.presented_hash)
     )
     found = (await write.execute(query)).mappings().one_or_none()
     return None if found is None else (session, user_of(found), found["generation"], found["used_at"])
