@@ -49,12 +49,15 @@ async def merging(
             end = _End(error)
         await queue.put(end)
 
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(run_ahead(), name="merging")
-        try:
-            yield _batches(queue)
-        finally:
-            task.cancel()
+    owner = asyncio.TaskGroup()
+    await owner.__aenter__()
+    task = owner.create_task(run_ahead(), name="merging")
+    try:
+        yield _batches(queue)
+    finally:
+        task.cancel()
+        # Not handed the reader's error: the group would wrap it, and whoever catches it would no longer know it.
+        await owner.__aexit__(None, None, None)
 
 
 async def _batches(queue: "asyncio.Queue[_Item[T] | _End]") -> AsyncIterator[list[T]]:

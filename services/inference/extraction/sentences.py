@@ -53,6 +53,8 @@ def split(text: str) -> list[Sentence]:
             found.append(block)
             continue
         prose = list(_sentences(text, block))
+        if not prose:  # a list mark with nothing behind it
+            continue
         end = _list_end(text, blocks[index:], prose[-1])
         found.extend(prose if end is None else [*prose[:-1], Sentence(prose[-1].start, end, Kind.LIST)])
     trimmed = (_trim(text, sentence) for sentence in found)

@@ -7,7 +7,7 @@ from typing import Final
 
 from services.inference.model import ContextReport, Example, Message, Passage, Prompt, Role
 from services.inference.prompts.tokens import TokenEstimate
-from services.inference.prompts.wording import passage_text, question_text, system_text
+from services.inference.prompts.wording import GROUNDING, passage_text, question_text, system_text
 from services.mesh.errors import ContextLengthExceeded
 
 # The frame around all passages.
@@ -94,11 +94,11 @@ def measure(prompt: Prompt, *, tokens: TokenEstimate, is_grounded: bool) -> int:
 
 
 def _measure(prompt: Prompt, history: Sequence[Message], tokens: TokenEstimate, *, is_grounded: bool) -> _Sizes:
-    system = system_text(prompt.system, is_grounded=is_grounded and bool(prompt.passages))
+    system = system_text(prompt.system, is_grounded=False)
     shown = [passage_text(number, passage) for number, passage in enumerate(prompt.passages, start=1)]
     sizes = [tokens.of(text) for text in shown]
-    if sizes:
-        sizes[0] += _FRAME_TOKENS
+    if sizes:  # the frame and the rules go with the last passage that goes
+        sizes[0] += _FRAME_TOKENS + (tokens.of_message(GROUNDING) if is_grounded else 0)
     return _Sizes(
         system=tokens.of_message(system) if system else 0,
         examples=sum(tokens.of_message(turn.text) for turn in _turns(prompt.examples)),

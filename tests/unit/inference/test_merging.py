@@ -1,0 +1,100 @@
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from services.inference.merging import merging
+from services.mesh.errors import ProviderUnavailable
+
+
+async def numbers(count: int, *, error: Exception | None = None) -> AsyncGenerator[int, None]:
+    for number in range(count):
+        yield number
+    if error is not None:
+        raise error
+
+
+async def test_what_is_ready_together_comes_together() -> None:
+    async with merging(numbers(5)) as batches:
+        assert [batch async for batch in batches] == [[0, 1, 2, 3, 4]]
+
+
+async def test_idle_reader_gets_each_item_at_once() -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+
+    async def gated() -> AsyncGenerator[int, None]:
+        for number, gate in enumerate(gates):
+            await gate.wait()
+            yield number
+
+    found = []
+    async with merging(gated()) as batches:
+        for gate in gates:
+            gate.set()
+            found.append(await anext(batches))
+
+    assert found == [[0], [1], [2]]
+
+
+async def test_error_comes_after_the_items_before_it() -> None:
+    found: list[list[int]] = []
+
+    async def read() -> None:
+        async with merging(numbers(2, error=ProviderUnavailable())) as batches:
+            async for batch in batches:
+                found.append(batch)  # noqa: PERF401 - those before the error are wanted
+
+    with pytest.raises(ProviderUnavailable):
+        await read()
+
+    assert found == [[0, 1]]
+
+
+@pytest.mark.parametrize(("count", "batches_expected"), [(3, 1), (4, 1), (5, 2)])
+async def test_source_is_ahead_by_no_more_than_the_bound(count: int, batches_expected: int) -> None:
+    async with merging(numbers(count), ahead_max=4) as batches:
+        found = [batch async for batch in batches]
+
+    assert [number for batch in found for number in batch] == list(range(count))
+    assert len(found) >= batches_expected
+    assert all(len(batch) <= 5 for batch in found)
+
+
+async def test_leaving_early_closes_the_source() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncGenerator[int, None]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    async with merging(endless()) as batches:
+        await anext(batches)
+
+    assert closed.is_set()
+
+
+async def test_cancelled_reader_closes_the_source() -> None:
+    begun, closed = asyncio.Event(), asyncio.Event()
+
+    async def silent() -> AsyncGenerator[int, None]:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+            yield 1
+        finally:
+            closed.set()
+
+    async def read() -> None:
+        async with merging(silent()) as batches:
+            await anext(batches)
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+    assert closed.is_set()
