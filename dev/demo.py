@@ -10,7 +10,7 @@ from dev.errors import DevError
 from dev.home import ROOT, Home, shell_values
 
 KNOWLEDGE_BASE = "Parley docs"
-QUESTION = "What happens to an answer when the client disconnects?"
+QUESTION = "What happens when a worker dies in the middle of an answer?"
 
 _READY_S_MAX = 300.0
 _POLL_S = 0.2

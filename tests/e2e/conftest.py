@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.support.stack import Stack, running_stack
+
+_HERE: Final = Path(__file__).parent
+_TIMEOUT_S: Final = 300
 
 SCRIPTS: Final = {
     "quick": {"deltas": ["Hello ", "world."], "input_tokens": 5, "output_tokens": 2},
@@ -24,6 +28,13 @@ def stack() -> Iterator[Stack]:
     settings = {"PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS), "PARLEY_AUTH_REGISTRATION": "open"}
     with running_stack(settings) as started:
         yield started
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder time to start a stack: on a busy machine that is half a minute for each."""
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
 @pytest.hookimpl(wrapper=True)
