@@ -9,6 +9,7 @@ from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 """Crockford's base32 in lower case: its characters are in ASCII order, so texts sort as the numbers do."""
+_PAIRS: Final = [high + low for high in _ALPHABET for low in _ALPHABET]
 _DIGITS: Final = 26  # 128 bits in groups of five
 _UUID7_VERSION: Final = 0x7 << 76
 _RFC_VARIANT: Final = 0b10 << 62
@@ -39,4 +40,4 @@ def uuid7(unix_ms: int, random_bits: int) -> int:
 
 def encode(number: int) -> str:
     """A 128-bit number as 26 base32 digits, most significant first."""
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(5 * (_DIGITS - 1), -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(10 * (_DIGITS // 2 - 1), -1, -10)])

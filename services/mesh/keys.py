@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePublicKey,
     EllipticCurvePublicNumbers,
 )
 
+from services.mesh import telemetry
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import CredentialsInvalid, MeshError, Unavailable
 
@@ -27,7 +27,7 @@ FIRST_FETCH_S_MIN: Final = 0.5
 FETCH_TIMEOUT_S: Final = 2.0
 _COORDINATE_BYTES: Final = 32
 
-_log = structlog.stdlib.get_logger("parley.mesh.keys")
+_log = telemetry.logger("mesh.keys")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

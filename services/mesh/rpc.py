@@ -4,6 +4,7 @@ The chain of interceptors fills a `Call` per RPC; a contextvar carries it, so us
 Remaining time is in `deadline.py`, the request id in `context.py`: both exist outside of RPCs too.
 """
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
@@ -28,6 +29,7 @@ class Call:
         policy: who may call, from the descriptors.
         is_stream: whether the response is a stream.
         context: gRPC's own view of the call.
+        handle: runs the servicer's method.
         metadata: what the caller sent, text values only.
         request_id: given by the first process of ours that saw the request.
         trace_id: of the span around the call, empty when it is not traced.
@@ -42,6 +44,7 @@ class Call:
     policy: Policy
     is_stream: bool
     context: RpcContext
+    handle: "Proceed"
     metadata: tuple[tuple[str, str], ...]
     request_id: str = ""
     trace_id: str = ""
@@ -65,6 +68,9 @@ class Call:
         """All values that the caller sent under a metadata key (lower case)."""
         return [value for name, value in self.metadata if name == key]
 
+
+Proceed: TypeAlias = Callable[[Call], Awaitable[None]]
+"""The rest of the chain, from a stage's point of view."""
 
 CURRENT: Final[ContextVar[Call | None]] = ContextVar("parley_call", default=None)
 

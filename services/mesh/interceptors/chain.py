@@ -1,12 +1,13 @@
 """The order of the interceptors, and the one gRPC interceptor that runs them around all four shapes of a call.
 
-Each stage is an async context manager around the whole call. One wrapper for all of them instead of nine nested ones:
-a streamed message passes one layer of ours, and there is one place that knows the shapes.
+A stage runs around the whole call and never sees a message. One gRPC interceptor for all of them instead of nine
+nested ones: a streamed message passes one layer of ours, and there is one place that knows the shapes.
 """
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -24,7 +25,7 @@ from services.mesh.interceptors.request_id import RequestIdStage
 from services.mesh.interceptors.tracing import TracingStage
 from services.mesh.limiter import InFlightLimiter
 from services.mesh.policy import Policy
-from services.mesh.rpc import CURRENT, Call, RpcContext
+from services.mesh.rpc import CURRENT, Call, Proceed, RpcContext
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -34,10 +35,10 @@ _Behaviour = Callable[[Any, RpcContext], Any]
 
 
 class Stage(Protocol):
-    """One concern around a call. It may raise a MeshError inside `errors`, and must let `CancelledError` through."""
+    """One concern around a call. Inside of `errors` it may raise a MeshError; it lets `CancelledError` through."""
 
-    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
-        """Runs before and after the call."""
+    async def run(self, call: Call, proceed: Proceed) -> None:
+        """Does its part before and after `await proceed(call)`, which is everything inside of it."""
         ...
 
 
@@ -82,7 +83,9 @@ class Chain(grpc.aio.ServerInterceptor):
     """Runs stages around every call; methods without a policy do not exist for it."""
 
     def __init__(self, stages: Sequence[Stage], policies: Mapping[str, Policy]) -> None:
-        self._stages = tuple(stages)
+        self._run: Proceed = _innermost
+        for stage in reversed(stages):
+            self._run = partial(stage.run, proceed=self._run)
         self._policies = policies
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -108,22 +111,27 @@ class Chain(grpc.aio.ServerInterceptor):
         behaviour: _Behaviour = behaviour_of(handler)
 
         async def unary(request: Any, context: RpcContext) -> Any:  # Any: see _Behaviour
-            call = _call(method, policy, context, is_stream=False)
-            async with _around(self._stages, call):
+            response: Any = None
+
+            async def handle(call: Call) -> None:
+                nonlocal response
                 response = await behaviour(request, context)
                 call.messages_sent = 1
-                return response
+
+            await self._answer(_call(method, policy, context, handle, is_stream=False))
+            return response
 
         async def stream(request: Any, context: RpcContext) -> None:  # Any: see _Behaviour
             # A coroutine that writes, not a generator that yields: gRPC does not close a generator when the client
             # leaves, so its `finally` would run some day, in some other context.
-            call = _call(method, policy, context, is_stream=True)
-            async with _around(self._stages, call):
+            async def handle(call: Call) -> None:
                 messages = behaviour(request, context)
                 if inspect.isawaitable(messages):  # a handler that calls context.write itself
                     await messages
-                    return
-                await _write_all(messages, call)
+                else:
+                    await _write_all(messages, call)
+
+            await self._answer(_call(method, policy, context, handle, is_stream=True))
 
         make = _MAKERS[bool(handler.request_streaming), bool(handler.response_streaming)]
         made: grpc.RpcMethodHandler[Req, Res] = make(
@@ -133,18 +141,16 @@ class Chain(grpc.aio.ServerInterceptor):
         )
         return made
 
+    async def _answer(self, call: Call) -> None:
+        token = CURRENT.set(call)
+        try:
+            await self._run(call)
+        finally:
+            CURRENT.reset(token)
 
-@asynccontextmanager
-async def _around(stages: tuple[Stage, ...], call: Call) -> AsyncIterator[None]:
-    """All stages around one call; what a stage raises on entry passes through those outside of it."""
-    token = CURRENT.set(call)
-    try:
-        async with AsyncExitStack() as stack:
-            for stage in stages:
-                await stack.enter_async_context(stage.around(call))
-            yield
-    finally:
-        CURRENT.reset(token)
+
+async def _innermost(call: Call) -> None:
+    await call.handle(call)
 
 
 async def _write_all(messages: AsyncIterator[object], call: Call) -> None:
@@ -156,13 +162,14 @@ async def _write_all(messages: AsyncIterator[object], call: Call) -> None:
             call.messages_sent += 1
 
 
-def _call(method: str, policy: Policy, context: RpcContext, *, is_stream: bool) -> Call:
+def _call(method: str, policy: Policy, context: RpcContext, handle: Proceed, *, is_stream: bool) -> Call:
     metadata = context.invocation_metadata() or ()
     return Call(
         method=method,
         policy=policy,
         is_stream=is_stream,
         context=context,
+        handle=handle,
         metadata=tuple((key, value) for key, value in metadata if isinstance(value, str)),
     )
 

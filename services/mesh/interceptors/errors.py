@@ -4,8 +4,6 @@ A security control: grpc.aio sends the text of an unhandled exception to the cli
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 import grpc
@@ -13,7 +11,7 @@ import grpc.aio
 
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, Reason
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 from services.mesh.status import public, to_wire
 
 _log = telemetry.logger("mesh.errors")
@@ -23,11 +21,10 @@ _NAME_BY_NUMBER: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 class ErrorStage:
     """See the module."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Translates, and notes how the call ended for the stages outside."""
         try:
-            yield
+            await proceed(call)
             call.code = _code_of(call)
         except asyncio.CancelledError:
             # The client left, its deadline passed, or the server stops: gRPC has its own status for each.

@@ -1,12 +1,10 @@
 """Who calls: verifies the internal token of every call that is not public."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from services.mesh.errors import CredentialsInvalid
 from services.mesh.identity import TokenVerifier
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 AUTHORIZATION_KEY: Final = "authorization"
 _SCHEME: Final = "bearer "
@@ -18,8 +16,7 @@ class IdentityStage:
     def __init__(self, verifier: TokenVerifier | None) -> None:
         self._verifier = verifier
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Sets the call's principal.
 
         Raises:
@@ -30,4 +27,4 @@ class IdentityStage:
             if self._verifier is None or len(sent) != 1 or not sent[0].lower().startswith(_SCHEME):
                 raise CredentialsInvalid
             call.principal = await self._verifier.verify(sent[0][len(_SCHEME) :])
-        yield
+        await proceed(call)

@@ -1,10 +1,7 @@
 """Sheds load on purpose: above the limit a call is refused at once, with a reason, before gRPC drops it without one."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from services.mesh.limiter import InFlightLimiter
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 
 class LimitStage:
@@ -13,15 +10,14 @@ class LimitStage:
     def __init__(self, limiter: InFlightLimiter) -> None:
         self._limiter = limiter
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Holds a place while the call runs.
 
         Raises:
             Overloaded: none is free.
         """
         if call.is_infrastructure:
-            yield
+            await proceed(call)
             return
         with self._limiter.slot():
-            yield
+            await proceed(call)

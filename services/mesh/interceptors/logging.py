@@ -1,12 +1,10 @@
 """One canonical line per call: who, what, how it ended, how long it took; never what was said."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final
 
 from services.mesh import telemetry
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 EVENT: Final = "rpc"
 # Expected trouble is a warning; what only a bug or a lost dependency causes is an error.
@@ -19,11 +17,10 @@ _log = telemetry.logger("mesh.rpc")
 class LoggingStage:
     """See the module."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Writes the line when the call has ended, however it ended."""
         try:
-            yield
+            await proceed(call)
         finally:
             self._write(call)
 

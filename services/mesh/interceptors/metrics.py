@@ -1,12 +1,10 @@
 """Rate, errors and duration of every method, and how many calls are in flight."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Final
 
 from services.mesh import telemetry
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 _DURATION: Final = telemetry.histogram(
     "parley_mesh_rpc_duration_seconds",
@@ -25,13 +23,12 @@ _FAILED: Final = telemetry.counter(
 class MetricsStage:
     """See the module."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Counts the call. Labels are bounded: methods by the contract, codes and reasons by their enums."""
         in_flight = _IN_FLIGHT.labels(call.method)
         in_flight.inc()
         try:
-            yield
+            await proceed(call)
         finally:
             in_flight.dec()
             _DURATION.labels(call.method, call.code).observe(monotonic() - call.started)

@@ -1,17 +1,13 @@
 """Whether the caller may: scopes and callers of the method's policy. Rows are checked by the use case."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 from services.mesh.errors import CallerForbidden, CredentialsInvalid, ScopeMissing
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 
 class PolicyStage:
     """See the module."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Refuses what the policy does not allow.
 
         Raises:
@@ -27,4 +23,4 @@ class PolicyStage:
             missing = sorted(call.policy.scopes - principal.scopes)
             if missing:
                 raise ScopeMissing(f"the credential lacks the scope {missing[0]!r}", metadata={"scope": missing[0]})
-        yield
+        await proceed(call)

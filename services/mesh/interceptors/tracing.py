@@ -4,14 +4,12 @@ OpenTelemetry's own grpc.aio instrumentation breaks handlers that call `context.
 streams, so this one is ours. Names follow its semantic conventions for RPC.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.mesh.rpc import Call
+from services.mesh.rpc import Call, Proceed
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _KEYS: Final = ("traceparent", "tracestate")
@@ -23,11 +21,10 @@ _SERVER_FAULTS: Final = frozenset(
 class TracingStage:
     """See the module."""
 
-    @asynccontextmanager
-    async def around(self, call: Call) -> AsyncIterator[None]:
+    async def run(self, call: Call, proceed: Proceed) -> None:
         """Opens the span; without a configured tracer this costs a no-op span."""
         if call.is_infrastructure:
-            yield
+            await proceed(call)
             return
         carrier = {key: value for key, value in call.metadata if key in _KEYS}
         service, _, method = call.method.removeprefix("/").partition("/")
@@ -44,7 +41,7 @@ class TracingStage:
                 call.trace_id = f"{span.get_span_context().trace_id:032x}"
             span.set_attribute("parley.request_id", call.request_id)
             try:
-                yield
+                await proceed(call)
             finally:
                 span.set_attribute("rpc.grpc.status_code_name", call.code)
                 if call.code in _SERVER_FAULTS:

@@ -42,6 +42,7 @@ def test_json_lines_are_json_and_carry_service_and_request() -> None:
     lines = [json.loads(line) for line in logged("json").splitlines()]
     assert [line["event"] for line in lines] == ["noted", "a library's words", "failed"]
     assert {line["service"] for line in lines} == {"echo"}
+    assert [line["source"] for line in lines] == ["parley.test", "some.library", "parley.test"]
     assert (lines[0]["request_id"], lines[0]["size"], lines[0]["level"]) == ("req_1", 3, "info")
     assert "request_id" not in lines[1]
     assert "ValueError: why" in lines[2]["exception"]
@@ -70,4 +71,4 @@ def test_metric_must_follow_the_naming_rule(name: str) -> None:
 def test_loggers_can_be_captured() -> None:
     with capture_logs() as lines:
         telemetry.logger("test").warning("heard", count=1)
-    assert lines == [{"event": "heard", "count": 1, "log_level": "warning"}]
+    assert lines == [{"event": "heard", "count": 1, "source": "parley.test", "log_level": "warning"}]
