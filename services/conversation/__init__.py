@@ -1,0 +1,1 @@
+"""Conversations: the immutable message tree, and turns that end whatever dies."""

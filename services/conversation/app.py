@@ -1,0 +1,191 @@
+"""Wires conversation together: settings in, a running API or worker out."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
+from services.conversation import clients, tables
+from services.conversation.cache_valkey import ValkeyHistoryCache
+from services.conversation.conversations import Conversations, FeedbackBook, Messages
+from services.conversation.generation import Sources
+from services.conversation.history import History
+from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.queue.valkey import ValkeyQueue
+from services.conversation.reaper import Reaper, ReaperPace
+from services.conversation.recovery import Recovery
+from services.conversation.relay import Relay
+from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
+from services.conversation.settings import ApiSettings, StorageSettings, WorkerSettings
+from services.conversation.store_postgres import PostgresStore
+from services.conversation.turn_run import Timing
+from services.conversation.turns import Turns
+from services.conversation.watching import TAIL_WAIT_S, Feeds, Watching
+from services.conversation.wire.events import EventCodec
+from services.conversation.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
+from services.mesh import server, settings, tokens
+from services.mesh.cli import Deployable
+from services.mesh.client import open_channel
+from services.mesh.database import Database, open_database
+from services.mesh.debug_http import Check
+from services.mesh.ids import new_id
+from services.mesh.migrate import Migrations
+from services.mesh.server import Register
+from services.mesh.tasks import Loop, periodic
+from services.mesh.tokens import WorkloadTokens, internal_verifier
+from services.mesh.valkey import Client, open_valkey
+
+AUDIENCE: Final = "conversation"
+KEY_PREFIX: Final = "parley:conversation"
+BLOCKING_SLACK_S: Final = 3.0
+"""A connection that waits for news gives up this much after the server should have answered."""
+MIGRATIONS: Final = Migrations(tables.SCHEMA, tables.metadata, Path(__file__).parent / "migrations")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """What API and worker share."""
+
+    database: Database
+    valkey: Client
+    store: PostgresStore
+    queue: ValkeyQueue
+    journal: ValkeyJournal
+    tail: ValkeyTail
+    recovery: Recovery
+    reaper: Reaper
+
+
+async def serve(storage: StorageSettings) -> None:
+    """Serve the gRPC API until SIGTERM."""
+    del storage  # every command reads what it needs; `migrate` needs a database only
+    config = settings.load(ApiSettings)
+    async with opened(config) as core, open_channel(config.auth_target, [tokens.CONTRACT]) as auth:
+        registers, loops = api(config, core)
+        await server.serve(
+            config,
+            servicers=registers,
+            verifier=internal_verifier(AUDIENCE, auth),
+            loops=[*loops, *common_loops(config, core)],
+            checks=[Check("database", core.database.ping)],
+        )
+
+
+async def work(storage: StorageSettings) -> None:
+    """Answer turns until SIGTERM."""
+    del storage  # as in `serve`
+    config = settings.load(WorkerSettings)
+    async with opened(config) as core, AsyncExitStack() as stack:
+        auth = await stack.enter_async_context(open_channel(config.auth_target, [tokens.CONTRACT]))
+        retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL]))
+        inference = await stack.enter_async_context(open_channel(config.inference_target, [clients.INFERENCE]))
+        workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
+        sources = Sources(
+            history=History(
+                core.store,
+                ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=config.history_keep_s),
+                messages_max=config.history_messages_max,
+            ),
+            retrieval=clients.RetrievalClient(retrieval, workload, timeout_s=config.search_s_max),
+            inference=clients.InferenceClient(inference, workload, silence_s_max=config.silence_s_max),
+            passages_max=config.passages_max,
+        )
+        worker = worker_of(config, core, sources)
+        await server.run_worker(
+            config,
+            loops=[Loop("turns", worker.run, drain=worker.drain), *common_loops(config, core)],
+            checks=[Check("database", core.database.ping)],
+        )
+
+
+@asynccontextmanager
+async def opened(config: ApiSettings) -> AsyncIterator[Core]:
+    """Connections, and what rests on them."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(config, application=AUDIENCE))
+        valkey = await stack.enter_async_context(open_valkey(config, application=AUDIENCE))
+        wait_s = max(TAIL_WAIT_S, RECEIVE_WAIT_S) + BLOCKING_SLACK_S
+        waiting = await stack.enter_async_context(
+            open_valkey(config, application=f"{AUDIENCE}-waiting", timeout_s=wait_s)
+        )
+        store, codec = PostgresStore(database), EventCodec()
+        queue = ValkeyQueue(valkey, waiting, prefix=KEY_PREFIX)
+        journal = ValkeyJournal(valkey, prefix=KEY_PREFIX, codec=codec)
+        recovery = Recovery(store, journal, lease_s=config.lease_s, journal_keep_s=config.journal_keep_s)
+        pace = ReaperPace(
+            lease_s=config.lease_s,
+            attempts_max=config.attempts_max,
+            republish_after_s=config.republish_after_s,
+            request_keep_s=config.request_keep_s,
+        )
+        yield Core(
+            database=database,
+            valkey=valkey,
+            store=store,
+            queue=queue,
+            journal=journal,
+            tail=ValkeyTail(waiting, prefix=KEY_PREFIX, codec=codec),
+            recovery=recovery,
+            reaper=Reaper(store, queue, recovery, pace),
+        )
+
+
+def api(config: ApiSettings, core: Core) -> tuple[list[Register], list[Loop]]:
+    """The servicers, and the loops that they need."""
+    store, journal = core.store, core.journal
+    # The API only ever drops histories, so it needs no bounds of its own for them.
+    history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
+    relay = Relay(store, core.queue, every_s=config.relay_every_s)
+    feeds = Feeds(core.tail)
+    turns = Turns(store, relay, core.recovery, lease_s=config.lease_s, turn_s_max=config.turn_s_max, new_id=new_id)
+    watching = Watching(store, journal, feeds, poll_s=config.poll_s)
+    conversations = Conversations(store, journal, history, new_id=new_id)
+    services = conversation_service_pb2_grpc
+    registers: list[Register] = [
+        lambda grpc_server: services.add_ConversationServiceServicer_to_server(
+            ConversationServicer(conversations), grpc_server
+        ),
+        lambda grpc_server: services.add_MessageServiceServicer_to_server(
+            MessageServicer(Messages(store)), grpc_server
+        ),
+        lambda grpc_server: services.add_FeedbackServiceServicer_to_server(
+            FeedbackServicer(FeedbackBook(store)), grpc_server
+        ),
+        lambda grpc_server: turn_service_pb2_grpc.add_TurnServiceServicer_to_server(
+            TurnServicer(turns, watching), grpc_server
+        ),
+    ]
+    return registers, [Loop("relay", relay.run), Loop("feeds", feeds.run)]
+
+
+def worker_of(config: WorkerSettings, core: Core, sources: Sources) -> Worker:
+    """The worker on its backends."""
+    return Worker(
+        Backends(store=core.store, queue=core.queue, journal=core.journal, recovery=core.recovery),
+        sources,
+        timing=Timing(
+            lease_s=config.lease_s,
+            heartbeat_s=config.heartbeat_s,
+            fold_every_s=config.fold_every_s,
+            attempts_max=config.attempts_max,
+        ),
+        pace=Pace(
+            concurrency=config.concurrency,
+            redeliver_after_s=config.redeliver_after_s,
+            republish_after_s=config.republish_after_s,
+            cancel_poll_s=config.cancel_poll_s,
+            hand_back_after_s=config.hand_back_after_s,
+        ),
+    )
+
+
+def common_loops(config: ApiSettings, core: Core) -> list[Loop]:
+    """Loops that both kinds of process run, so that one of either is enough."""
+    return [periodic("reaper", core.reaper.reap, every_s=config.reap_every_s)]
+
+
+DEPLOYABLE: Final = Deployable(
+    name="conversation", settings=StorageSettings, serve=serve, worker=work, migrations=MIGRATIONS
+)

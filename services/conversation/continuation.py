@@ -1,0 +1,74 @@
+"""Where another attempt goes on: as far as what it writes agrees with what watchers already have.
+
+A model cannot be asked to go on in the middle, so it answers from the start. As long as it writes the same text,
+nothing is sent; where its text parts from the old one, or the old one ends, the attempt starts in the open.
+"""
+
+from collections.abc import Sequence
+
+from services.conversation.events import AttemptStarted, CitationAdded, Payload, ProviderSwitched, TextDelta
+from services.conversation.model import ANSWER_PART_ID, Citation
+
+
+class Continuation:
+    """Turns the steps of a new attempt into those that watchers still need.
+
+    Args:
+        attempt: its number, from 1; the first one passes everything on.
+        text: what watchers have of the answer.
+        citations: as `text`.
+        resumes: whether the old text may stand at all; not when the evidence is another one.
+    """
+
+    def __init__(self, attempt: int, text: str, citations: Sequence[Citation], *, resumes: bool) -> None:
+        self._attempt = attempt
+        self._old = text if resumes else ""
+        self._kept = tuple(citations) if resumes else ()
+        self._matched = 0
+        self._held: list[CitationAdded | ProviderSwitched] = []
+        self._is_open = False
+
+    def begin(self, *, is_takeover: bool) -> list[Payload]:
+        """What comes before the first word."""
+        if not is_takeover:
+            self._is_open = True
+            return []
+        return [] if self._old else self._start(0)
+
+    def text(self, offset: int, text: str) -> list[Payload]:
+        """What is left to send of a piece of the answer."""
+        if self._is_open:
+            return [TextDelta(ANSWER_PART_ID, offset, text)]
+        agreed = _agreement(text, self._old, self._matched)
+        self._matched += agreed
+        if agreed == len(text) and self._matched < len(self._old):
+            return []
+        rest = text[agreed:]
+        start = self._start(self._matched)
+        return [*start, TextDelta(ANSWER_PART_ID, self._matched, rest)] if rest else start
+
+    def step(self, step: CitationAdded | ProviderSwitched) -> list[Payload]:
+        """What is left to send of a step other than text."""
+        if self._is_open:
+            return [step]
+        self._held.append(step)
+        return []
+
+    def end(self) -> list[Payload]:
+        """What comes after the last word: a new answer may be shorter than the old one."""
+        return [] if self._is_open else self._start(self._matched)
+
+    def _start(self, offset: int) -> list[Payload]:
+        self._is_open = True
+        kept = {citation for citation in self._kept if citation.end <= offset}
+        news = [step for step in self._held if not (isinstance(step, CitationAdded) and step.citation in kept)]
+        return [AttemptStarted(self._attempt, offset), *news]
+
+
+def _agreement(text: str, old: str, offset: int) -> int:
+    """How many code points of `text` are those of `old` from `offset` on."""
+    if old.startswith(text, offset):
+        return len(text)
+    return next(
+        (i for i, (new, known) in enumerate(zip(text, old[offset:], strict=False)) if new != known), len(old) - offset
+    )

@@ -1,0 +1,241 @@
+"""One attempt at an answer: history, search, generation, and the steps that watchers see of them.
+
+Knows nothing of leases, queues and journals: it puts steps and says how the attempt ended.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from services.conversation.continuation import Continuation
+from services.conversation.events import (
+    CitationAdded,
+    Draft,
+    PartStarted,
+    ProviderSwitched,
+    RetrievalDecided,
+    TurnStarted,
+    UsageUpdated,
+)
+from services.conversation.history import Branch, History
+from services.conversation.model import (
+    ANSWER_PART_ID,
+    Citation,
+    FinishReason,
+    RetrievalMode,
+    RetrievalTrace,
+    Role,
+    TurnError,
+    TurnState,
+)
+from services.conversation.ports import (
+    CONTEXT_QUERIES_MAX,
+    QUERY_LENGTH_MAX,
+    Evidence,
+    Generated,
+    GeneratedCitation,
+    GeneratedText,
+    GenerationFinished,
+    GenerationRequest,
+    GenerationStarted,
+    Inference,
+    Passage,
+    PromptMessage,
+    Question,
+    Retrieval,
+)
+from services.conversation.store import Claim, Ending
+from services.mesh import telemetry
+from services.mesh.errors import (
+    Internal,
+    MeshError,
+    Overloaded,
+    Unavailable,
+)
+
+_log = telemetry.logger("conversation.generation")
+
+Put: TypeAlias = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where an answer comes from."""
+
+    history: History
+    retrieval: Retrieval
+    inference: Inference
+    passages_max: int
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error of the turn: another attempt may well end it
+    """The attempt broke off for a reason that another attempt may not meet; the text so far stands."""
+
+
+class Generation:
+    """One attempt.
+
+    Args:
+        sources: where the answer comes from.
+        claim: the turn.
+        draft: the answer as the last attempt left it; only read.
+        put: takes the steps.
+    """
+
+    def __init__(self, sources: Sources, claim: Claim, draft: Draft, put: Put) -> None:
+        self._sources = sources
+        self._claim = claim
+        self._draft = draft
+        self._put = put
+        self._passages: tuple[Passage, ...] = ()
+        self.history: Branch | None = None
+
+    async def run(self) -> Ending:
+        """How the answer ended.
+
+        Raises:
+            MeshError: why it failed.
+            Interrupted: another attempt may succeed.
+        """
+        try:
+            return await self._run()
+        except (Unavailable, Overloaded) as error:
+            raise Interrupted(error.message) from error
+
+    async def _run(self) -> Ending:
+        claim = self._claim
+        if not self._draft.is_started:
+            turn = claim.turn
+            self._put(TurnStarted(turn.id, turn.conversation_id, turn.user_message_id, turn.assistant_message_id))
+        self.history = await self._sources.history.before(claim.owner, claim.question)
+        evidence = await self._search(self.history)
+        continuation = self._continuation(evidence)
+        self._passages = evidence.passages
+        request = GenerationRequest(
+            model=claim.turn.options.model,
+            system=claim.settings.system_prompt,
+            examples=claim.settings.examples,
+            messages=(*(m for m in self.history.messages if m.text), _prompt_of(claim)),
+            passages=evidence.passages,
+            parameters=claim.turn.options.parameters,
+        )
+        return await self._generate(request, continuation)
+
+    async def _search(self, history: Branch) -> Evidence:
+        options = self._claim.turn.options
+        if not options.knowledge_base_id or options.retrieval_mode is RetrievalMode.NEVER:
+            return Evidence()
+        asked = [message.text[:QUERY_LENGTH_MAX] for message in history.messages if message.role is Role.USER]
+        question = Question(
+            knowledge_base_id=options.knowledge_base_id,
+            query=(self._claim.question.text or "")[:QUERY_LENGTH_MAX],
+            context_queries=tuple(text for text in asked if text)[-CONTEXT_QUERIES_MAX:],
+            limit=self._sources.passages_max,
+            mode=options.retrieval_mode,
+        )
+        return await self._sources.retrieval.search(self._claim.owner, question)
+
+    def _continuation(self, evidence: Evidence) -> Continuation:
+        """Opens the attempt; on other evidence than before, the old text and its citations are void."""
+        draft, trace = self._draft, evidence.trace()
+        is_takeover = self._claim.turn.attempt > 1 or self._claim.hold.fence > 1
+        is_same = draft.retrieval is None or _same(draft.retrieval, trace)
+        continuation = Continuation(self._claim.turn.attempt, draft.text, draft.citations, resumes=is_same)
+        is_decided = draft.retrieval is not None and is_same
+        self._put(*continuation.begin(is_takeover=is_takeover and draft.is_started))
+        if not is_decided and self._claim.turn.options.knowledge_base_id:
+            self._put(RetrievalDecided(trace))
+        return continuation
+
+    async def _generate(self, request: GenerationRequest, continuation: Continuation) -> Ending:
+        ending: Ending | None = None
+        async with self._sources.inference.generate(self._claim.owner, request) as batches:
+            async for batch in batches:
+                ending = self._take(batch, continuation) or ending
+        if ending is None:
+            raise Interrupted("inference ended without an end")
+        return ending
+
+    def _take(self, batch: Sequence[Generated], continuation: Continuation) -> Ending | None:
+        for step in batch:
+            match step:
+                case GeneratedText():
+                    self._put(*continuation.text(step.offset, _storable(step.text)))
+                case GeneratedCitation():
+                    self._cite(step, continuation)
+                case ProviderSwitched():
+                    self._put(*continuation.step(step))
+                case GenerationStarted():
+                    self._start(step)
+                case GenerationFinished():
+                    self._put(*continuation.end(), UsageUpdated(step.usage))
+                    self._draft.model = step.model or self._draft.model
+                    return Ending(TurnState.COMPLETED, step.finish_reason)
+                case _:
+                    assert_never(step)
+        return None
+
+    def _start(self, step: GenerationStarted) -> None:
+        self._draft.model = step.model
+        if not self._draft.has_part:
+            self._put(PartStarted(ANSWER_PART_ID))
+
+    def _cite(self, step: GeneratedCitation, continuation: Continuation) -> None:
+        citation = _citation(step, self._passages)
+        if citation is None:
+            _log.warning("citation_refused", turn_id=self._claim.turn.id, passage=step.passage)
+            return
+        self._put(*continuation.step(CitationAdded(citation)))
+
+
+def ending_of(error: MeshError) -> Ending:
+    """How a turn ends that met this error."""
+    return failed(error.reason, error.message)
+
+
+def failed(reason: str, message: str) -> Ending:
+    """A failed turn's ending; reason and message are safe to show."""
+    return Ending(TurnState.FAILED, FinishReason.ERROR, TurnError(reason, message))
+
+
+CANCELLED: Final = Ending(TurnState.CANCELLED, FinishReason.CANCELLED)
+INTERNAL: Final = Internal("the answer broke off by a fault of the platform")
+
+
+def _citation(step: GeneratedCitation, passages: Sequence[Passage]) -> Citation | None:
+    """A citation of a document, from one of a passage; None when its ranges do not fit."""
+    if not 1 <= step.passage <= len(passages):
+        return None
+    passage = passages[step.passage - 1]
+    if not (0 <= step.source_start < step.source_end <= len(passage.text) and 0 <= step.start < step.end):
+        return None
+    return Citation(
+        document_id=passage.document_id,
+        document_version=passage.document_version,
+        document_name=passage.document_name,
+        knowledge_base_id=passage.knowledge_base_id,
+        chunk_id=passage.chunk_id,
+        part_id=ANSWER_PART_ID,
+        start=step.start,
+        end=step.end,
+        source_start=passage.start + step.source_start,
+        source_end=passage.start + step.source_end,
+        quote=passage.text[step.source_start : step.source_end],
+        locator=passage.locator,
+        score=passage.score,
+        number=step.passage,
+    )
+
+
+def _prompt_of(claim: Claim) -> PromptMessage:
+    return PromptMessage(Role.USER, claim.question.text or "")
+
+
+def _same(old: RetrievalTrace, new: RetrievalTrace) -> bool:
+    """Whether two searches gave the model the same passages; scores may differ in the last digit."""
+    return [passage.chunk_id for passage in old.passages] == [passage.chunk_id for passage in new.passages]
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL stores no NUL; another single code point keeps all offsets."""
+    return text.replace("\0", "\ufffd")

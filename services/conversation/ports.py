@@ -1,0 +1,162 @@
+"""What conversation needs of other services, in its own words; `clients.py` speaks their contracts."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from services.conversation.events import ProviderSwitched
+from services.conversation.model import (
+    Example,
+    FinishReason,
+    GenerationParameters,
+    Owner,
+    RetrievalDecision,
+    RetrievalMode,
+    RetrievalTrace,
+    Role,
+    TracePassage,
+    Usage,
+)
+
+QUERY_LENGTH_MAX: Final = 8_000
+"""Of a search; the contract of retrieval."""
+CONTEXT_QUERIES_MAX: Final = 3
+"""Earlier questions that help with follow-ups; the contract of retrieval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What to search for; both kinds of text are within `QUERY_LENGTH_MAX`."""
+
+    knowledge_base_id: str
+    query: str
+    context_queries: tuple[str, ...]
+    limit: int
+    mode: RetrievalMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A passage of a document; `text` is the document's text from `start` on."""
+
+    chunk_id: str
+    document_id: str
+    document_version: int
+    document_name: str
+    knowledge_base_id: str
+    text: str
+    start: int
+    locator: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a search found, best passage first."""
+
+    decision: RetrievalDecision = RetrievalDecision.NONE
+    probability: float = 0.0
+    passages: tuple[Passage, ...] = ()
+
+    def trace(self) -> RetrievalTrace:
+        """What the answer tells of it; passages are numbered from 1, as the model is shown them."""
+        return RetrievalTrace(
+            decision=self.decision,
+            probability=self.probability,
+            passages=tuple(
+                TracePassage(
+                    chunk_id=passage.chunk_id,
+                    document_id=passage.document_id,
+                    document_name=passage.document_name,
+                    score=passage.score,
+                    number=number,
+                )
+                for number, passage in enumerate(self.passages, start=1)
+            ),
+        )
+
+
+class Retrieval(Protocol):
+    """Finds passages."""
+
+    async def search(self, owner: Owner, question: Question) -> Evidence:
+        """The passages that fit the question.
+
+        Raises:
+            NotFound: the owner's organization has no such knowledge base.
+            RetrievalUnavailable: it cannot be searched now.
+            Unavailable: our own side is at fault, such as no token; another attempt may succeed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMessage:
+    """A message of the conversation so far."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """What to answer; the last message is the question."""
+
+    model: str
+    system: str
+    examples: tuple[Example, ...]
+    messages: tuple[PromptMessage, ...]
+    passages: tuple[Passage, ...]
+    parameters: GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStarted:
+    """The model that begins."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """A piece of the answer."""
+
+    offset: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedCitation:
+    """Ties a range of the answer to a range of a passage, which is counted from 1."""
+
+    passage: int
+    start: int
+    end: int
+    source_start: int
+    source_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFinished:
+    """The end of an answer."""
+
+    finish_reason: FinishReason
+    model: str
+    usage: Usage
+
+
+Generated: TypeAlias = GenerationStarted | GeneratedText | GeneratedCitation | ProviderSwitched | GenerationFinished
+
+
+class Inference(Protocol):
+    """Writes answers."""
+
+    def generate(
+        self, owner: Owner, request: GenerationRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Generated]]]:
+        """The steps of an answer, those that came together in one sequence. Leaving the context stops the model.
+
+        The iterator raises a MeshError where the answer breaks off; Unavailable when another attempt may succeed.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""The queue between API and workers: one port, one adapter per broker."""

@@ -1,0 +1,89 @@
+"""Settings of conversation: `PARLEY_CONVERSATION_<FIELD>`, and the groups that it shares with other processes."""
+
+from pydantic import Field
+
+from services.mesh.settings import (
+    AuthTarget,
+    DatabaseSettings,
+    InferenceTarget,
+    RetrievalTarget,
+    ServerSettings,
+    ValkeySettings,
+    WorkloadSettings,
+    service_config,
+)
+
+
+class StorageSettings(DatabaseSettings):
+    """What the schema needs: enough for `migrate`, which knows no other service."""
+
+    model_config = service_config("conversation")
+
+
+class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget):
+    """The API, and what API and worker share."""
+
+    lease_s: float = Field(
+        default=30.0,
+        gt=0.0,
+        le=600.0,
+        description="Seconds after its last sign of life until a worker's turn is given to another one.",
+    )
+    turn_s_max: float = Field(
+        default=600.0, gt=0.0, le=86_400.0, description="Seconds after which a turn that has not ended fails."
+    )
+    attempts_max: int = Field(
+        default=5, ge=1, le=100, description="Workers that may try a turn before it fails with the text so far."
+    )
+    relay_every_s: float = Field(
+        default=1.0, gt=0.0, le=60.0, description="Seconds between looks into the outbox when nothing hints at it."
+    )
+    reap_every_s: float = Field(
+        default=2.0, gt=0.0, le=60.0, description="Seconds between searches for turns whose worker is gone."
+    )
+    republish_after_s: float = Field(
+        default=5.0, gt=0.0, le=600.0, description="Seconds after which a turn that still waits is published again."
+    )
+    journal_keep_s: int = Field(
+        default=600, ge=1, le=86_400, description="Seconds for which the events of an ended turn are kept."
+    )
+    request_keep_s: float = Field(
+        default=7 * 86_400.0, ge=60.0, description="Seconds for which a request id is remembered."
+    )
+    poll_s: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=60.0,
+        description="Seconds without an event after which a watched turn is looked up in PostgreSQL.",
+    )
+
+
+class WorkerSettings(ApiSettings, RetrievalTarget, InferenceTarget, WorkloadSettings):
+    """The worker."""
+
+    concurrency: int = Field(default=64, ge=1, le=10_000, description="Turns that one worker answers at once.")
+    heartbeat_s: float = Field(default=10.0, gt=0.0, le=300.0, description="Seconds between renewals of a lease.")
+    fold_every_s: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Seconds between writes of a growing answer to PostgreSQL."
+    )
+    cancel_poll_s: float = Field(
+        default=0.5, gt=0.0, le=1.0, description="Seconds between looks for turns that shall stop."
+    )
+    redeliver_after_s: float = Field(
+        default=10.0, gt=0.0, le=600.0, description="Seconds after which the queue gives an unclaimed turn to another."
+    )
+    hand_back_after_s: float = Field(
+        default=10.0,
+        ge=0.0,
+        le=600.0,
+        description="Seconds after SIGTERM for turns to end by themselves; the others are handed back.",
+    )
+    history_messages_max: int = Field(
+        default=100, ge=0, le=998, description="Messages before the question that a prompt holds at most."
+    )
+    history_keep_s: int = Field(default=3_600, ge=1, le=86_400, description="Seconds for which a history is cached.")
+    passages_max: int = Field(default=8, ge=1, le=50, description="Passages that a prompt holds at most.")
+    search_s_max: float = Field(default=5.0, gt=0.0, le=60.0, description="Seconds for one search.")
+    silence_s_max: float = Field(
+        default=150.0, gt=0.0, le=3_600.0, description="Seconds without a word from inference until it is given up."
+    )

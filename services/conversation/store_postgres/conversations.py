@@ -1,0 +1,340 @@
+"""Conversations, messages and feedback in PostgreSQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Select, Table, and_, delete, func, insert, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from services.conversation import tables
+from services.conversation.model import (
+    Conversation,
+    ConversationSettings,
+    Feedback,
+    Message,
+    MessageState,
+    Owner,
+    Rating,
+    Repeat,
+    Role,
+    TurnId,
+)
+from services.conversation.store import NewConversation
+from services.conversation.store_postgres.rows import conversation_of, feedback_of, message_of, settings_values
+from services.mesh.database import Database, ReadOnly, ReadWrite
+from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
+
+_conversations: Final = tables.conversations.c
+_messages: Final = tables.messages.c
+_turns: Final = tables.turns.c
+_NO_PARENT: Final = ""
+
+
+class ConversationQueries:
+    """See `ConversationStore` and `FeedbackStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_conversation(self, new: NewConversation) -> Conversation:
+        """See `ConversationStore.create_conversation`."""
+
+        async def work(write: ReadWrite) -> Conversation:
+            earlier = await remember(write, new.owner, new.repeat, new.id)
+            if earlier is not None:
+                return await _conversation(write, new.owner, earlier)
+            await write.execute(
+                insert(tables.conversations).values(
+                    organization_id=new.owner.organization_id,
+                    id=new.id,
+                    user_id=new.owner.user_id,
+                    leaf_message_id=new.messages[-1].id if new.messages else "",
+                    settings_revision=1,
+                    **settings_values(new.settings),
+                )
+            )
+            if new.messages:
+                await write.execute(insert(tables.messages), _imported(new))
+            return await _conversation(write, new.owner, new.id)
+
+        return await self._database.transact(work)
+
+    async def conversation(self, owner: Owner, conversation_id: str) -> Conversation:
+        """See `ConversationStore.conversation`."""
+        async with self._database.read() as read:
+            return await _conversation(read, owner, conversation_id)
+
+    async def list_conversations(
+        self, owner: Owner, *, size: int, after: tuple[datetime, str] | None
+    ) -> list[Conversation]:
+        """See `ConversationStore.list_conversations`."""
+        query = select(tables.conversations).where(
+            _conversations.organization_id == owner.organization_id, _conversations.user_id == owner.user_id
+        )
+        if after is not None:
+            query = query.where(tuple_(_conversations.update_time, _conversations.id) < tuple_(*map(literal, after)))
+        query = query.order_by(_conversations.update_time.desc(), _conversations.id.desc()).limit(size)
+        async with self._database.read() as read:
+            return [conversation_of(row) for row in (await read.execute(query)).mappings()]
+
+    async def update_conversation(
+        self, owner: Owner, conversation_id: str, settings: ConversationSettings, *, etag: str
+    ) -> Conversation:
+        """See `ConversationStore.update_conversation`."""
+
+        async def work(write: ReadWrite) -> Conversation:
+            changed = await write.execute(
+                update(tables.conversations)
+                .where(*_owned(tables.conversations, owner, conversation_id))
+                .where(_conversations.settings_revision == int(etag))
+                .values(
+                    settings_revision=_conversations.settings_revision + 1,
+                    update_time=func.now(),
+                    **settings_values(settings),
+                )
+            )
+            present = await _conversation(write, owner, conversation_id)
+            if changed.rowcount == 0:
+                raise EtagMismatch("the conversation changed since it was read", metadata={"etag": present.etag})
+            return present
+
+        return await self._database.transact(work)
+
+    async def delete_conversation(self, owner: Owner, conversation_id: str) -> list[TurnId]:
+        """See `ConversationStore.delete_conversation`."""
+
+        async def work(write: ReadWrite) -> list[TurnId]:
+            # Turns first: a worker that ends one locks it before its conversation, and nobody waits in a circle.
+            turns = await write.execute(
+                select(_turns.id)
+                .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
+                .where(_turns.conversation_id == conversation_id)
+                .with_for_update()
+            )
+            deleted = await write.execute(
+                delete(tables.conversations).where(*_owned(tables.conversations, owner, conversation_id))
+            )
+            if deleted.rowcount == 0:
+                raise NotFound.of("conversation")
+            return [TurnId(turn_id) for turn_id in turns.scalars()]
+
+        return await self._database.transact(work)
+
+    async def message(self, owner: Owner, message_id: str) -> Message:
+        """See `ConversationStore.message`."""
+        query = select(tables.messages).where(*_owned(tables.messages, owner, message_id))
+        async with self._database.read() as read:
+            row = (await read.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound.of("message")
+        return message_of(row)
+
+    async def branch(
+        self, owner: Owner, conversation_id: str, *, leaf_id: str, after_depth: int, size: int
+    ) -> tuple[list[Message], int]:
+        """See `ConversationStore.branch`."""
+        async with self._database.read() as read:
+            depth = await _leaf_depth(read, owner, conversation_id, leaf_id)
+            messages = await _branch(read, owner, conversation_id, leaf_id, (after_depth + 1, after_depth + size))
+        return messages, depth
+
+    async def branch_end(self, owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
+        """See `ConversationStore.branch_end`."""
+        async with self._database.read() as read:
+            depth = await _leaf_depth(read, owner, conversation_id, leaf_id)
+            return await _branch(read, owner, conversation_id, leaf_id, (depth - size + 1, depth))
+
+    async def tree(self, owner: Owner, conversation_id: str, *, size: int, after_id: str) -> list[Message]:
+        """See `ConversationStore.tree`."""
+        query = (
+            select(tables.messages)
+            .where(_messages.organization_id == owner.organization_id, _messages.user_id == owner.user_id)
+            .where(_messages.conversation_id == conversation_id, _messages.id > after_id)
+            .order_by(_messages.id)
+            .limit(size)
+        )
+        async with self._database.read() as read:
+            await _conversation(read, owner, conversation_id)
+            return [message_of(row) for row in (await read.execute(query)).mappings()]
+
+    async def set_feedback(self, owner: Owner, message_id: str, rating: Rating, comment: str) -> Feedback:
+        """See `FeedbackStore.set_feedback`."""
+
+        async def work(write: ReadWrite) -> Feedback:
+            conversation_id = await _conversation_of_answer(write, owner, message_id)
+            values = {"rating": rating.value, "comment": comment, "update_time": func.now()}
+            statement = (
+                upsert(tables.feedback)
+                .values(
+                    organization_id=owner.organization_id,
+                    user_id=owner.user_id,
+                    message_id=message_id,
+                    conversation_id=conversation_id,
+                    **values,
+                )
+                .on_conflict_do_update(index_elements=["organization_id", "user_id", "message_id"], set_=values)
+                .returning(tables.feedback)
+            )
+            return feedback_of((await write.execute(statement)).mappings().one())
+
+        return await self._database.transact(work)
+
+    async def feedback(self, owner: Owner, message_id: str) -> Feedback:
+        """See `FeedbackStore.feedback`."""
+        query = select(tables.feedback).where(
+            tables.feedback.c.organization_id == owner.organization_id,
+            tables.feedback.c.user_id == owner.user_id,
+            tables.feedback.c.message_id == message_id,
+        )
+        async with self._database.read() as read:
+            await _conversation_of_answer(read, owner, message_id)
+            row = (await read.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound.of("feedback")
+        return feedback_of(row)
+
+
+async def remember(write: ReadWrite, owner: Owner, key: Repeat | None, resource_id: str) -> str | None:
+    """Takes a request id for `resource_id`; gives the id of what an earlier call with it created, if there was one.
+
+    A call that races with another one of the same request id waits here until the other has committed or failed.
+
+    Raises:
+        IdempotencyMismatch: the request id was used with another body.
+    """
+    if key is None:
+        return None
+    who = {
+        "organization_id": owner.organization_id,
+        "user_id": owner.user_id,
+        "method": key.method,
+        "request_id": key.request_id,
+    }
+    taken = await write.execute(
+        upsert(tables.idempotency)
+        .values(**who, body_hash=key.body_hash, resource_id=resource_id)
+        .on_conflict_do_nothing()
+    )
+    if taken.rowcount == 1:
+        return None
+    table = tables.idempotency.c
+    query = select(table.body_hash, table.resource_id).where(*(table[name] == value for name, value in who.items()))
+    body_hash, earlier_id = (await write.execute(query)).one()
+    if bytes(body_hash) != key.body_hash:
+        raise IdempotencyMismatch("this request id was used before with another body")
+    return str(earlier_id)
+
+
+def _owned(table: Table, owner: Owner, resource_id: str) -> Sequence[Any]:  # Any: SQL expressions
+    columns = table.c
+    return (
+        columns.organization_id == owner.organization_id,
+        columns.user_id == owner.user_id,
+        columns.id == resource_id,
+    )
+
+
+async def _conversation(read: ReadOnly, owner: Owner, conversation_id: str) -> Conversation:
+    query = select(tables.conversations).where(*_owned(tables.conversations, owner, conversation_id))
+    row = (await read.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound.of("conversation")
+    return conversation_of(row)
+
+
+async def _conversation_of_answer(read: ReadOnly, owner: Owner, message_id: str) -> str:
+    query = select(_messages.conversation_id).where(
+        *_owned(tables.messages, owner, message_id), _messages.role == Role.ASSISTANT.value
+    )
+    conversation_id = (await read.execute(query)).scalar_one_or_none()
+    if conversation_id is None:
+        raise NotFound.of("message")
+    return str(conversation_id)
+
+
+async def _leaf_depth(read: ReadOnly, owner: Owner, conversation_id: str, leaf_id: str) -> int:
+    query = select(_messages.depth).where(
+        *_owned(tables.messages, owner, leaf_id), _messages.conversation_id == conversation_id
+    )
+    depth = (await read.execute(query)).scalar_one_or_none()
+    if depth is None:
+        raise NotFound.of("message")
+    return int(depth)
+
+
+async def _branch(
+    read: ReadOnly, owner: Owner, conversation_id: str, leaf_id: str, depths: tuple[int, int]
+) -> list[Message]:
+    """Messages of the branch with a depth in the closed range, oldest first.
+
+    A branch has exactly one message of each depth, so the range bounds what is read, however long the branch is.
+    """
+    segments = _segments(owner, leaf_id)
+    first, last = depths
+    query = (
+        select(tables.messages)
+        .join(
+            segments,
+            and_(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max),
+        )
+        .where(_messages.organization_id == owner.organization_id, _messages.user_id == owner.user_id)
+        .where(_messages.conversation_id == conversation_id)
+        .where(_messages.depth >= first, _messages.depth <= last)
+        .order_by(_messages.depth)
+    )
+    return [message_of(row) for row in (await read.execute(query)).mappings()]
+
+
+def _segments(owner: Owner, leaf_id: str) -> Any:  # Any: SQLAlchemy's CTE is generic over untyped columns
+    """The segments of the branch that ends in `leaf_id`, each with the depth up to which it belongs to the branch."""
+    segments = (
+        select(_messages.segment_id, _messages.depth.label("depth_max"))
+        .where(*_owned(tables.messages, owner, leaf_id))
+        .cte("segments", recursive=True)
+    )
+    head, parent = tables.messages.alias("head"), tables.messages.alias("parent")
+    before: Select[Any] = (
+        select(parent.c.segment_id, parent.c.depth)
+        .select_from(segments)
+        .join(
+            head,
+            and_(head.c.organization_id == owner.organization_id, head.c.id == segments.c.segment_id),
+        )
+        .join(
+            parent,
+            and_(parent.c.organization_id == owner.organization_id, parent.c.id == head.c.parent_id),
+        )
+    )
+    return segments.union_all(before)
+
+
+def _imported(new: NewConversation) -> list[dict[str, object]]:
+    first = new.messages[0].id
+    return [
+        message_values(new.owner, new.id)
+        | {
+            "id": message.id,
+            "parent_id": new.messages[depth - 1].id if depth else _NO_PARENT,
+            "segment_id": first,
+            "depth": depth,
+            "role": message.role.value,
+            "text": message.text,
+            "state": MessageState.COMPLETE.value,
+        }
+        for depth, message in enumerate(new.messages)
+    ]
+
+
+def message_values(owner: Owner, conversation_id: str) -> dict[str, object]:
+    """Columns that every new message has alike."""
+    return {
+        "organization_id": owner.organization_id,
+        "user_id": owner.user_id,
+        "conversation_id": conversation_id,
+        "text": None,
+        "citations": [],
+        "turn_id": "",
+        "model": "",
+        "last_sequence": 0,
+    }

@@ -1,0 +1,274 @@
+"""Turns in PostgreSQL, as their owners see them.
+
+Lock order everywhere: turn, then conversation, then messages.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Select, and_, func, insert, literal, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from services.conversation import tables
+from services.conversation.model import (
+    ConversationSettings,
+    MessageId,
+    MessageState,
+    Owner,
+    Role,
+    Turn,
+    TurnState,
+    title_of,
+)
+from services.conversation.store import Answer, NewTurn
+from services.conversation.store_postgres.conversations import message_values, remember
+from services.conversation.store_postgres.rows import (
+    MESSAGE_COLUMNS,
+    TURN_COLUMNS,
+    json_of,
+    message_of,
+    settings_of,
+    turn_of,
+)
+from services.mesh.database import Conflict, Database, ReadOnly, ReadWrite
+from services.mesh.errors import NotFound, TurnAlreadyRunning
+
+_conversations: Final = tables.conversations.c
+_messages: Final = tables.messages.c
+_turns: Final = tables.turns.c
+
+
+class TurnQueries:
+    """See `TurnStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create_turn(self, new: NewTurn) -> Turn:
+        """See `TurnStore.create_turn`."""
+
+        async def work(write: ReadWrite) -> Turn:
+            earlier = await remember(write, new.owner, new.repeat, new.id)
+            if earlier is not None:
+                return await _turn(write, new.owner, earlier)
+            settings = await _settings(write, new)
+            await _insert_turn(write, new, settings)
+            await _append_messages(write, new, settings)
+            await write.execute(
+                insert(tables.outbox).values(
+                    organization_id=new.owner.organization_id,
+                    turn_id=new.id,
+                    conversation_id=new.conversation_id,
+                )
+            )
+            return await _turn(write, new.owner, new.id)
+
+        return await self._database.transact(work)
+
+    async def turn(self, owner: Owner, turn_id: str) -> Turn:
+        """See `TurnStore.turn`."""
+        async with self._database.read() as read:
+            return await _turn(read, owner, turn_id)
+
+    async def list_turns(self, owner: Owner, conversation_id: str, *, size: int, before_id: str) -> list[Turn]:
+        """See `TurnStore.list_turns`."""
+        query = _turns_of(owner).where(_turns.conversation_id == conversation_id)
+        if before_id:
+            query = query.where(_turns.id < before_id)
+        query = query.order_by(_turns.id.desc()).limit(size)
+        known = select(literal(1)).where(
+            _conversations.organization_id == owner.organization_id,
+            _conversations.user_id == owner.user_id,
+            _conversations.id == conversation_id,
+        )
+        async with self._database.read() as read:
+            if (await read.execute(known)).scalar_one_or_none() is None:
+                raise NotFound.of("conversation")
+            return [turn_of(row, row["last_sequence"]) for row in (await read.execute(query)).mappings()]
+
+    async def answer(self, owner: Owner, turn_id: str) -> Answer:
+        """See `TurnStore.answer`."""
+        query = (
+            select(
+                *prefixed(tables.turns, "turn_", TURN_COLUMNS),
+                *prefixed(tables.messages, "answer_", MESSAGE_COLUMNS),
+                _turns.journal_epoch,
+                _turns.sequence_limit,
+            )
+            .join(tables.messages, _is_answer())
+            .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
+            .where(_turns.id == turn_id)
+        )
+        async with self._database.read() as read:
+            row = (await read.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound.of("turn")
+        message = message_of(row, "answer_")
+        return Answer(
+            turn=turn_of(row, message.last_sequence, "turn_"),
+            message=message,
+            journal_epoch=row["journal_epoch"],
+            sequence_limit=row["sequence_limit"],
+        )
+
+    async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:
+        """See `TurnStore.request_cancel`."""
+
+        async def work(write: ReadWrite) -> Turn:
+            await write.execute(
+                update(tables.turns)
+                .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
+                .where(_turns.id == turn_id, is_active())
+                .values(cancel_requested=True)
+            )
+            return await _turn(write, owner, turn_id)
+
+        return await self._database.transact(work)
+
+
+def is_active() -> ColumnElement[bool]:
+    """Spelled as the partial index `turns_active` is, so that PostgreSQL sees that it fits."""
+    return text(tables.ACTIVE)  # type: ignore[return-value]  # a text clause stands where any condition may
+
+
+def prefixed(table: Any, prefix: str, names: tuple[str, ...]) -> list[Any]:  # Any: columns of any type
+    """Columns under names that do not collide with those of another table."""
+    return [table.c[name].label(f"{prefix}{name}") for name in names]
+
+
+def _is_answer() -> ColumnElement[bool]:
+    return and_(
+        _messages.organization_id == _turns.organization_id,
+        _messages.user_id == _turns.user_id,
+        _messages.id == _turns.assistant_message_id,
+    )
+
+
+def _turns_of(owner: Owner) -> Select[Any]:  # Any: rows of many columns
+    return (
+        select(*(_turns[name] for name in TURN_COLUMNS), _messages.last_sequence)
+        .join(tables.messages, _is_answer())
+        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
+    )
+
+
+async def _turn(read: ReadOnly, owner: Owner, turn_id: str) -> Turn:
+    row = (await read.execute(_turns_of(owner).where(_turns.id == turn_id))).mappings().one_or_none()
+    if row is None:
+        raise NotFound.of("turn")
+    return turn_of(row, row["last_sequence"])
+
+
+async def _settings(write: ReadWrite, new: NewTurn) -> ConversationSettings:
+    query = select(tables.conversations).where(
+        _conversations.organization_id == new.owner.organization_id,
+        _conversations.user_id == new.owner.user_id,
+        _conversations.id == new.conversation_id,
+    )
+    row = (await write.execute(query)).mappings().one_or_none()
+    if row is None:
+        raise NotFound.of("conversation")
+    return settings_of(row)
+
+
+async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> None:
+    """Takes the conversation's one active place; the partial unique index decides between racing calls."""
+    taken = await write.execute(
+        upsert(tables.turns)
+        .values(
+            organization_id=new.owner.organization_id,
+            id=new.id,
+            user_id=new.owner.user_id,
+            conversation_id=new.conversation_id,
+            user_message_id=new.user_message_id,
+            assistant_message_id=new.assistant_message_id,
+            state=TurnState.QUEUED.value,
+            options=json_of(new.overrides.over(settings)),
+            attempt=0,
+            fence=0,
+            deadline=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, new.deadline_s),
+            cancel_requested=False,
+            journal_epoch="",
+            sequence_limit=new.sequence_limit,
+        )
+        .on_conflict_do_nothing(index_elements=["organization_id", "conversation_id"], index_where=text(tables.ACTIVE))
+    )
+    if taken.rowcount == 1:
+        return
+    query = (
+        select(_turns.id)
+        .where(_turns.organization_id == new.owner.organization_id, _turns.user_id == new.owner.user_id)
+        .where(_turns.conversation_id == new.conversation_id, is_active())
+    )
+    running = (await write.execute(query)).scalar_one_or_none()
+    if running is None:  # it ended between the two statements: the transaction is repeated
+        raise Conflict("another change was faster; try again")
+    raise TurnAlreadyRunning("the conversation has a turn that has not ended", metadata={"turn_id": running})
+
+
+async def _append_messages(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> None:
+    leaf = await write.execute(
+        select(_conversations.leaf_message_id)
+        .where(
+            _conversations.organization_id == new.owner.organization_id,
+            _conversations.user_id == new.owner.user_id,
+            _conversations.id == new.conversation_id,
+        )
+        .with_for_update(key_share=True)
+    )
+    parent_id = leaf.scalar_one() if new.parent_id is None else new.parent_id
+    place = await _place_after(write, new, parent_id)
+    question = message_values(new.owner, new.conversation_id) | {
+        "id": new.user_message_id,
+        "parent_id": parent_id,
+        "role": Role.USER.value,
+        "text": new.text,
+        "state": MessageState.COMPLETE.value,
+        "turn_id": new.id,
+        **place,
+    }
+    answer = question | {
+        "id": new.assistant_message_id,
+        "parent_id": new.user_message_id,
+        "role": Role.ASSISTANT.value,
+        "text": None,
+        "state": MessageState.IN_PROGRESS.value,
+        "depth": place["depth"] + 1,
+    }
+    await write.execute(insert(tables.messages), [question, answer])
+    title = settings.title or ("" if parent_id else title_of(new.text))
+    await write.execute(
+        update(tables.conversations)
+        .where(
+            _conversations.organization_id == new.owner.organization_id,
+            _conversations.user_id == new.owner.user_id,
+            _conversations.id == new.conversation_id,
+        )
+        .values(leaf_message_id=new.assistant_message_id, update_time=func.now(), title=title)
+    )
+
+
+async def _place_after(write: ReadWrite, new: NewTurn, parent_id: str) -> Mapping[str, Any]:  # Any: column values
+    """Segment and depth of a message under `parent_id`: the parent's segment, or a new one where that goes on."""
+    if not parent_id:
+        return {"segment_id": new.user_message_id, "depth": 0}
+    follower = tables.messages.alias("follower")
+    query = (
+        select(_messages.segment_id, _messages.depth, follower.c.id.label("follower_id"))
+        .outerjoin(
+            follower,
+            and_(
+                follower.c.organization_id == _messages.organization_id,
+                follower.c.conversation_id == _messages.conversation_id,
+                follower.c.segment_id == _messages.segment_id,
+                follower.c.depth == _messages.depth + 1,
+            ),
+        )
+        .where(_messages.organization_id == new.owner.organization_id, _messages.user_id == new.owner.user_id)
+        .where(_messages.conversation_id == new.conversation_id, _messages.id == MessageId(parent_id))
+    )
+    row = (await write.execute(query)).one_or_none()
+    if row is None:
+        raise NotFound.of("message")
+    segment_id, depth, follower_id = row
+    return {"segment_id": segment_id if follower_id is None else new.user_message_id, "depth": depth + 1}

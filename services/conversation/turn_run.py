@@ -1,0 +1,267 @@
+"""One worker's hold on one turn: generation, journal, folds, lease, and the one ending that counts.
+
+Everything that it writes is under the fence. What ends it from outside (cancel, deadline, shutdown, loss of the turn)
+arrives as an `Interrupt`, so that generation has one place where it stops.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from time import monotonic
+from typing import Any, Final
+
+from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
+from services.conversation.journal.port import Batch
+from services.conversation.journal.writer import TurnWriter
+from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
+from services.conversation.store import Claim, Ending, Fold, WorkStore
+from services.mesh import telemetry
+from services.mesh.errors import DeadlineExceeded, MeshError, Unavailable
+from services.mesh.groupcommit import GroupCommit
+
+FLUSH_S: Final = 2.0
+"""How long an ending waits for the journal. PostgreSQL decides; the journal only tells."""
+RETRY_S: Final = 0.2
+BACKOFF_S_MAX: Final = 4.0
+
+_log = telemetry.logger("conversation.turn")
+_ENDED: Final = telemetry.counter("parley_conversation_turns_ended", "Turns that ended here, by state.", ["state"])
+_LEFT: Final = telemetry.counter(
+    "parley_conversation_turns_left", "Turns that left a worker without an end, by cause.", ["cause"]
+)
+_TURN_S: Final = telemetry.histogram(
+    "parley_conversation_turn_seconds",
+    "From claim to end of a turn's attempt.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
+
+
+class Interrupt(Enum):
+    """What stops a turn from outside."""
+
+    CANCEL = auto()
+    HAND_BACK = auto()
+    LOST = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Seconds; see the settings of the same names."""
+
+    lease_s: float
+    heartbeat_s: float
+    fold_every_s: float
+    attempts_max: int
+
+
+class TurnRun:
+    """Answers one claimed turn.
+
+    Attributes:
+        claim: the turn.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        sources: Sources,
+        *,
+        store: WorkStore,
+        recovery: Recovery,
+        commit: GroupCommit[Batch, bool],
+        timing: Timing,
+    ) -> None:
+        self.claim = claim
+        self._sources = sources
+        self._store = store
+        self._recovery = recovery
+        self._commit = commit
+        self._timing = timing
+        self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
+        self._folded = 0
+        self._renewed_at = monotonic()
+
+    def interrupt(self, cause: Interrupt) -> None:
+        """Stops the turn; the first cause counts."""
+        if not self._interrupt.done():
+            self._interrupt.set_result(cause)
+
+    async def run(self, epoch: str) -> bool:
+        """Answers the turn; whether it was handed back and waits for another worker.
+
+        Args:
+            epoch: of the journal, as it was before the claim.
+        """
+        with _TURN_S.time():
+            recovered = await self._recovery.take_over(self.claim, epoch)
+            if recovered is None:
+                _LEFT.labels("lost").inc()
+                return False
+            if self.claim.is_cancel_requested:
+                return await self._finish_recovered(recovered, CANCELLED)
+            return await self._answer(recovered)
+
+    async def _finish_recovered(self, recovered: Recovered, ending: Ending) -> bool:
+        if await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
+            _ENDED.labels(ending.state.value).inc()
+        return False
+
+    async def _answer(self, recovered: Recovered) -> bool:
+        turn = self.claim.turn
+        writer = TurnWriter(
+            self._commit, self.claim.hold, recovered, attempt=turn.attempt, lease_s=self._timing.lease_s
+        )
+        self._folded = recovered.draft.last_sequence
+        generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
+        async with self._kept(writer, recovered.epoch):
+            outcome = await self._outcome(generation)
+            await writer.flush(wait_s=FLUSH_S)
+        if isinstance(outcome, Ending):
+            return await self._end(writer, generation, recovered.epoch, outcome)
+        return await self._leave(writer, recovered.epoch, outcome)
+
+    async def _outcome(self, generation: Generation) -> Ending | Interrupt | Interrupted:
+        """Runs the generation until it ends or something ends it."""
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self._generated(generation))
+            either: set[asyncio.Future[Any]] = {task, self._interrupt}  # Any: they give different things
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            task.cancel()
+        cause = self._interrupt.result()
+        return CANCELLED if cause is Interrupt.CANCEL else cause
+
+    async def _generated(self, generation: Generation) -> Ending | Interrupted:
+        turn = self.claim.turn
+        try:
+            async with asyncio.timeout(max(0.0, self.claim.deadline_s)):
+                return await generation.run()
+        except TimeoutError:
+            return ending_of(DeadlineExceeded("the answer was not finished in its time"))
+        except Interrupted as interrupted:
+            if turn.attempt < self._timing.attempts_max:
+                return interrupted
+            return ending_of(Unavailable("the answer broke off too often; try again later"))
+        except MeshError as error:
+            _log.warning("turn_failed", turn_id=turn.id, attempt=turn.attempt, reason=error.reason)
+            return ending_of(error)
+        except Exception:  # noqa: BLE001 - the worker's border: a bug of ours ends one turn, openly
+            _log.exception("turn_broken", turn_id=turn.id, attempt=turn.attempt)
+            return ending_of(INTERNAL)
+
+    async def _end(self, writer: TurnWriter, generation: Generation, epoch: str, ending: Ending) -> bool:
+        while writer.has_waiting and not writer.lost.is_set():
+            await self._fold(writer, epoch)
+            await writer.flush(wait_s=FLUSH_S)
+        claim = self.claim
+        if not await self._insist(lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)):
+            _LEFT.labels("lost").inc()
+            return False
+        _ENDED.labels(ending.state.value).inc()
+        _log.info(
+            "turn_ended",
+            turn_id=claim.turn.id,
+            state=ending.state.value,
+            attempt=claim.turn.attempt,
+            events=writer.draft.last_sequence,
+            characters=writer.draft.length,
+        )
+        if generation.history is not None:
+            answer = claim.answer
+            await self._sources.history.append(
+                claim.owner, generation.history, claim.question, answer.id, writer.draft.text
+            )
+        return False
+
+    async def _leave(self, writer: TurnWriter, epoch: str, cause: Interrupt | Interrupted) -> bool:
+        """Gives the turn to another worker with everything that watchers have seen."""
+        if cause is Interrupt.LOST or writer.lost.is_set():
+            _LEFT.labels("lost").inc()
+            return False
+        is_fault = isinstance(cause, Interrupted)
+        if is_fault:
+            _log.warning("turn_interrupted", turn_id=self.claim.turn.id, attempt=self.claim.turn.attempt)
+            async with self._kept(writer, epoch):
+                pause_s = min(BACKOFF_S_MAX, 0.25 * 2.0**self.claim.turn.attempt)
+                await asyncio.wait({self._interrupt}, timeout=pause_s)
+        await self._insist(lambda: self._fold(writer, epoch))
+        is_released = await self._insist(lambda: self._store.release(self.claim.hold, spend_attempt=is_fault))
+        _LEFT.labels("interrupted" if is_fault else "handed_back").inc()
+        return is_released
+
+    @asynccontextmanager
+    async def _kept(self, writer: TurnWriter, epoch: str) -> AsyncIterator[None]:
+        """Journals, folds and renews the lease while the body runs."""
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            scribe = group.create_task(writer.run())
+            group.create_task(self._keep(writer, epoch, stop))
+            try:
+                yield
+            finally:
+                scribe.cancel()
+                stop.set()  # not cancelled: a fold under way ends in its time, and its connection stays good
+
+    async def _keep(self, writer: TurnWriter, epoch: str, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            if writer.lost.is_set():
+                self.interrupt(Interrupt.LOST)
+                return
+            try:
+                async with asyncio.timeout(self._timing.fold_every_s):
+                    await stop.wait()
+            except TimeoutError:
+                await self._keep_once(writer, epoch)
+
+    async def _keep_once(self, writer: TurnWriter, epoch: str) -> None:
+        try:
+            if writer.draft.last_sequence > self._folded:
+                await writer.flush(wait_s=self._timing.fold_every_s)
+                is_held = await self._fold(writer, epoch)
+            elif monotonic() - self._renewed_at >= self._timing.heartbeat_s:
+                is_held = await self._renew(writer)
+            else:
+                return
+        except MeshError as error:  # the lease lasts for several tries, and the text is still here
+            _log.warning("turn_not_kept", turn_id=self.claim.turn.id, reason=error.reason)
+            return
+        if not is_held:
+            self.interrupt(Interrupt.LOST)
+
+    async def _fold(self, writer: TurnWriter, epoch: str) -> bool:
+        sent_at, fold = monotonic(), Fold.of(writer.draft)
+        limit = max(writer.sequence_limit, fold.last_sequence + SEQUENCES_RESERVED)
+        is_held = await self._store.fold(
+            self.claim.hold, fold, lease_s=self._timing.lease_s, sequence_limit=limit, epoch=epoch
+        )
+        if is_held:
+            self._folded = fold.last_sequence
+            writer.raised(limit)
+            self._renewed(writer, sent_at)
+        return is_held
+
+    async def _renew(self, writer: TurnWriter) -> bool:
+        sent_at = monotonic()
+        is_held = await self._store.renew(self.claim.hold, lease_s=self._timing.lease_s)
+        if is_held:
+            self._renewed(writer, sent_at)
+        return is_held
+
+    def _renewed(self, writer: TurnWriter, sent_at: float) -> None:
+        self._renewed_at = sent_at
+        writer.renewed(sent_at=sent_at, lease_s=self._timing.lease_s)
+
+    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Repeats a write while PostgreSQL is away, for as long as a lease; every one of them is safe to repeat."""
+        give_up_at = monotonic() + self._timing.lease_s
+        while True:
+            try:
+                return await write()
+            except MeshError as error:
+                if monotonic() >= give_up_at:
+                    _log.warning("turn_given_up", turn_id=self.claim.turn.id, reason=error.reason)
+                    return False
+                await asyncio.sleep(RETRY_S)

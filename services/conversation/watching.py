@@ -1,0 +1,258 @@
+"""Snapshot, then tail: any number of watchers of any turn, on any replica.
+
+A process reads the journal of a turn once, however many watch it, and only while somebody does. Watchers pull from the
+feed's bounded buffer; one that falls behind reads the journal by itself. Where the journal has a gap, or is away, the
+stored answer takes its place as a snapshot.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from services.conversation.events import Snapshot, TurnEvent, TurnFinished
+from services.conversation.journal.port import Journal, Tail
+from services.conversation.model import Owner
+from services.conversation.store import Answer, TurnStore
+from services.mesh import telemetry
+from services.mesh.errors import MeshError, invalid_field
+
+BUFFER_MAX: Final = 512
+"""Events that a feed keeps; a watcher that is further behind reads the journal."""
+PAGE_MAX: Final = 256
+"""Events that a watcher is given at once."""
+TAIL_WAIT_S: Final = 1.0
+RETRY_S: Final = 0.5
+
+_log = telemetry.logger("conversation.watching")
+_WATCHERS: Final = telemetry.gauge("parley_conversation_watchers_count", "Streams of turn events that are open now.")
+_FEEDS: Final = telemetry.gauge("parley_conversation_feeds_count", "Turns whose journal this process tails now.")
+
+
+class Feed:
+    """The latest events of one turn, shared by its watchers."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.watchers = 0
+        self._events: deque[TurnEvent] = deque(maxlen=BUFFER_MAX)
+        self._arrived = asyncio.Event()
+
+    def add(self, events: list[TurnEvent]) -> None:
+        """Takes what the tail has read."""
+        for event in events:
+            if event.sequence > self.position:
+                self._events.append(event)
+                self.position = event.sequence
+        self._arrived.set()
+        self._arrived = asyncio.Event()
+
+    def after(self, position: int) -> list[TurnEvent] | None:
+        """The next events of the buffer; None when it does not reach back to `position`."""
+        if position >= self.position:
+            return []
+        if not self._events or self._events[0].sequence > position + 1:
+            return None
+        return [event for event in self._events if event.sequence > position][:PAGE_MAX]
+
+    async def wait(self, position: int, wait_s: float) -> bool:
+        """Whether events above `position` came within `wait_s` seconds."""
+        if position < self.position:
+            return True
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._arrived.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Feeds:
+    """The feeds of a process, and the one reader that fills them."""
+
+    def __init__(self, tail: Tail) -> None:
+        self._tail = tail
+        self._feeds: dict[str, Feed] = {}
+        self._wanted = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tails the journals of all watched turns until cancelled."""
+        while True:
+            if not self._feeds:
+                self._wanted.clear()
+                await self._wanted.wait()
+            positions = {turn_id: feed.position for turn_id, feed in self._feeds.items()}
+            try:
+                found = await self._tail.wait(positions, wait_s=TAIL_WAIT_S)
+            except MeshError as error:
+                _log.warning("journal_away", reason=error.reason, turns=len(positions))
+                await asyncio.sleep(RETRY_S)
+                continue
+            for turn_id, events in found.items():
+                feed = self._feeds.get(turn_id)
+                if feed is not None:
+                    feed.add(events)
+
+    @asynccontextmanager
+    async def feed(self, turn_id: str, position: int) -> AsyncIterator[Feed]:
+        """The turn's feed, which exists while it has watchers."""
+        feed = self._feeds.get(turn_id)
+        if feed is None:
+            feed = self._feeds[turn_id] = Feed(position)
+            await self._wake()
+        feed.watchers += 1
+        _FEEDS.set(len(self._feeds))
+        try:
+            yield feed
+        finally:
+            feed.watchers -= 1
+            if feed.watchers == 0 and self._feeds.get(turn_id) is feed:
+                del self._feeds[turn_id]
+            _FEEDS.set(len(self._feeds))
+
+    async def _wake(self) -> None:
+        self._wanted.set()
+        with suppress(MeshError):  # the reader looks again by itself within TAIL_WAIT_S
+            await self._tail.interrupt()
+
+
+class Watching:
+    """Streams of turn events.
+
+    Args:
+        store: the truth.
+        journal: for watchers that begin or fall behind.
+        feeds: for watchers at the tail.
+        poll_s: seconds without an event after which a watcher looks into the store.
+    """
+
+    def __init__(self, store: TurnStore, journal: Journal, feeds: Feeds, *, poll_s: float) -> None:
+        self._store = store
+        self._journal = journal
+        self._feeds = feeds
+        self._poll_s = poll_s
+
+    async def watch(
+        self, owner: Owner, turn_id: str, *, after_sequence: int, follow: bool
+    ) -> AsyncGenerator[list[TurnEvent], None]:
+        """Events after `after_sequence`: up to the present tail, or to the end of the turn when `follow`.
+
+        Raises:
+            NotFound: no such turn; also when it is deleted while it is watched.
+            InvalidArgument: `after_sequence` is above the latest event.
+        """
+        if after_sequence < 0:
+            raise invalid_field("after_sequence", "0 or more")
+        answer = await self._store.answer(owner, turn_id)
+        await self._check_position(answer, after_sequence)
+        with _WATCHERS.track_inprogress():
+            if answer.turn.state.has_ended:
+                async for events in self._remaining(answer, after_sequence):
+                    yield events
+                return
+            async with self._feeds.feed(turn_id, after_sequence) as feed:
+                async for events in self._following(owner, turn_id, _Place(feed, after_sequence), follow=follow):
+                    yield events
+
+    async def _following(
+        self, owner: Owner, turn_id: str, place: "_Place", *, follow: bool
+    ) -> AsyncGenerator[list[TurnEvent], None]:
+        is_certain = False  # whether the feed is known to hold everything that the journal holds
+        while True:
+            events = await self._next(turn_id, place, is_certain=is_certain)
+            is_certain = True
+            if events and not isinstance(events[-1].payload, TurnFinished):
+                place.position = events[-1].sequence
+                yield events
+                continue
+            if events is not None and not events and follow and await place.feed.wait(place.position, self._poll_s):
+                continue
+            # A gap, silence, or the end: the store knows.
+            is_certain = False
+            answer = await self._store.answer(owner, turn_id)
+            if answer.turn.state.has_ended:
+                async for remaining in self._remaining(answer, place.position):
+                    yield remaining
+                return
+            if await self._is_ahead(answer, place, has_gap=events is None):
+                place.position = answer.message.last_sequence
+                yield [_snapshot(answer, place.position)]
+            elif not follow:
+                return
+            elif events is None:  # until the next fold closes the gap
+                await place.feed.wait(place.feed.position, self._poll_s)
+
+    async def _is_ahead(self, answer: Answer, place: "_Place", *, has_gap: bool) -> bool:
+        """Whether the store tells more than the journal does; folds may also come before the journal's own news."""
+        if answer.message.last_sequence <= place.position:
+            return False
+        return has_gap or not await self._read(answer.turn.id, place.position)
+
+    async def _next(self, turn_id: str, place: "_Place", *, is_certain: bool) -> list[TurnEvent] | None:
+        """The events that follow, without a hole; None when there is one."""
+        events = place.feed.after(place.position) if is_certain else None
+        if events is None:
+            events = await self._read(turn_id, place.position)
+        if events and events[0].sequence != place.position + 1:
+            return None
+        return _contiguous(events)
+
+    async def _read(self, turn_id: str, position: int) -> list[TurnEvent]:
+        try:
+            return await self._journal.read(turn_id, after=position, limit=PAGE_MAX)
+        except MeshError:  # the store takes its place
+            return []
+
+    async def _remaining(self, answer: Answer, position: int) -> AsyncGenerator[list[TurnEvent], None]:
+        """What a watcher still needs of a turn that has ended."""
+        last = answer.message.last_sequence
+        while position < last - 1:
+            events = await self._read(answer.turn.id, position)
+            events = _contiguous([event for event in events if event.sequence < last])
+            if not events or events[0].sequence != position + 1:
+                yield [_snapshot(answer, last - 1)]
+                break
+            yield events
+            position = events[-1].sequence
+        if position < last:
+            finished = TurnFinished(answer.turn.state, answer.message)
+            yield [TurnEvent(last, answer.turn.attempt, finished)]
+
+    async def _check_position(self, answer: Answer, after_sequence: int) -> None:
+        latest = answer.message.last_sequence
+        if after_sequence > latest and not answer.turn.state.has_ended:
+            latest = max(latest, await self._latest_shown(answer))
+        if after_sequence > latest:
+            raise invalid_field("after_sequence", f"at most {latest}, the turn's latest event")
+
+    async def _latest_shown(self, answer: Answer) -> int:
+        """The highest sequence that anybody can have seen; where the journal cannot tell, the limit of all of them."""
+        try:
+            if await self._journal.epoch() == answer.journal_epoch:
+                return await self._journal.last_sequence(answer.turn.id)
+        except MeshError:
+            pass
+        return answer.sequence_limit if answer.turn.attempt or answer.journal_epoch else 0
+
+
+class _Place:
+    """Where a watcher stands in a feed."""
+
+    __slots__ = ("feed", "position")
+
+    def __init__(self, feed: Feed, position: int) -> None:
+        self.feed = feed
+        self.position = position
+
+
+def _contiguous(events: list[TurnEvent]) -> list[TurnEvent]:
+    """The events up to the first hole."""
+    for index, event in enumerate(events):
+        if event.sequence != events[0].sequence + index:
+            return events[:index]
+    return events
+
+
+def _snapshot(answer: Answer, sequence: int) -> TurnEvent:
+    return TurnEvent(sequence, answer.turn.attempt, Snapshot(answer.message))

@@ -1,0 +1,1 @@
+"""The contract of conversation <-> model. No input or output happens here."""

@@ -1,0 +1,215 @@
+"""The worker: takes turns from the queue and answers many at once.
+
+It acknowledges a message when the claim is committed: from then on the lease, not the queue, remembers the turn.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.conversation.generation import Sources
+from services.conversation.journal.port import Batch, Journal
+from services.conversation.queue.port import Delivery, Queue
+from services.conversation.recovery import Recovery
+from services.conversation.store import TurnRef, WorkStore
+from services.conversation.turn_run import Interrupt, Timing, TurnRun
+from services.mesh import telemetry
+from services.mesh.errors import MeshError
+from services.mesh.groupcommit import GroupCommit
+
+RECEIVE_WAIT_S: Final = 1.0
+"""How long one look into the queue waits; the longest that a shutdown waits for it."""
+RETRY_S: Final = 0.5
+
+_log = telemetry.logger("conversation.worker")
+_RUNNING: Final = telemetry.gauge("parley_conversation_turns_running_count", "Turns that this worker answers now.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How a worker takes work; seconds, see the settings of the same names."""
+
+    concurrency: int
+    redeliver_after_s: float
+    republish_after_s: float
+    cancel_poll_s: float
+    hand_back_after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backends:
+    """What a worker works on: the truth, what tells which turns wait, what takes events, what takes over turns."""
+
+    store: WorkStore
+    queue: Queue
+    journal: Journal
+    recovery: Recovery
+
+
+class Worker:
+    """Answers turns until it is drained.
+
+    Args:
+        backends: what it works on.
+        sources: where answers come from.
+        timing: of each turn.
+        pace: of the worker.
+    """
+
+    def __init__(self, backends: Backends, sources: Sources, *, timing: Timing, pace: Pace) -> None:
+        self._store = backends.store
+        self._queue = backends.queue
+        self._journal = backends.journal
+        self._recovery = backends.recovery
+        self._sources = sources
+        self._timing = timing
+        self._pace = pace
+        self._runs: dict[str, TurnRun] = {}
+        self._taken = 0
+        self._changed = asyncio.Event()
+        self._is_draining = False
+
+    async def run(self) -> None:
+        """Works until drained."""
+        async with (
+            GroupCommit[Batch, bool](self._journal.append, name="conversation_journal") as commit,
+            asyncio.TaskGroup() as group,
+        ):
+            watch = group.create_task(self._stop_unwanted())
+            again = group.create_task(self._take_redelivered(group, commit))
+            try:
+                await self._take_new(group, commit)
+            finally:
+                again.cancel()
+            while self._taken:
+                await self._wait_for_change()
+            watch.cancel()
+
+    async def drain(self) -> None:
+        """Takes nothing new; lets turns end for a while, then hands the rest back without spending an attempt."""
+        self._is_draining = True
+        self._changed.set()
+        try:
+            async with asyncio.timeout(self._pace.hand_back_after_s):
+                while self._taken:
+                    await self._wait_for_change()
+        except TimeoutError:
+            for run in self._runs.values():
+                run.interrupt(Interrupt.HAND_BACK)
+        while self._taken:
+            await self._wait_for_change()
+
+    async def _take_new(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
+        while not self._is_draining:
+            free = self._pace.concurrency - self._taken
+            if free <= 0:
+                await self._wait_for_change()
+                continue
+            await self._take(group, commit, lambda count: self._queue.receive(count_max=count, wait_s=RECEIVE_WAIT_S))
+
+    async def _take_redelivered(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
+        idle_s = self._pace.redeliver_after_s
+        while True:
+            await asyncio.sleep(idle_s)
+            if self._pace.concurrency > self._taken:
+                await self._take(group, commit, lambda count: self._queue.redeliver(count_max=count, idle_s=idle_s))
+
+    async def _take(
+        self,
+        group: asyncio.TaskGroup,
+        commit: GroupCommit[Batch, bool],
+        receive: Callable[[int], Awaitable[Sequence[Delivery]]],
+    ) -> None:
+        free = self._pace.concurrency - self._taken
+        try:
+            deliveries = [(delivery.ref, delivery) for delivery in await receive(free)]
+        except MeshError as error:
+            _log.warning("queue_away", reason=error.reason)
+            await asyncio.sleep(RETRY_S)
+            found = await self._waiting_in_store(free)
+            self._start(group, commit, [(ref, None) for ref in found])
+        else:
+            if self._is_draining:
+                await self._give_back([delivery for _, delivery in deliveries])
+            else:
+                self._start(group, commit, deliveries)
+
+    async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Lets other workers have what arrived too late for this one."""
+        try:
+            await self._queue.acknowledge(deliveries)
+            await self._queue.publish([delivery.ref for delivery in deliveries])
+        except MeshError as error:  # the reaper publishes them again
+            _log.warning("not_given_back", reason=error.reason)
+
+    async def _waiting_in_store(self, limit: int) -> list[TurnRef]:
+        """Without the queue, PostgreSQL tells what waits."""
+        try:
+            return await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=limit)
+        except MeshError as error:
+            _log.warning("store_away", reason=error.reason)
+            return []
+
+    def _start(
+        self,
+        group: asyncio.TaskGroup,
+        commit: GroupCommit[Batch, bool],
+        found: Sequence[tuple[TurnRef, Delivery | None]],
+    ) -> None:
+        for ref, delivery in found:
+            self._taken += 1
+            group.create_task(self._work(commit, ref, delivery), name=f"turn {ref.turn_id}")
+
+    async def _work(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> None:
+        _RUNNING.inc()
+        try:
+            await self._answer(commit, ref, delivery)
+        except MeshError as error:
+            _log.warning("turn_left", turn_id=ref.turn_id, reason=error.reason)
+        except Exception:  # noqa: BLE001 - the worker's loop: one turn's failure must not end the others
+            _log.exception("turn_crashed", turn_id=ref.turn_id)
+        finally:
+            _RUNNING.dec()
+            self._taken -= 1
+            self._changed.set()
+
+    async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> None:
+        epoch = await self._recovery.epoch()
+        claim = await self._store.claim(ref, lease_s=self._timing.lease_s, epoch=epoch, spend_attempt=True)
+        if delivery is not None:
+            await self._acknowledge(delivery)
+        if claim is None:
+            return
+        run = TurnRun(
+            claim, self._sources, store=self._store, recovery=self._recovery, commit=commit, timing=self._timing
+        )
+        self._runs[ref.turn_id] = run
+        try:
+            if await run.run(epoch):
+                await self._queue.publish([ref])
+        finally:
+            del self._runs[ref.turn_id]
+
+    async def _acknowledge(self, delivery: Delivery) -> None:
+        try:
+            await self._queue.acknowledge([delivery])
+        except MeshError as error:  # it comes again, and finds nothing to claim
+            _log.warning("not_acknowledged", turn_id=delivery.ref.turn_id, reason=error.reason)
+
+    async def _stop_unwanted(self) -> None:
+        """Stops turns that were cancelled, taken by others or deleted: one query for all turns of this worker."""
+        while True:
+            await asyncio.sleep(self._pace.cancel_poll_s)
+            runs = dict(self._runs)
+            try:
+                unwanted = await self._store.unwanted([run.claim.hold for run in runs.values()])
+            except MeshError as error:
+                _log.warning("store_away", reason=error.reason)
+                continue
+            for turn_id in unwanted:
+                runs[turn_id].interrupt(Interrupt.CANCEL)
+
+    async def _wait_for_change(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()

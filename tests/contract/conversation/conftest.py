@@ -1,0 +1,53 @@
+"""Every store, queue and journal of conversation."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+
+from services.conversation.journal.memory import MemoryJournal
+from services.conversation.journal.port import Journal, Tail
+from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.queue.memory import MemoryQueue
+from services.conversation.queue.port import Queue
+from services.conversation.queue.valkey import ValkeyQueue
+from services.conversation.store import Store
+from services.conversation.store_memory import MemoryStore
+from services.conversation.store_postgres import PostgresStore
+from services.conversation.wire.events import EventCodec
+from services.mesh.database import open_database
+from services.mesh.valkey import open_valkey
+from tests.support.conversation import database_settings, valkey_settings
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    make: Callable[..., str] = request.getfixturevalue("migrated_database_url")
+    async with open_database(database_settings(make("conversation")), application="tests") as database:
+        yield PostgresStore(database)
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
+    if request.param == "memory":
+        yield MemoryQueue()
+        return
+    settings = valkey_settings(request.getfixturevalue("valkey_url"))
+    async with open_valkey(settings, application="tests") as client:
+        yield ValkeyQueue(client, client, prefix="test")
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def journal_and_tail(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Journal, Tail]]:
+    if request.param == "memory":
+        journal = MemoryJournal()
+        yield journal, journal
+        return
+    settings = valkey_settings(request.getfixturevalue("valkey_url"))
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(open_valkey(settings, application="tests"))
+        codec = EventCodec()
+        yield ValkeyJournal(client, prefix="test", codec=codec), ValkeyTail(client, prefix="test", codec=codec)
