@@ -13,7 +13,7 @@ from anthropic.types import AssistantMessageParam, MessageParam, UserMessagePara
 
 from services.inference.model import FinishReason, Parameters, Role
 from services.inference.prompts.tokens import TokenEstimate
-from services.inference.providers import faults
+from services.inference.providers import faults, names
 from services.inference.providers.base import Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.inference.providers.sse import (
     ByteStream,
@@ -26,7 +26,6 @@ from services.inference.providers.sse import (
     text_at,
 )
 
-NAME: Final = "anthropic"
 BASE_URL: Final = "https://api.anthropic.com"
 
 # The tokenizer since Claude Sonnet 5 (June 2026) writes about 30 % more tokens than the one before, which spent about
@@ -54,7 +53,7 @@ class AnthropicProvider:
     """
 
     def __init__(self, *, api_key: str, base_url: str = "") -> None:
-        self.profile: Final = Profile(name=NAME, tokens=TOKENS)
+        self.profile: Final = Profile(name=names.ANTHROPIC, tokens=TOKENS)
         self._client = anthropic.AsyncAnthropic(
             api_key=api_key,
             base_url=base_url or BASE_URL,
@@ -64,7 +63,7 @@ class AnthropicProvider:
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
-        label = f"{NAME}/{task.model}"
+        label = f"{names.ANTHROPIC}/{task.model}"
         try:
             async with AsyncExitStack() as stack:
                 response = await stack.enter_async_context(self._request(task))

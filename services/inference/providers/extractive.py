@@ -11,10 +11,9 @@ from services.inference.extraction.drafting import Draft, draft
 from services.inference.extraction.selection import Strength, ask, select
 from services.inference.model import FinishReason
 from services.inference.prompts.tokens import TokenEstimate
+from services.inference.providers import names
 from services.inference.providers.base import Cited, Ended, Profile, ProviderEvent, Task, Text
 from services.mesh.tasks import BoundedExecutor
-
-NAME: Final = "extractive"
 
 # It reads words, not tokens; the usual size of an English word keeps its figures comparable with those of others.
 TOKENS: Final = TokenEstimate(ascii_chars_per_token=4.0)
@@ -30,7 +29,7 @@ class ExtractiveProvider:
     """Answers from passages. Of the parameters it knows stop texts and length, which it keeps to by whole words."""
 
     def __init__(self) -> None:
-        self.profile: Final = Profile(name=NAME, tokens=TOKENS, cites=True)
+        self.profile: Final = Profile(name=names.EXTRACTIVE, tokens=TOKENS, cites=True)
         self._executor = BoundedExecutor("inference_extraction", threads=_THREADS, queue_max=_QUEUE_MAX)
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:

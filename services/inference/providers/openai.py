@@ -19,7 +19,7 @@ from openai.types.chat import (
 
 from services.inference.model import FinishReason, Role
 from services.inference.prompts.tokens import TokenEstimate
-from services.inference.providers import faults
+from services.inference.providers import faults, names
 from services.inference.providers.base import Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.inference.providers.sse import (
     ByteStream,
@@ -33,7 +33,6 @@ from services.inference.providers.sse import (
     text_at,
 )
 
-NAME: Final = "openai"
 BASE_URL: Final = "https://api.openai.com/v1"
 
 # o200k spends about 4.5 ASCII characters on a token of English prose and 3.3 on code; the rest is headroom.
@@ -56,7 +55,7 @@ class OpenAIProvider:
     """
 
     def __init__(self, *, api_key: str, base_url: str = "") -> None:
-        self.profile: Final = Profile(name=NAME, tokens=TOKENS)
+        self.profile: Final = Profile(name=names.OPENAI, tokens=TOKENS)
         self._is_vendor = base_url.rstrip("/") in {"", BASE_URL}
         self._has_key = bool(api_key)
         self._takes_stream_options = True
@@ -68,7 +67,7 @@ class OpenAIProvider:
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
-        label = f"{NAME}/{task.model}"
+        label = f"{names.OPENAI}/{task.model}"
         try:
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, task)

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from services.inference.model import FinishReason
 from services.inference.prompts.tokens import TokenEstimate
+from services.inference.providers import names
 from services.inference.providers.base import Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.mesh.errors import ERROR_BY_REASON, ModelUnknown, Reason
 
-NAME: Final = "scripted"
 TOKENS: Final = TokenEstimate(ascii_chars_per_token=4.0)
 TOKENS_MAX: Final = 100_000
 
@@ -84,12 +84,12 @@ class ScriptedProvider:
     """Says what its scripts say."""
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
-        self.profile: Final = Profile(name=NAME, tokens=TOKENS)
+        self.profile: Final = Profile(name=names.SCRIPTED, tokens=TOKENS)
         self._scripts = dict(scripts)
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
-        label = f"{NAME}/{task.model}"
+        label = f"{names.SCRIPTED}/{task.model}"
         script = self._scripts.get(task.model)
         if script is None:
             raise ModelUnknown(f"no script is named {task.model!r}", metadata={"model": label})
