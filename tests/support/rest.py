@@ -43,7 +43,10 @@ class Watcher:
 
         Raises:
             AssertionError: a sequence is missing or repeated, or a piece of text does not continue the text so far.
+            StreamBrokenError: the event is the stream's own problem.
         """
+        if event.event == "error":
+            raise StreamBrokenError(event.data)
         kind, payload = event.event, event.data[event.event]
         self.kinds.append(kind)
         sequence = int(event.id)
@@ -63,6 +66,10 @@ class Watcher:
             self.text = self.text[: payload.get("resume_offset", 0)]
         elif kind == "turn_finished":
             self.message = payload["message"]
+
+
+class StreamBrokenError(Exception):
+    """The stream ended with the problem of its server, as an `error` event; a client comes back for the rest."""
 
 
 class Rest:

@@ -1,0 +1,87 @@
+"""A process is killed in mid-answer: the turn still ends in one complete stored answer, and a watcher can prove it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import httpx
+import pytest
+
+from tests.support.rest import Rest, ServerSentEvent, StreamBrokenError, Watcher, text_of
+from tests.support.stack import Stack
+
+MODEL: Final = "scripted/slow"
+DELTAS_BEFORE_KILL: Final = 5
+RECOVERY_S_MAX: Final = 120.0
+RETRY_S: Final = 0.2
+
+
+@pytest.fixture(scope="module")
+def whole_answer(stack: Stack) -> str:
+    """What the scripted model says when nothing dies."""
+    with Rest(stack.url, stack.api_key) as rest:
+        conversation = rest.post("/api/v1/conversations", {"model": MODEL})
+        return rest.ask(conversation["id"], "Go").text
+
+
+@pytest.mark.parametrize("process", ["conversation-worker", "conversation", "inference", "valkey", "edge"])
+def test_killed_process_costs_no_answer(stack: Stack, whole_answer: str, process: str) -> None:
+    watcher = Watcher()
+    with Rest(stack.url, stack.api_key) as rest:
+        conversation = rest.post("/api/v1/conversations", {"model": MODEL})
+        path = f"/api/v1/conversations/{conversation['id']}/turns"
+        with rest.events("POST", path, {"new": {"text": "Go"}}) as events:
+            turn_id = _see_deltas(watcher, events, DELTAS_BEFORE_KILL)
+            stack.kill(process)
+            with _cut_tolerated():
+                _see_deltas(watcher, events, None)
+
+        _watch_to_the_end(rest, turn_id, watcher)
+        stack.await_restart(process)
+        stored = rest.get(f"/api/v1/messages/{_finished(watcher)['id']}")
+        turn = rest.get(f"/api/v1/turns/{turn_id}")
+        messages = rest.get(f"/api/v1/conversations/{conversation['id']}/messages", tree="true")["messages"]
+
+    assert turn["state"] == "completed", turn
+    assert stored["state"] == "complete"
+    assert text_of(stored) == watcher.text == whole_answer
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+
+
+def _finished(watcher: Watcher) -> dict[str, str]:
+    assert watcher.message is not None
+    return dict(watcher.message)
+
+
+def _watch_to_the_end(rest: Rest, turn_id: str, watcher: Watcher) -> None:
+    """Reconnects like a client does, from the last sequence it has, until the turn has finished."""
+    deadline = time.monotonic() + RECOVERY_S_MAX
+    while watcher.message is None:
+        assert time.monotonic() < deadline, f"no end after {RECOVERY_S_MAX} s: {watcher.kinds[-3:]}"
+        with _cut_tolerated():
+            last = {"last-event-id": str(watcher.sequence)}
+            with rest.events("GET", f"/api/v1/turns/{turn_id}/events", None, **last) as events:
+                _see_deltas(watcher, events, None)
+
+
+@contextmanager
+def _cut_tolerated() -> Iterator[None]:
+    """A connection that is refused or cut, or a server that is not there yet: what a client meets in a restart."""
+    try:
+        yield
+    except (httpx.TransportError, httpx.HTTPStatusError, StreamBrokenError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+            raise
+        time.sleep(RETRY_S)
+
+
+def _see_deltas(watcher: Watcher, events: Iterator[ServerSentEvent], deltas: int | None) -> str:
+    turn_id = ""
+    for event in events:
+        watcher.see(event)
+        if event.event == "turn_started":
+            turn_id = event.data["turn_started"]["turn_id"]
+        if deltas is not None and watcher.kinds.count("text_delta") >= deltas:
+            break
+    return turn_id
