@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from services.inference.extraction import answer_types
 from services.inference.extraction.sentences import Kind, Sentence, quote, split
-from services.inference.extraction.terms import EMPTY_BAG, Bag, rarity, share, terms, words
+from services.inference.extraction.terms import EMPTY_BAG, Bag, content, rarity, share, terms, words
 from services.inference.model import Passage
 
 # Content terms of the question that lie at most this far apart in a sentence count as a pair.
@@ -101,8 +101,8 @@ WEIGHTS: Final = Signals(
 def candidates(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
     """Every sentence of the passages that is not a heading, with its signals, in reading order."""
     cut = [[(sentence, quote(passage.text, sentence)) for sentence in split(passage.text)] for passage in passages]
-    sequences = [[terms(text) for _, text in row] for row in cut]
-    bags = [[Bag.of(sequence) for sequence in row] for row in sequences]
+    said = [[words(text) for _, text in row] for row in cut]
+    bags = [[Bag.of(content(one)) for one in row] for row in said]
     asked = _Asked.of(question, bags)
     found: list[Candidate] = []
     for number, passage in enumerate(passages, start=1):
@@ -112,7 +112,7 @@ def candidates(question: Question, passages: Sequence[Passage]) -> list[Candidat
             if sentence.kind is Kind.HEADING:
                 continue
             around = _union(row_bags[max(0, position - 1) : position + 2]) | title
-            signals = asked.signals(text, sequences[number - 1][position], row_bags[position], around)
+            signals = asked.signals(text, said[number - 1][position], row_bags[position], around)
             found.append(
                 Candidate(
                     passage=number,
@@ -149,8 +149,8 @@ class _Asked:
             frozenset(word for word in sequence if word.isdigit()),
         )
 
-    def signals(self, text: str, sequence: Sequence[str], bag: Bag, around: Bag) -> Signals:
-        said = words(text)
+    def signals(self, text: str, said: Sequence[str], bag: Bag, around: Bag) -> Signals:
+        sequence = content(said)
         ahead = {(one, other) for i, one in enumerate(sequence) for other in sequence[i + 1 : i + 1 + PAIR_REACH]}
         close = ahead | {(other, one) for one, other in ahead}
         return Signals(

@@ -56,7 +56,12 @@ def words(text: str) -> list[str]:
 
 def terms(text: str) -> list[str]:
     """Stems of the content words of a text, in their order, repeats included."""
-    return [stem(word) for word in words(text) if word not in STOP_WORDS]
+    return content(words(text))
+
+
+def content(said: Iterable[str]) -> list[str]:
+    """Stems of the content words among `said`, which are in lower case."""
+    return [stem(word) for word in said if word not in STOP_WORDS]
 
 
 @dataclass(frozen=True, slots=True)

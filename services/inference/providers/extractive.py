@@ -18,7 +18,7 @@ from services.mesh.tasks import BoundedExecutor
 # It reads words, not tokens; the usual size of an English word keeps its figures comparable with those of others.
 TOKENS: Final = TokenEstimate(ascii_chars_per_token=4.0)
 
-# Eight passages take about 3 ms of one core, fifty about 20 ms: too long for the event loop under load.
+# Eight paragraphs take about 5 ms of one core, fifty about 25 ms: too long for the event loop.
 _THREADS: Final = 1
 _QUEUE_MAX: Final = 256
 
