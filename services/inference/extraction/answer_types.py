@@ -34,6 +34,12 @@ _ASKS_PLACE: Final = re.compile(
 _ASKS_CAUSE: Final = re.compile(r"\bwhy\b|\bwhat (?:causes?|caused|reason)\b")
 _ASKS_NAME: Final = re.compile(r"\b(?:who|whom|whose|what (?:person|company|group|organi[sz]ation|team))\b")
 
+# "What is a turn?" wants a definition; longer subjects ("what is the length of …") want a fact about them.
+_ASKS_DEFINITION: Final = re.compile(
+    r"^\s*(?:what|who)(?:'s|’s|\s+(?:is|are|was|were))\s+(?:an?\s+|the\s+)?((?:[\w.-]+\s+){0,2}[\w.-]+?)\s*\??\s*$"
+)
+_DEFINES: Final = r"^\W*(?:an?\s+|the\s+)?{subject}s?\b[^.:;]{{0,60}}?\b(?:(?:is|was)\s+(?:an?|the|one|any)|are|were|means|refers|stands)\b"
+
 _PATTERNS: Final = (
     (_ASKS_DATE, _DATE),
     (_ASKS_NUMBER, _NUMBER),
@@ -45,6 +51,8 @@ _PATTERNS: Final = (
 def fits(question: str, sentence: str) -> float:
     """1 when the sentence holds the kind of thing that is asked for, -1 when it lacks it, 0 when none is asked for."""
     asked = question.lower()
+    if definition := _ASKS_DEFINITION.match(asked):
+        return 1.0 if re.match(_DEFINES.format(subject=re.escape(definition[1])), sentence.lower()) else -1.0
     for asks, answers in _PATTERNS:
         if asks.search(asked):
             return 1.0 if answers.search(sentence) else -1.0

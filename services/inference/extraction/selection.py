@@ -60,7 +60,7 @@ class Strength(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The sentences to quote, in reading order; empty when there is no evidence."""
+    """The sentences to quote, the best passage first, each in reading order; empty when there is no evidence."""
 
     strength: Strength
     sentences: tuple[Candidate, ...] = ()
@@ -87,7 +87,8 @@ def select(question: Question, passages: Sequence[Passage]) -> Selection:
         return Selection(strength)
     picked = _pick(ranked, _MARGIN_BROAD if _BROAD.search(question.text) else _MARGIN)
     whole = _with_context(picked, found)
-    return Selection(strength, tuple(sorted(whole, key=lambda one: (one.passage, one.position))))
+    best = {one.passage: one.score for one in reversed(ranked)}
+    return Selection(strength, tuple(sorted(whole, key=lambda one: (-best[one.passage], one.passage, one.position))))
 
 
 def _evidence(best: Candidate) -> float:

@@ -177,3 +177,19 @@ async def test_length_and_stop_texts_are_kept_to() -> None:
     assert said(stopped) == "The sky is blue"
     assert citations(stopped) == []
     await provider.close()
+
+
+async def test_definition_is_preferred_where_one_is_asked_for() -> None:
+    uses = Passage("Uses", "Tea is drunk with milk. The price of a tea bush is high. What tea needs is water.")
+    definition = Passage("Plants", "Many plants are grown for drinks. A tea is an infusion of leaves in hot water.")
+
+    events = await answer(user("What is a tea?"), passages=(uses, definition, SEA))
+
+    first = citations(events)[0]
+    assert said(events)[first.start : first.end] == "A tea is an infusion of leaves in hot water."
+
+
+async def test_best_passage_is_quoted_first() -> None:
+    events = await answer(user("Describe when the oil crisis began"), passages=(RHINE, SKY, OIL))
+
+    assert citations(events)[0].passage == 3
