@@ -19,7 +19,7 @@ TITLE_TOKENS_MAX: Final = 48  # with the chunk and two special tokens below the 
 # The encoder takes a word of over 100 characters for one unknown token; text has four or five characters a token.
 _CHARACTERS_PER_TOKEN_MAX: Final = 8
 _HARD_PIECE_CHARACTERS: Final = CHUNK_TOKENS_MAX // 2
-_PATH_SEPARATOR: Final = " › "  # noqa: RUF001 - the usual mark between the parts of a path
+_PATH_SEPARATOR: Final = " > "
 
 _CLAUSE_END: Final = re.compile(r"(?<=[;:,–—])\s+")
 _LINE_END: Final = re.compile(r"\n")

@@ -39,7 +39,7 @@ _TURNS_READ_TOGETHER: Final = 3
 _WEAK_PASSAGES_MAX: Final = 2
 # Rows that were deleted or replaced since the snapshot fall out; a few more than asked for usually make up for them.
 _SPARE_PASSAGES: Final = 8
-_TRIES: Final = 3
+_TRIES: Final = 10
 _SEQUENCE_WAIT_S_MAX: Final = 5.0
 _SEQUENCE_POLL_S: Final = 0.05
 

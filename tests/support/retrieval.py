@@ -1,7 +1,8 @@
 """Stand-ins and makers for tests of retrieval; the stand-ins keep the promises of the ports that they stand in for."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 
@@ -115,3 +116,10 @@ def index_rows(texts: Sequence[str], *, document: str = "doc_a", first_key: int 
 async def pieces(content: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
+
+
+async def until(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
+    """Returns when the condition holds; fails the test when it does not in time."""
+    async with asyncio.timeout(within_s):
+        while not await holds():  # noqa: ASYNC110 - what is waited for may be in another process
+            await asyncio.sleep(0.002)

@@ -18,7 +18,8 @@ def parse(text: str) -> Parsed:
     """The source with one block per heading, paragraph, list, table or code block."""
     text = normalise(text)
     lines = _line_starts(text)
-    parser = MarkdownIt("commonmark", {"maxNesting": _NESTING_MAX}).enable("table")
+    # Only the blocks are wanted; looking into them is most of the work.
+    parser = MarkdownIt("commonmark", {"maxNesting": _NESTING_MAX}).enable("table").disable(["inline", "text_join"])
     blocks: list[BlockTuple] = []
     headings: list[tuple[int, str]] = []
     tokens = parser.parse(text)
@@ -30,7 +31,7 @@ def parse(text: str) -> Parsed:
             continue
         above = tuple(title for _, title in headings)
         if token.type == "heading_open":
-            _enter(headings, int(token.tag[1:]), tokens[place + 1])
+            above = _enter(headings, int(token.tag[1:]), tokens[place + 1])
             blocks.append((start, end, "heading", above, 0))
         elif token.type in _LINE_KINDS:
             blocks.append(_with_lead_in(text, blocks, (start, end, "lines", above, 0)))
@@ -52,11 +53,13 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(piece) - len(piece.lstrip("\n")), start + len(piece.rstrip())
 
 
-def _enter(headings: list[tuple[int, str]], level: int, inline: Token) -> None:
-    """Closes the headings that are not above this one, and opens it."""
+def _enter(headings: list[tuple[int, str]], level: int, inline: Token) -> tuple[str, ...]:
+    """Closes the headings that are not above this one, and opens it; returns those above."""
     while headings and headings[-1][0] >= level:
         headings.pop()
+    above = tuple(title for _, title in headings)
     headings.append((level, " ".join(inline.content.split())))
+    return above
 
 
 def _with_lead_in(text: str, blocks: list[BlockTuple], block: BlockTuple) -> BlockTuple:

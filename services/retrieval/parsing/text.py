@@ -13,7 +13,7 @@ _LINE_END = re.compile(r"\r\n?|[\u2028\u0085\x0b]")
 _PARAGRAPH_MARK = re.compile(r"[\u2029\x0c]")
 # What remains of the controls, and what PostgreSQL or UTF-8 cannot hold.
 _DROPPED = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\ufeff\ufffe\uffff\ud800-\udfff]")
-_PARAGRAPH = re.compile(r"\S(?:.|\n(?![ \t]*(?:\n|\Z)))*")
+_BLANK_LINES = re.compile(r"\n[ \t]*(?=\n)")
 _GARBLED = re.compile(r"[\ufffd\ue000-\uf8ff]")
 _GARBLED_SHARE_MAX = 0.05
 
@@ -33,10 +33,16 @@ def parse(text: str) -> Parsed:
 
 def paragraphs(text: str, offset: int = 0) -> list[tuple[int, int]]:
     """Spans of the paragraphs of `text`, without white space around them, moved by `offset`."""
-    return [
-        (offset + found.start(), offset + found.start() + len(found.group().rstrip()))
-        for found in _PARAGRAPH.finditer(text)
-    ]
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for gap in (*(found.start() for found in _BLANK_LINES.finditer(text)), len(text)):
+        piece = text[start:gap]
+        words = piece.strip()
+        if words:
+            first = offset + start + piece.index(words[0])
+            spans.append((first, first + len(words)))
+        start = gap
+    return spans
 
 
 def check(text: str, limits: Limits) -> None:
