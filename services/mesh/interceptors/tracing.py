@@ -4,9 +4,11 @@ OpenTelemetry's own grpc.aio instrumentation breaks handlers that call `context.
 streams, so this one is ours. Names follow its semantic conventions for RPC.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.mesh.rpc import Call, Proceed
@@ -22,11 +24,31 @@ class TracingStage:
     """See the module."""
 
     async def run(self, call: Call, proceed: Proceed) -> None:
-        """Opens the span; without a configured tracer this costs a no-op span."""
+        """Opens the span when this process exports spans, and else hands the caller's trace on."""
         if call.is_infrastructure:
             await proceed(call)
             return
         carrier = {key: value for key, value in call.metadata if key in _KEYS}
+        if isinstance(trace.get_tracer_provider(), TracerProvider):
+            await self._traced(call, carrier, proceed)
+        else:
+            # No collector here, and perhaps one further on: the caller's trace is passed through. Even a span that
+            # records nothing costs as much as all other stages together.
+            await self._passed_on(call, carrier, proceed)
+
+    async def _passed_on(self, call: Call, carrier: Mapping[str, str], proceed: Proceed) -> None:
+        if not carrier:
+            await proceed(call)
+            return
+        parent = _PROPAGATOR.extract(carrier)
+        call.trace_id = _trace_id(trace.get_current_span(parent))
+        token = context.attach(parent)
+        try:
+            await proceed(call)
+        finally:
+            context.detach(token)
+
+    async def _traced(self, call: Call, carrier: Mapping[str, str], proceed: Proceed) -> None:
         service, _, method = call.method.removeprefix("/").partition("/")
         tracer = trace.get_tracer("parley.mesh")
         with tracer.start_as_current_span(
@@ -37,8 +59,7 @@ class TracingStage:
             record_exception=False,  # its text may hold what must not leave the process
             set_status_on_exception=False,
         ) as span:
-            if span.get_span_context().is_valid:
-                call.trace_id = f"{span.get_span_context().trace_id:032x}"
+            call.trace_id = _trace_id(span)
             span.set_attribute("parley.request_id", call.request_id)
             try:
                 await proceed(call)
@@ -46,3 +67,8 @@ class TracingStage:
                 span.set_attribute("rpc.grpc.status_code_name", call.code)
                 if call.code in _SERVER_FAULTS:
                     span.set_status(trace.StatusCode.ERROR, call.reason)
+
+
+def _trace_id(span: trace.Span) -> str:
+    span_context = span.get_span_context()
+    return f"{span_context.trace_id:032x}" if span_context.is_valid else ""
