@@ -38,7 +38,10 @@ _ASKS_NAME: Final = re.compile(r"\b(?:who|whom|whose|what (?:person|company|grou
 _ASKS_DEFINITION: Final = re.compile(
     r"^\s*(?:what|who)(?:'s|’s|\s+(?:is|are|was|were))\s+(?:an?\s+|the\s+)?((?:[\w.-]+\s+){0,2}[\w.-]+?)\s*\??\s*$"
 )
-_DEFINES: Final = r"^\W*(?:an?\s+|the\s+)?{subject}s?\b[^.:;]{{0,60}}?\b(?:(?:is|was)\s+(?:an?|the|one|any)|are|were|means|refers|stands)\b"
+_DEFINES: Final = (
+    r"^\W*(?:an?\s+|the\s+)?{subject}s?\b[^.:;]{{0,60}}?"
+    r"\b(?:(?:is|was)\s+(?:an?|the|one|any)|are|were|means|refers|stands)\b"
+)
 
 _PATTERNS: Final = (
     (_ASKS_DATE, _DATE),
