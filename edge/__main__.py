@@ -1,4 +1,4 @@
-"""`python -m edge serve | config`."""
+"""`python -m edge serve | config | openapi`."""
 
 import argparse
 import asyncio
@@ -9,6 +9,7 @@ import uvloop
 
 from edge.server import serve
 from edge.settings import EdgeSettings
+from edge.transcoding.openapi import document
 from services.mesh import telemetry
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
@@ -25,8 +26,11 @@ def main() -> int:
     Not `services.mesh.cli`, which brings database migrations with it: the edge has no database.
     """
     parser = argparse.ArgumentParser(prog="python -m edge", description="Parley's edge.")
-    parser.add_argument("command", choices=["serve", "config"], help="serve the HTTP API, or show the settings")
+    parser.add_argument("command", choices=["serve", "config", "openapi"], help="what to do or show")
     command = parser.parse_args().command
+    if command == "openapi":
+        sys.stdout.buffer.write(document())
+        return 0
     try:
         settings = load(EdgeSettings)
     except SettingsError as error:
