@@ -116,7 +116,8 @@ def _install(name: str) -> None:
         venv.create(home, symlinks=True, with_pip=False)
     lock = _lock(name)
     torch = _torch_from_elsewhere(lock)
-    commands = [["sync", "--require-hashes", str(torch[0] if torch else lock)]]
+    # Compiled once here, or by each of a dozen processes at its first start, or at every one in a read-only place.
+    commands = [["sync", "--compile-bytecode", "--require-hashes", str(torch[0] if torch else lock)]]
     if torch:
         # PyTorch's index publishes other files than the lock has hashes for; the version is still the lock's.
         commands.append(["install", "--no-deps", "--torch-backend", os.environ[TORCH_BACKEND], torch[1]])

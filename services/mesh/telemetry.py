@@ -41,6 +41,7 @@ _QUIETER: Final = {
     "asyncio": logging.INFO,
     "grpc": logging.INFO,
     "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
 }
 _METRIC_NAME: Final = re.compile(r"parley_[a-z]+(_[a-z0-9]+)+")
 _SECRET_KEYS: Final = frozenset({"authorization", "password", "secret", "token", "api_key", "cookie"})

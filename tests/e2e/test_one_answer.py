@@ -32,9 +32,10 @@ def knowledge_base_id(stack: Stack) -> str:
 
 
 def test_curl_grpc_and_openai_sdk_get_the_same_stored_answer(stack: Stack, knowledge_base_id: str) -> None:
+    token = exchange(stack.targets["auth"], stack.api_key, "conversation")
     answers = {
         "curl": by_curl(stack, knowledge_base_id),
-        "grpc": asyncio.run(by_grpc(stack, knowledge_base_id)),
+        "grpc": asyncio.run(by_grpc(stack, token, knowledge_base_id)),
         "openai": by_openai(stack, knowledge_base_id),
     }
 
@@ -117,8 +118,8 @@ def by_curl(stack: Stack, knowledge_base_id: str) -> str:
         return text_of(rest.get(f"/api/v1/messages/{watcher.message['id']}"))
 
 
-async def by_grpc(stack: Stack, knowledge_base_id: str) -> str:
-    metadata = (("authorization", f"Bearer {exchange(stack.targets['auth'], stack.api_key, 'conversation')}"),)
+async def by_grpc(stack: Stack, token: str, knowledge_base_id: str) -> str:
+    metadata = (("authorization", f"Bearer {token}"),)
     request_id = str(uuid.uuid4())
     async with grpc.aio.insecure_channel(stack.targets["conversation"]) as channel:
         conversations = conversation_service_pb2_grpc.ConversationServiceStub(channel)

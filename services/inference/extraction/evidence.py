@@ -14,6 +14,8 @@ from services.inference.model import Passage
 PAIR_REACH: Final = 3
 # Terms of an earlier question count half: they say what the talk is about, not what is asked now.
 EARLIER_WEIGHT: Final = 0.5
+# From this many words on, a sentence that holds the whole question repeats it: an example or a heading of questions.
+ECHO_WORDS_MIN: Final = 4
 # New terms beyond this number say nothing more about a sentence.
 NOVELTY_MAX: Final = 8
 
@@ -99,17 +101,21 @@ WEIGHTS: Final = Signals(
 
 
 def candidates(question: Question, passages: Sequence[Passage]) -> list[Candidate]:
-    """Every sentence of the passages that is not a heading, with its signals, in reading order."""
+    """Every sentence of the passages that may answer, with its signals, in reading order.
+
+    Headings answer nothing, and neither does a sentence that repeats the question.
+    """
     cut = [[(sentence, quote(passage.text, sentence)) for sentence in split(passage.text)] for passage in passages]
     said = [[words(text) for _, text in row] for row in cut]
     bags = [[Bag.of(content(one)) for one in row] for row in said]
     asked = _Asked.of(question, bags)
+    question_words = words(question.text)
     found: list[Candidate] = []
     for number, passage in enumerate(passages, start=1):
         row, row_bags = cut[number - 1], bags[number - 1]
         title = Bag.of(terms(passage.title))
         for position, (sentence, text) in enumerate(row):
-            if sentence.kind is Kind.HEADING:
+            if sentence.kind is Kind.HEADING or _echoes(said[number - 1][position], question_words):
                 continue
             around = _union(row_bags[max(0, position - 1) : position + 2]) | title
             signals = asked.signals(text, said[number - 1][position], row_bags[position], around)
@@ -165,6 +171,13 @@ class _Asked:
             rank=0.0,
             first=0.0,
         )
+
+
+def _echoes(said: Sequence[str], question: Sequence[str]) -> bool:
+    length = len(question)
+    if length < ECHO_WORDS_MIN:
+        return False
+    return any(said[start : start + length] == question for start in range(len(said) - length + 1))
 
 
 def _part(wanted: frozenset[tuple[str, str]] | frozenset[str], present: set[tuple[str, str]] | set[str]) -> float:

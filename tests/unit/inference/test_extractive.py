@@ -193,3 +193,10 @@ async def test_best_passage_is_quoted_first() -> None:
     events = await answer(user("Describe when the oil crisis began"), passages=(RHINE, SKY, OIL))
 
     assert citations(events)[0].passage == 3
+
+
+async def test_sentence_that_repeats_the_question_does_not_answer_it() -> None:
+    faq = Passage("Questions", "Example: how long is the Upper Rhine Plain in kilometres? Ask it like that.")
+    events = await answer(user("How long is the Upper Rhine Plain?"), passages=(faq, RHINE))
+    assert "is 300 km long" in said(events)
+    assert "Example" not in said(events)
