@@ -23,7 +23,7 @@ class Continuation:
     def __init__(self, attempt: int, text: str, citations: Sequence[Citation], *, resumes: bool) -> None:
         self._attempt = attempt
         self._old = text if resumes else ""
-        self._kept = tuple(citations) if resumes else ()
+        self._kept = frozenset(citations) if resumes else frozenset()
         self._matched = 0
         self._held: list[CitationAdded | ProviderSwitched] = []
         self._is_open = False
@@ -49,10 +49,10 @@ class Continuation:
 
     def step(self, step: CitationAdded | ProviderSwitched) -> list[Payload]:
         """What is left to send of a step other than text."""
-        if self._is_open:
-            return [step]
-        self._held.append(step)
-        return []
+        if not self._is_open:
+            self._held.append(step)
+            return []
+        return [] if self._is_known(step) else [step]
 
     def end(self) -> list[Payload]:
         """What comes after the last word: a new answer may be shorter than the old one."""
@@ -60,9 +60,12 @@ class Continuation:
 
     def _start(self, offset: int) -> list[Payload]:
         self._is_open = True
-        kept = {citation for citation in self._kept if citation.end <= offset}
-        news = [step for step in self._held if not (isinstance(step, CitationAdded) and step.citation in kept)]
-        return [AttemptStarted(self._attempt, offset), *news]
+        # What reaches beyond the offset is void, and has to be sent again.
+        self._kept = frozenset(citation for citation in self._kept if citation.end <= offset)
+        return [AttemptStarted(self._attempt, offset), *(step for step in self._held if not self._is_known(step))]
+
+    def _is_known(self, step: CitationAdded | ProviderSwitched) -> bool:
+        return isinstance(step, CitationAdded) and step.citation in self._kept
 
 
 def _agreement(text: str, old: str, offset: int) -> int:

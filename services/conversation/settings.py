@@ -23,6 +23,8 @@ class StorageSettings(DatabaseSettings):
 class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget):
     """The API, and what API and worker share."""
 
+    model_config = service_config("conversation")
+
     lease_s: float = Field(
         default=30.0,
         gt=0.0,
@@ -60,6 +62,8 @@ class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget):
 
 class WorkerSettings(ApiSettings, RetrievalTarget, InferenceTarget, WorkloadSettings):
     """The worker."""
+
+    model_config = service_config("conversation")
 
     concurrency: int = Field(default=64, ge=1, le=10_000, description="Turns that one worker answers at once.")
     heartbeat_s: float = Field(default=10.0, gt=0.0, le=300.0, description="Seconds between renewals of a lease.")
