@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 from services.conversation.events import Snapshot, TurnEvent, TurnFinished
@@ -255,4 +256,5 @@ def _contiguous(events: list[TurnEvent]) -> list[TurnEvent]:
 
 
 def _snapshot(answer: Answer, sequence: int) -> TurnEvent:
-    return TurnEvent(sequence, answer.turn.attempt, Snapshot(answer.message))
+    message = replace(answer.message, last_sequence=sequence)
+    return TurnEvent(sequence, answer.turn.attempt, Snapshot(message))
