@@ -269,13 +269,18 @@ def cursor_of(position: Position | None) -> Cursor | None:
         case None:
             return None
         case (str(text), str(item_id)):
-            try:
-                created_at = datetime.fromisoformat(text)
-            except ValueError:
-                created_at = datetime.min  # noqa: DTZ901 - without a zone, it is refused below
-            if created_at.tzinfo is not None and item_id.isprintable():
+            created_at = _instant_of_text(text)
+            if created_at is not None and item_id.isprintable():
                 return Cursor(created_at, item_id)
     raise invalid_field("page_token", "must be the next_page_token of the page before")
+
+
+def _instant_of_text(text: str) -> datetime | None:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return None if instant.tzinfo is None else instant
 
 
 def _role(field: str, number: int) -> Role:

@@ -48,6 +48,22 @@ def file(output: Path) -> CredentialsFile:
     return CredentialsFile(output)
 
 
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+def spoil(path: Path, content: str) -> None:
+    path.write_text(content)
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
 def bootstrap_of(auth: World, store: MemoryStore | None = None) -> Bootstrap:
     return Bootstrap(store=store or auth.app.store, passwords=auth.app.passwords, clock=auth.clock)
 
@@ -77,9 +93,9 @@ async def test_first_start_makes_an_owner_whose_credentials_work(auth: World, fi
 
 async def test_file_is_private_shell_and_alone(auth: World, file: CredentialsFile, output: Path) -> None:
     await run(auth, file)
-    assert stat.S_IMODE(output.stat().st_mode) == 0o600
+    assert mode_of(output) == 0o600
     assert [path.name for path in output.parent.iterdir()] == [output.name]
-    names = [line.partition("=")[0] for line in output.read_text().splitlines()]
+    names = [line.partition("=")[0] for line in text_of(output).splitlines()]
     assert names == ["PARLEY_EMAIL", "PARLEY_PASSWORD", "PARLEY_API_KEY"]
 
 
@@ -96,9 +112,9 @@ async def test_every_installation_has_credentials_of_its_own(auth: World, tmp_pa
 
 async def test_second_start_changes_nothing(auth: World, file: CredentialsFile, output: Path) -> None:
     await run(auth, file)
-    before = output.read_text()
+    before = text_of(output)
     assert await run(auth, file) is Outcome.UNCHANGED
-    assert output.read_text() == before
+    assert text_of(output) == before
 
 
 async def test_ten_starts_at_once_make_one_owner(auth: World, file: CredentialsFile) -> None:
@@ -130,7 +146,7 @@ async def test_crash_after_the_commit_loses_nothing(auth: World, file: Credentia
 async def test_lost_file_is_told_and_nothing_is_changed(auth: World, file: CredentialsFile, output: Path) -> None:
     await run(auth, file)
     before = read(file)
-    output.unlink()
+    lose(output)
     assert await run(auth, file) is Outcome.LOST
     assert file.read() is None
     await assert_good(auth, before)
@@ -141,7 +157,7 @@ async def test_reset_gives_new_credentials_and_ends_the_old_ones(
 ) -> None:
     await run(auth, file)
     before = read(file)
-    output.unlink()
+    lose(output)
     assert await run(auth, file, reset=True) is Outcome.RESET
     await assert_good(auth, read(file))
     with pytest.raises(CredentialsInvalid):
@@ -165,12 +181,12 @@ async def test_file_of_another_installation_is_set_apart_and_not_overwritten(
 ) -> None:
     other = Bootstrap(store=MemoryStore(), passwords=auth.app.passwords, clock=auth.clock)
     await other.run(file, email=EMAIL, reset=False)
-    before = output.read_text()
+    before = text_of(output)
     lost = CredentialsFile(output.with_name("lost"))
     await run(auth, lost)
     assert await run(auth, file) is Outcome.LOST
-    assert not output.exists()
-    assert output.with_name("bootstrap.env.other").read_text() == before
+    assert file.read() is None
+    assert text_of(output.with_name("bootstrap.env.other")) == before
 
 
 @pytest.mark.parametrize("content", ["", "PARLEY_EMAIL=x\n", "# nothing\n"])
@@ -178,7 +194,7 @@ async def test_file_without_credentials_counts_as_lost(
     auth: World, file: CredentialsFile, output: Path, content: str
 ) -> None:
     await run(auth, file)
-    output.write_text(content)
+    spoil(output, content)
     assert await run(auth, file) is Outcome.LOST
 
 
