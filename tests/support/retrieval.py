@@ -119,7 +119,7 @@ async def pieces(content: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
 
 
 async def until(holds: Callable[[], Awaitable[bool]], *, within_s: float = 20.0) -> None:
-    """Returns when the condition holds; fails the test when it does not in time."""
+    """As `waiting.until`, for conditions that have to be asked of a store or a process."""
     async with asyncio.timeout(within_s):
         while not await holds():  # noqa: ASYNC110 - what is waited for may be in another process
             await asyncio.sleep(0.002)
