@@ -19,7 +19,7 @@ from services.mesh.cli import main as run
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import open_database
 from services.mesh.errors import InvalidArgument
-from services.mesh.settings import DatabaseSettings, load
+from services.mesh.settings import DatabaseSettings, SettingsError, load
 from services.mesh.tasks import BoundedExecutor
 
 OWNER_EMAIL: Final = "owner@parley.local"
@@ -53,7 +53,10 @@ def _deployable(settings: type[S], wanted: _Wanted | None) -> Deployable[S]:
     async def bootstrap(store_settings: DatabaseSettings) -> None:
         """Create the first organization, its owner and an API key, unless they exist."""
         assert wanted is not None, "parsed before"
-        outcome = await _bootstrap(store_settings, wanted)
+        try:
+            outcome = await _bootstrap(store_settings, wanted)
+        except OSError as error:
+            raise SettingsError(f"--output: cannot use {str(wanted.output)!r}: {error.strerror}") from error
         sys.stdout.write(f"{outcome.value}\n")
 
     return Deployable(

@@ -68,6 +68,13 @@ def test_bootstrap_prints_no_secret_and_says_when_the_file_is_lost(url: str, tmp
     assert "new password" in run(url, "bootstrap", "--output", str(output), "--reset").stdout
 
 
+def test_place_that_cannot_be_written_is_told_and_nothing_is_created(url: str, tmp_path: Path) -> None:
+    nowhere = run(url, "bootstrap", "--output", str(tmp_path / "no folder" / "bootstrap.env"))
+    assert nowhere.returncode == 2
+    assert "--output" in nowhere.stderr
+    assert "were created" in run(url, "bootstrap", "--output", str(tmp_path / "bootstrap.env")).stdout
+
+
 @pytest.mark.parametrize(
     "arguments", [["bootstrap"], ["bootstrap", "--output", "x", "--email", "nobody"], ["nothing"], []]
 )
