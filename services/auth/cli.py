@@ -9,7 +9,7 @@ from typing import Final, NoReturn, TypeVar
 
 from services.auth.app import MIGRATIONS, serve_api
 from services.auth.bootstrap import Bootstrap, Outcome
-from services.auth.credentials_file import CredentialsFile
+from services.auth.credentials_file import CredentialsFile, CredentialsFileError
 from services.auth.emails import checked_email
 from services.auth.passwords import Passwords
 from services.auth.settings import Settings, StoreSettings
@@ -55,8 +55,8 @@ def _deployable(settings: type[S], wanted: _Wanted | None) -> Deployable[S]:
         assert wanted is not None, "parsed before"
         try:
             outcome = await _bootstrap(store_settings, wanted)
-        except OSError as error:
-            raise SettingsError(f"--output: cannot use {str(wanted.output)!r}: {error.strerror}") from error
+        except CredentialsFileError as error:
+            raise SettingsError(f"--output: {error}") from error
         sys.stdout.write(f"{outcome.value}\n")
 
     return Deployable(

@@ -6,12 +6,18 @@ file beside: if the database knows its key by then, the next start puts it in it
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _MODE: Final = 0o600
 _NAMES: Final = ("PARLEY_EMAIL", "PARLEY_PASSWORD", "PARLEY_API_KEY")
+
+
+class CredentialsFileError(Exception):
+    """The file cannot be used; the message says which, and why."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -32,39 +38,49 @@ class CredentialsFile:
         self._apart = path.with_name(path.name + ".other")
 
     def read(self) -> FirstCredentials | None:
-        """What is in its place."""
-        return _read(self._path)
+        """What is in its place.
+
+        Raises:
+            CredentialsFileError: as every method here does, the file or its folder cannot be used.
+        """
+        with _told(self._path):
+            return _read(self._path)
 
     def read_pending(self) -> FirstCredentials | None:
         """What an interrupted start left beside."""
-        return _read(self._beside)
+        with _told(self._beside):
+            return _read(self._beside)
 
     def write_pending(self, credentials: FirstCredentials) -> None:
         """Puts credentials beside, safe on the disk before this returns."""
         values = (credentials.email, credentials.password, credentials.api_key)
         text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in zip(_NAMES, values, strict=True))
-        self._beside.unlink(missing_ok=True)
-        # Created with its mode: at no instant can anybody else open it.
-        handle = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-        try:
-            os.write(handle, text.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        self._sync_folder()
+        with _told(self._beside):
+            self._beside.unlink(missing_ok=True)
+            # Created with its mode: at no instant can anybody else open it.
+            handle = os.open(self._beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+            try:
+                os.write(handle, text.encode())
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            self._sync_folder()
 
     def publish(self) -> None:
         """Moves what is beside into its place."""
-        self._beside.replace(self._path)
-        self._sync_folder()
+        with _told(self._path):
+            self._beside.replace(self._path)
+            self._sync_folder()
 
     def drop_pending(self) -> None:
         """Removes what is beside; no error when nothing is."""
-        self._beside.unlink(missing_ok=True)
+        with _told(self._beside):
+            self._beside.unlink(missing_ok=True)
 
     def set_apart(self) -> Path:
         """Moves credentials of another installation out of the way; where they are now."""
-        self._path.replace(self._apart)
+        with _told(self._path):
+            self._path.replace(self._apart)
         return self._apart
 
     def _sync_folder(self) -> None:
@@ -73,6 +89,14 @@ class CredentialsFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CredentialsFileError(f"cannot use {str(path)!r}: {error.strerror}") from error
 
 
 def _read(path: Path) -> FirstCredentials | None:
