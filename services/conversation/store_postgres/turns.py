@@ -52,7 +52,7 @@ class TurnQueries:
             if earlier is not None:
                 return await _turn(write, new.owner, earlier)
             settings = await _settings(write, new)
-            await _insert_turn(write, new, settings)
+            turn = await _insert_turn(write, new, settings)
             await _append_messages(write, new, settings)
             await write.execute(
                 insert(tables.outbox).values(
@@ -61,7 +61,7 @@ class TurnQueries:
                     conversation_id=new.conversation_id,
                 )
             )
-            return await _turn(write, new.owner, new.id)
+            return turn
 
         return await self._database.transact(work)
 
@@ -171,7 +171,7 @@ async def _settings(write: ReadWrite, new: NewTurn) -> ConversationSettings:
     return settings_of(row)
 
 
-async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> None:
+async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> Turn:
     """Takes the conversation's one active place; the partial unique index decides between racing calls."""
     taken = await write.execute(
         upsert(tables.turns)
@@ -192,9 +192,11 @@ async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSet
             sequence_limit=new.sequence_limit,
         )
         .on_conflict_do_nothing(index_elements=["organization_id", "conversation_id"], index_where=text(tables.ACTIVE))
+        .returning(*(_turns[name] for name in TURN_COLUMNS))
     )
-    if taken.rowcount == 1:
-        return
+    row = taken.mappings().one_or_none()
+    if row is not None:
+        return turn_of(row, last_sequence=0)
     query = (
         select(_turns.id)
         .where(_turns.organization_id == new.owner.organization_id, _turns.user_id == new.owner.user_id)

@@ -1,0 +1,151 @@
+"""Adapters on the real thing: peers over gRPC, a Valkey that is wiped, a schema that is migrated."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+
+from dev.valkey import Server
+from services.conversation import clients
+from services.conversation.app import MIGRATIONS
+from services.conversation.events import PartStarted, ProviderSwitched, TurnEvent
+from services.conversation.journal.port import Batch
+from services.conversation.journal.valkey import ValkeyJournal
+from services.conversation.model import ConversationId, Example, GenerationParameters, RetrievalMode, Role, TurnId
+from services.conversation.ports import (
+    Generated,
+    GeneratedText,
+    GenerationFinished,
+    GenerationRequest,
+    GenerationStarted,
+    PromptMessage,
+    Question,
+)
+from services.conversation.queue.valkey import ValkeyQueue
+from services.conversation.store import TurnRef
+from services.conversation.wire.events import EventCodec
+from services.mesh import tokens
+from services.mesh.client import open_channel
+from services.mesh.errors import MeshError, NotFound, Overloaded, RetrievalUnavailable, ScopeMissing, Unavailable
+from services.mesh.migrate import drift
+from services.mesh.tokens import WorkloadTokens
+from services.mesh.valkey import open_valkey
+from tests.support.conversation import ADA, PASSAGE, valkey_settings
+from tests.support.conversation_peers import WORDS, Peers
+from tests.support.valkey import emptied
+
+QUESTION = Question(
+    knowledge_base_id="kb_1", query="q", context_queries=("before",), limit=3, mode=RetrievalMode.SELECTIVE
+)
+REQUEST = GenerationRequest(
+    model="a/b",
+    system="Be brief",
+    examples=(Example("q", "a"),),
+    messages=(PromptMessage(Role.USER, "q"),),
+    passages=(PASSAGE,),
+    parameters=GenerationParameters(temperature=0.5, stop=("x",)),
+)
+
+
+@dataclass(slots=True)
+class Adapters:
+    retrieval: clients.RetrievalClient
+    inference: clients.InferenceClient
+
+
+@pytest.fixture
+async def adapters(peers: Peers) -> AsyncIterator[Adapters]:
+    async with AsyncExitStack() as stack:
+        contracts = [tokens.CONTRACT, clients.RETRIEVAL, clients.INFERENCE]
+        channel = await stack.enter_async_context(open_channel(peers.target, contracts))
+        workload = WorkloadTokens(channel, workload="conversation", secret="a-secret-of-sixteen")
+        yield Adapters(
+            clients.RetrievalClient(channel, workload, timeout_s=10.0),
+            clients.InferenceClient(channel, workload, silence_s_max=0.5),
+        )
+
+
+async def test_a_search_brings_passages_with_their_place(adapters: Adapters, peers: Peers) -> None:
+    evidence = await adapters.retrieval.search(ADA, QUESTION)
+
+    (request,) = peers.search.requests
+    assert evidence.passages == (replace(PASSAGE, score=evidence.passages[0].score),)
+    assert (request.query, list(request.context_queries), request.limit) == ("q", ["before"], 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "understood"),
+    [
+        (NotFound.of("knowledge_base"), NotFound),
+        (Overloaded(), RetrievalUnavailable),
+        (Unavailable(), RetrievalUnavailable),
+        (ScopeMissing(), ScopeMissing),
+    ],
+)
+async def test_a_failed_search_says_what_is_wrong(
+    adapters: Adapters, peers: Peers, said: MeshError, understood: type[MeshError]
+) -> None:
+    peers.search.failure = said
+
+    with pytest.raises(understood):
+        await adapters.retrieval.search(ADA, QUESTION)
+
+
+async def steps(adapters: Adapters) -> list[Generated]:
+    async with adapters.inference.generate(ADA, REQUEST) as batches:
+        return [step async for batch in batches for step in batch]
+
+
+async def test_an_answer_comes_in_steps(adapters: Adapters) -> None:
+    found = await steps(adapters)
+
+    assert isinstance(found[0], GenerationStarted)
+    assert "".join(step.text for step in found if isinstance(step, GeneratedText)) == "".join(WORDS)
+    assert isinstance(found[-1], GenerationFinished)
+    assert not [step for step in found if isinstance(step, ProviderSwitched)]
+
+
+async def test_silence_is_given_up(adapters: Adapters, peers: Peers) -> None:
+    peers.generation.hold_before = 2
+
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await steps(adapters)
+
+
+async def test_a_wipe_changes_the_epoch(valkey_server: Server, valkey_url: str) -> None:
+    async with open_valkey(valkey_settings(valkey_url), application="tests") as client:
+        journal = ValkeyJournal(client, prefix="test", codec=EventCodec())
+        before = await journal.epoch()
+        emptied(valkey_server)
+
+        assert await journal.epoch() != before
+
+
+async def test_a_wiped_queue_works_on(valkey_server: Server, valkey_url: str) -> None:
+    ref = TurnRef("org_acme", ConversationId("conv_1"), TurnId("turn_1"))
+    async with open_valkey(valkey_settings(valkey_url), application="tests") as client:
+        queue = ValkeyQueue(client, client, prefix="test")
+        await queue.publish([ref])
+        received = await queue.receive(count_max=1, wait_s=0.5)
+        emptied(valkey_server)
+        await queue.acknowledge(received)
+        await queue.publish([ref])
+
+        assert [delivery.ref for delivery in await queue.receive(count_max=1, wait_s=0.5)] == [ref]
+
+
+async def test_a_valkey_that_is_away_is_unavailable() -> None:
+    async with open_valkey(valkey_settings("redis://127.0.0.1:1"), application="tests") as client:
+        journal = ValkeyJournal(client, prefix="test", codec=EventCodec())
+        queue = ValkeyQueue(client, client, prefix="test")
+        batch = Batch("turn_1", 1, (TurnEvent(1, 1, PartStarted("p1")),))
+        for attempt in (journal.epoch(), journal.append([batch]), journal.read("t", after=0, limit=1), queue.depth()):
+            with pytest.raises(Unavailable):
+                await attempt
+
+
+async def test_the_migrated_schema_is_the_declared_one(migrated_database_url: Callable[..., str]) -> None:
+    assert await drift(migrated_database_url("conversation"), MIGRATIONS) == []
