@@ -355,7 +355,7 @@ class InternalToken(_message.Message):
     """token is a JWT for the gRPC metadata `authorization: Bearer`."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """expire_time is 60 seconds ahead."""
+        """expire_time is 50 to 60 seconds ahead: a token is handed out again while it is young."""
 
     def __init__(
         self,

@@ -49,8 +49,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ended. Metadata: `turn_id`.
     """
     ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: _ErrorReason.ValueType  # 7
-    """ERROR_REASON_CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT, HTTP 400): the prompt does not fit the model. Metadata:
-    `input_tokens`, `input_tokens_max`.
+    """ERROR_REASON_CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT, HTTP 400): the prompt does not fit the model. Metadata,
+    where known: `input_tokens`, `input_tokens_max`.
     """
     ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 8
     """ERROR_REASON_QUOTA_EXHAUSTED (RESOURCE_EXHAUSTED, HTTP 429): a budget is spent. QuotaFailure names which; RetryInfo
@@ -145,8 +145,8 @@ ERROR_REASON_TURN_ALREADY_RUNNING: ErrorReason.ValueType  # 6
 ended. Metadata: `turn_id`.
 """
 ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: ErrorReason.ValueType  # 7
-"""ERROR_REASON_CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT, HTTP 400): the prompt does not fit the model. Metadata:
-`input_tokens`, `input_tokens_max`.
+"""ERROR_REASON_CONTEXT_LENGTH_EXCEEDED (INVALID_ARGUMENT, HTTP 400): the prompt does not fit the model. Metadata,
+where known: `input_tokens`, `input_tokens_max`.
 """
 ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 8
 """ERROR_REASON_QUOTA_EXHAUSTED (RESOURCE_EXHAUSTED, HTTP 429): a budget is spent. QuotaFailure names which; RetryInfo
