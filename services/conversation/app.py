@@ -176,7 +176,8 @@ def worker_of(config: WorkerSettings, core: Core, sources: Sources) -> Worker:
             redeliver_after_s=config.redeliver_after_s,
             republish_after_s=config.republish_after_s,
             cancel_poll_s=config.cancel_poll_s,
-            hand_back_after_s=config.hand_back_after_s,
+            # Handing back takes time too, and all of it has to fit into the drain.
+            hand_back_after_s=min(config.hand_back_after_s, config.drain_s / 2),
         ),
     )
 

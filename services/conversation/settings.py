@@ -80,7 +80,7 @@ class WorkerSettings(ApiSettings, RetrievalTarget, InferenceTarget, WorkloadSett
         default=10.0,
         ge=0.0,
         le=600.0,
-        description="Seconds after SIGTERM for turns to end by themselves; the others are handed back.",
+        description="Seconds after SIGTERM, half the drain at most, until turns under way are handed back.",
     )
     history_messages_max: int = Field(
         default=100, ge=0, le=998, description="Messages before the question that a prompt holds at most."
