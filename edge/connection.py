@@ -56,7 +56,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _guard: Connection | None = None
-    _is_reading: bool = False
+    _reads_body: bool = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """See asyncio."""
@@ -76,24 +76,24 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         # Any: the scope of ASGI is an open dictionary, which uvicorn types as a closed one.
         self.scope[SCOPE_KEY] = self._guard  # type: ignore[typeddict-unknown-key]
-        self._is_reading = True
         self._arm(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
         self._disarm()
+        self._reads_body = True
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """See httptools."""
-        self._is_reading = False
+        self._reads_body = False
         self._disarm()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """See uvicorn: the answer has been sent, perhaps before the end of the request."""
         super().on_response_complete()
-        if self._is_reading and not self.transport.is_closing():
+        if self._reads_body and self.cycle.response_complete and not self.transport.is_closing():
             self._arm(LEFTOVER_TIMEOUT_S)
 
     def _arm(self, seconds: float) -> None:
@@ -108,6 +108,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _expire(self) -> None:
         if self.transport.is_closing():
             return
-        if getattr(self.cycle, "response_complete", True):  # there is none before the first request
-            self.transport.write(_TIMED_OUT)
+        if not getattr(self.cycle, "response_complete", True):  # there is none before the first request
+            self._arm(HEAD_TIMEOUT_S)  # an answer is under way to a client that has begun its next request
+            return
+        self.transport.write(_TIMED_OUT)
         self.transport.close()

@@ -243,6 +243,7 @@ class FakeTurns:
         watchers: how many event streams are open.
         watched: `after_sequence` of all event streams there were.
         breaks: failures that the next streams end with, each after what it has sent.
+        refusal: failure that every stream ends with at once.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -255,6 +256,7 @@ class FakeTurns:
         self.watchers = 0
         self.watched: list[int] = []
         self.breaks: list[MeshError] = []
+        self.refusal: MeshError | None = None
 
     async def CreateTurn(self, request: turns_pb.CreateTurnRequest, context: RpcContext) -> turns_pb.CreateTurnResponse:
         self.requests.append(request)
@@ -285,8 +287,10 @@ class FakeTurns:
         told, sent = self._find(request.turn_id), request.after_sequence
         if sent > len(told.events):
             raise invalid_field("after_sequence", "is beyond the turn's latest event")
-        self.watchers += 1
         self.watched.append(sent)
+        if self.refusal is not None:
+            raise self.refusal
+        self.watchers += 1
         try:
             while True:
                 fresh = told.events[sent:]

@@ -1,13 +1,13 @@
 """A message of every kind of field, made without a contract: what the codec must carry."""
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, field_mask_pb2, timestamp_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-_F: Final = descriptor_pb2.FieldDescriptorProto
+_F: TypeAlias = descriptor_pb2.FieldDescriptorProto
 _SCALARS: Final = {
     "text": _F.TYPE_STRING,
     "data": _F.TYPE_BYTES,
