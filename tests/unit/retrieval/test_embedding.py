@@ -126,6 +126,19 @@ def test_missing_model_is_named(tmp_path: Path) -> None:
         OnnxEncoder(ModelFiles.in_folder(tmp_path), threads=1)
 
 
+def test_model_of_the_operators_own_is_named_after_its_folder(tmp_path: Path, encoder: OnnxEncoder) -> None:
+    packaged = ModelFiles.packaged()
+    folder = tmp_path / "our-model"
+    folder.mkdir()
+    (folder / "model.onnx").symlink_to(packaged.weights)
+    (folder / "tokenizer.json").symlink_to(packaged.tokenizer)
+
+    own = OnnxEncoder(ModelFiles.in_folder(folder), threads=1)
+
+    assert own.revision.startswith("our-model@")
+    np.testing.assert_allclose(own.encode(["text"]), encoder.encode(["text"]), atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def encoder() -> OnnxEncoder:
     return OnnxEncoder(ModelFiles.packaged(), threads=1)
