@@ -1,11 +1,13 @@
 """Real processes: killed, stopped and watched."""
 
+import os
 import signal
 from dataclasses import dataclass
 
 import grpc.aio
 import pytest
 
+from dev.ports import free_ports
 from parley.conversation.v1 import conversation_service_pb2 as conversations
 from parley.conversation.v1 import conversation_service_pb2_grpc, turn_pb2, turn_service_pb2_grpc
 from parley.conversation.v1 import turn_service_pb2 as turns
@@ -14,7 +16,6 @@ from services.conversation.wire.events import event_of
 from tests.integration.conversation.conftest import Processes
 from tests.support.conversation_peers import WORDS, Peers
 from tests.support.valkey import emptied
-from tests.support.waiting import until
 
 CALL_S = 20.0
 TEXT = "".join(WORDS)
@@ -45,7 +46,7 @@ class Client:
         """Events to the end of the turn, or until there are `enough` of them."""
         stub = turn_service_pb2_grpc.TurnServiceStub(self.channel)
         request = turns.StreamTurnEventsRequest(turn_id=turn_id, after_sequence=after)
-        call = stub.StreamTurnEvents(request, metadata=self.metadata, timeout=60.0)
+        call = stub.StreamTurnEvents(request, metadata=self.metadata, timeout=60.0, wait_for_ready=True)
         events: list[turn_pb2.TurnEvent] = []
         try:
             async for response in call:
@@ -170,13 +171,12 @@ async def test_a_stream_goes_on_on_another_replica(processes: Processes, client:
     turn = await client.ask()
     await client.peers.generation.held.wait()
     seen = await client.watch(turn.id, enough=2)
-    api_process = processes.running[0]
-    api_process.kill()
-    api_process.wait()
+    target = f"127.0.0.1:{next(iter(free_ports(os.getpid() + 47)))}"
+    processes.start("serve", PARLEY_GRPC_LISTEN=target)
 
-    processes.start("serve")
+    processes.running[0].kill()
     client.peers.generation.go_on.set()
-    await until(lambda: client.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY)
-    rest = await client.watch(turn.id, seen[-1].sequence)
+    async with grpc.aio.insecure_channel(target) as channel:
+        rest = await Client(channel, client.peers).watch(turn.id, seen[-1].sequence)
 
     assert text_of([*seen, *rest]) == TEXT
