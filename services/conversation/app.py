@@ -13,15 +13,17 @@ from services.conversation.conversations import Conversations, FeedbackBook, Mes
 from services.conversation.generation import Sources
 from services.conversation.history import History
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.ports import KnowledgeBases
 from services.conversation.queue.valkey import ValkeyQueue
 from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import Recovery
+from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
 from services.conversation.settings import ApiSettings, StorageSettings, WorkerSettings
 from services.conversation.store_postgres import PostgresStore
 from services.conversation.turn_run import Timing
-from services.conversation.turns import Turns
+from services.conversation.turns import TurnLimits, Turns
 from services.conversation.watching import TAIL_WAIT_S, Feeds, Watching
 from services.conversation.wire.events import EventCodec
 from services.conversation.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
@@ -62,8 +64,13 @@ async def serve(storage: StorageSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     del storage  # every command reads what it needs; `migrate` needs a database only
     config = settings.load(ApiSettings)
-    async with opened(config) as core, open_channel(config.auth_target, [tokens.CONTRACT]) as auth:
-        registers, loops = api(config, core)
+    async with (
+        opened(config) as core,
+        open_channel(config.auth_target, [tokens.CONTRACT]) as auth,
+        open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES]) as retrieval,
+    ):
+        workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
+        registers, loops = api(config, core, clients.KnowledgeBaseClient(retrieval, workload))
         await server.serve(
             config,
             servicers=registers,
@@ -132,16 +139,24 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
         )
 
 
-def api(config: ApiSettings, core: Core) -> tuple[list[Register], list[Loop]]:
+def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tuple[list[Register], list[Loop]]:
     """The servicers, and the loops that they need."""
     store, journal = core.store, core.journal
     # The API only ever drops histories, so it needs no bounds of its own for them.
     history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
     relay = Relay(store, core.queue, every_s=config.relay_every_s)
     feeds = Feeds(core.tail)
-    turns = Turns(store, relay, core.recovery, lease_s=config.lease_s, turn_s_max=config.turn_s_max, new_id=new_id)
+    references = References(knowledge_bases, store)
+    turns = Turns(
+        store,
+        relay,
+        core.recovery,
+        references,
+        limits=TurnLimits(lease_s=config.lease_s, turn_s_max=config.turn_s_max),
+        new_id=new_id,
+    )
     watching = Watching(store, journal, feeds, poll_s=config.poll_s)
-    conversations = Conversations(store, journal, history, new_id=new_id)
+    conversations = Conversations(store, journal, history, references, new_id=new_id)
     services = conversation_service_pb2_grpc
     registers: list[Register] = [
         lambda grpc_server: services.add_ConversationServiceServicer_to_server(

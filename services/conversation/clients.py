@@ -9,7 +9,13 @@ from typing import Final
 import grpc.aio
 
 from parley.inference.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
-from parley.retrieval.v1 import knowledge_base_pb2, search_service_pb2, search_service_pb2_grpc
+from parley.retrieval.v1 import (
+    knowledge_base_pb2,
+    knowledge_base_service_pb2,
+    knowledge_base_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
 from services.conversation.events import ProviderSwitched
 from services.conversation.model import FinishReason, Owner, RetrievalDecision, RetrievalMode, Role
 from services.conversation.ports import (
@@ -36,7 +42,11 @@ from services.mesh.errors import (
 from services.mesh.tokens import OnBehalfOf, WorkloadTokens
 
 RETRIEVAL: Final = search_service_pb2.DESCRIPTOR
+KNOWLEDGE_BASES: Final = knowledge_base_service_pb2.DESCRIPTOR
 INFERENCE: Final = generation_service_pb2.DESCRIPTOR
+
+REFERENCE_S_MAX: Final = 2.0
+"""How long the acceptance of a question waits for retrieval's word on the knowledge base it names."""
 
 _MODES: Final[Mapping[RetrievalMode, "search_service_pb2.SearchMode.ValueType"]] = MappingProxyType(
     {
@@ -102,6 +112,20 @@ class RetrievalClient:
             probability=response.probability,
             passages=tuple(_passage(passage) for passage in response.passages),
         )
+
+
+class KnowledgeBaseClient:
+    """See `services.conversation.ports.KnowledgeBases`."""
+
+    def __init__(self, channel: grpc.aio.Channel, tokens: WorkloadTokens) -> None:
+        self._stub = knowledge_base_service_pb2_grpc.KnowledgeBaseServiceStub(channel)
+        self._tokens = tokens
+
+    async def require(self, owner: Owner, knowledge_base_id: str) -> None:
+        """See `KnowledgeBases.require`."""
+        request = knowledge_base_service_pb2.GetKnowledgeBaseRequest(knowledge_base_id=knowledge_base_id)
+        metadata = await self._tokens.metadata("retrieval", _on_behalf_of(owner))
+        await unary(self._stub.GetKnowledgeBase(request, metadata=metadata, timeout=REFERENCE_S_MAX))
 
 
 class InferenceClient:

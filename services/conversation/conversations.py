@@ -24,6 +24,7 @@ from services.conversation.model import (
     check_text,
     title_of,
 )
+from services.conversation.references import References
 from services.conversation.store import (
     ConversationStore,
     FeedbackStore,
@@ -51,8 +52,11 @@ class ImportedMessage:
 class Conversations:
     """What users do with conversations as a whole."""
 
-    def __init__(self, store: ConversationStore, journal: Journal, history: History, *, new_id: NewId) -> None:
+    def __init__(
+        self, store: ConversationStore, journal: Journal, history: History, references: References, *, new_id: NewId
+    ) -> None:
         self._store = store
+        self._references = references
         self._journal = journal
         self._history = history
         self._new_id = new_id
@@ -69,12 +73,14 @@ class Conversations:
 
         Raises:
             InvalidArgument: too many messages, or a text out of bounds.
+            NotFound: no such knowledge base.
             IdempotencyMismatch: the request id was used with another body.
         """
         if len(messages) > IMPORTED_MESSAGES_MAX:
             raise invalid_field("messages", f"at most {IMPORTED_MESSAGES_MAX} messages")
         for index, message in enumerate(messages):
             check_text(f"messages[{index}].text", message.text, TEXT_LENGTH_MAX, length_min=1)
+        await self._references.check(owner, settings.knowledge_base_id, repeat)
         first = next((message.text for message in messages if message.role is Role.USER), "")
         # In order, so that the tree shows them so: ids of one millisecond are in no order by themselves.
         ids = sorted(self._new_id("msg") for _ in messages)
@@ -111,10 +117,11 @@ class Conversations:
             etag: of the version that the caller has read; empty for any.
 
         Raises:
-            NotFound: no such conversation.
+            NotFound: no such conversation, or no such knowledge base.
             InvalidArgument: a value is out of bounds.
             EtagMismatch: the settings changed since.
         """
+        await self._references.check(owner, str(changes.get("knowledge_base_id", "")))
         for _ in range(UPDATE_TRIES_MAX):
             present = await self._store.conversation(owner, conversation_id)
             if etag and etag != present.etag:

@@ -91,6 +91,19 @@ class Retrieval(Protocol):
         ...
 
 
+class KnowledgeBases(Protocol):
+    """Tells which knowledge bases there are."""
+
+    async def require(self, owner: Owner, knowledge_base_id: str) -> None:
+        """Returns when there is such a knowledge base.
+
+        Raises:
+            NotFound: the owner's organization has no such knowledge base.
+            Unavailable: it cannot be told now.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PromptMessage:
     """A message of the conversation so far."""

@@ -20,7 +20,7 @@ class StorageSettings(DatabaseSettings):
     model_config = service_config("conversation")
 
 
-class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget):
+class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget, RetrievalTarget, WorkloadSettings):
     """The API, and what API and worker share."""
 
     model_config = service_config("conversation")
@@ -60,7 +60,7 @@ class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget):
     )
 
 
-class WorkerSettings(ApiSettings, RetrievalTarget, InferenceTarget, WorkloadSettings):
+class WorkerSettings(ApiSettings, InferenceTarget):
     """The worker."""
 
     model_config = service_config("conversation")

@@ -182,6 +182,10 @@ class ConversationStore(Protocol):
         """
         ...
 
+    async def is_repeat(self, owner: Owner, repeat: Repeat) -> bool:
+        """Whether an earlier call used this request id, whatever its body."""
+        ...
+
     async def conversation(self, owner: Owner, conversation_id: str) -> Conversation:
         """Raises NotFound."""
         ...

@@ -17,6 +17,7 @@ from services.conversation.model import (
     check_text,
 )
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
+from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.store import NewTurn, Store, TurnRef
 
@@ -33,6 +34,14 @@ class Ask:
     overrides: TurnOverrides
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnLimits:
+    """Seconds: the lease of a turn that is ended here, and what a turn may take in all."""
+
+    lease_s: float
+    turn_s_max: float
+
+
 class Turns:
     """What users do with turns.
 
@@ -40,19 +49,26 @@ class Turns:
         store: the truth.
         relay: is told of what was committed.
         recovery: ends turns that no worker has.
-        lease_s: of a turn that is ended here.
-        turn_s_max: seconds that a turn may take.
+        references: checks the knowledge base that a question names.
+        limits: of every turn.
         new_id: makes ids.
     """
 
     def __init__(
-        self, store: Store, relay: Relay, recovery: Recovery, *, lease_s: float, turn_s_max: float, new_id: NewId
+        self,
+        store: Store,
+        relay: Relay,
+        recovery: Recovery,
+        references: References,
+        *,
+        limits: TurnLimits,
+        new_id: NewId,
     ) -> None:
         self._store = store
         self._relay = relay
         self._recovery = recovery
-        self._lease_s = lease_s
-        self._turn_s_max = turn_s_max
+        self._references = references
+        self._limits = limits
         self._new_id = new_id
 
     async def create(self, owner: Owner, ask: Ask, *, repeat: Repeat | None) -> Turn:
@@ -60,9 +76,11 @@ class Turns:
 
         Raises:
             InvalidArgument: the text is empty or too long.
+            NotFound: no such knowledge base.
             NotFound, IdempotencyMismatch, TurnAlreadyRunning: see `TurnStore.create_turn`.
         """
         check_text("new.text", ask.text, TEXT_LENGTH_MAX, length_min=1)
+        await self._references.check(owner, ask.overrides.knowledge_base_id, repeat)
         # In order, so that the tree shows the question first: ids of one millisecond are in no order by themselves.
         question_id, answer_id = sorted(self._new_id("msg") for _ in range(2))
         turn = await self._store.create_turn(
@@ -75,7 +93,7 @@ class Turns:
                 text=ask.text,
                 parent_id=ask.parent_id,
                 overrides=ask.overrides,
-                deadline_s=self._turn_s_max,
+                deadline_s=self._limits.turn_s_max,
                 sequence_limit=SEQUENCES_RESERVED,
                 repeat=repeat,
             )
@@ -98,7 +116,7 @@ class Turns:
             return turn
         claim = await self._store.claim(
             TurnRef(owner.organization_id, turn.conversation_id, turn.id),
-            lease_s=self._lease_s,
+            lease_s=self._limits.lease_s,
             epoch=await self._recovery.epoch(),
             spend_attempt=False,
         )

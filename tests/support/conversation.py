@@ -40,12 +40,14 @@ from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Queue
 from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
+from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.store import NewConversation, NewTurn, Store
 from services.conversation.turn_run import Timing
-from services.conversation.turns import Ask, Turns
+from services.conversation.turns import Ask, TurnLimits, Turns
 from services.conversation.watching import Feeds, Watching
 from services.conversation.worker import Backends, Pace, Worker
+from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
 from services.mesh.settings import DatabaseSettings, ValkeySettings
 
@@ -186,6 +188,20 @@ class Stop:
             await self.opened.wait()
 
 
+class FakeKnowledgeBases:
+    """Knows the knowledge bases of every organization; `failure` is what it says instead."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = set(known)
+        self.failure: Exception | None = None
+
+    async def require(self, owner: Owner, knowledge_base_id: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if knowledge_base_id not in self.known:
+            raise NotFound.of("knowledge_base")
+
+
 class MemoryHistoryCache:
     """See `HistoryCache`."""
 
@@ -212,8 +228,10 @@ class Rig:
     tail: Tail
     retrieval: FakeRetrieval = field(default_factory=FakeRetrieval)
     inference: FakeInference = field(default_factory=FakeInference)
+    knowledge_bases: FakeKnowledgeBases = field(default_factory=lambda: FakeKnowledgeBases("kb_1"))
     cache: MemoryHistoryCache = field(default_factory=MemoryHistoryCache)
     lease_s: float = 30.0
+    turn_s_max: float = 600.0
     attempts_max: int = 5
     concurrency: int = 8
     hand_back_after_s: float = 0.0
@@ -231,7 +249,14 @@ class Rig:
 
     @property
     def turns(self) -> Turns:
-        return Turns(self.store, self.relay, self.recovery, lease_s=self.lease_s, turn_s_max=600.0, new_id=new_id)
+        return Turns(
+            self.store,
+            self.relay,
+            self.recovery,
+            References(self.knowledge_bases, self.store),
+            limits=TurnLimits(lease_s=self.lease_s, turn_s_max=self.turn_s_max),
+            new_id=new_id,
+        )
 
     @property
     def watching(self) -> Watching:

@@ -13,7 +13,13 @@ import grpc.aio
 from parley.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from parley.common.v1 import usage_pb2
 from parley.inference.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
-from parley.retrieval.v1 import knowledge_base_pb2, search_service_pb2, search_service_pb2_grpc
+from parley.retrieval.v1 import (
+    knowledge_base_pb2,
+    knowledge_base_service_pb2,
+    knowledge_base_service_pb2_grpc,
+    search_service_pb2,
+    search_service_pb2_grpc,
+)
 from services.mesh.rpc import RpcContext
 from services.mesh.status import to_wire
 from tests.support.conversation import PASSAGE
@@ -55,6 +61,22 @@ class FakeAuth:
         key = self._issuer.jwk
         shown = token_service_pb2.JsonWebKey(kty="EC", crv="P-256", x=key.x, y=key.y, kid=key.kid, alg="ES256")
         return token_service_pb2.GetJwksResponse(keys=[shown])
+
+
+@serving(knowledge_base_service_pb2_grpc.KnowledgeBaseServiceServicer)
+class FakeKnowledge:
+    """Has every knowledge base; `failure` is what it says instead."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+
+    async def GetKnowledgeBase(
+        self, request: knowledge_base_service_pb2.GetKnowledgeBaseRequest, context: RpcContext
+    ) -> knowledge_base_service_pb2.GetKnowledgeBaseResponse:
+        if self.failure is not None:
+            await context.abort_with_status(to_wire(self.failure))  # type: ignore[arg-type] # tests set MeshErrors
+        found = knowledge_base_pb2.KnowledgeBase(id=request.knowledge_base_id)
+        return knowledge_base_service_pb2.GetKnowledgeBaseResponse(knowledge_base=found)
 
 
 @serving(search_service_pb2_grpc.SearchServiceServicer)
@@ -138,6 +160,7 @@ class Peers:
     """The peers while they are served at `target`."""
 
     issuer: Issuer = field(default_factory=Issuer)
+    knowledge: FakeKnowledge = field(default_factory=FakeKnowledge)
     search: FakeSearch = field(default_factory=FakeSearch)
     generation: FakeGeneration = field(default_factory=FakeGeneration)
     target: str = ""
@@ -158,6 +181,7 @@ async def serving_peers() -> AsyncIterator[Peers]:
     auth = FakeAuth(peers.issuer)
     # `serving` gives the fakes the methods that they lack, which their types do not tell.
     token_service_pb2_grpc.add_TokenServiceServicer_to_server(auth, server)  # type: ignore[arg-type] # see above
+    knowledge_base_service_pb2_grpc.add_KnowledgeBaseServiceServicer_to_server(peers.knowledge, server)  # type: ignore[arg-type] # see above
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(peers.search, server)  # type: ignore[arg-type] # see above
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(peers.generation, server)  # type: ignore[arg-type] # see above
     peers.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -128,6 +128,10 @@ class MemoryConversations:
         tables.outbox[:] = [ref for ref in tables.outbox if ref.conversation_id != conversation_id]
         return turn_ids
 
+    async def is_repeat(self, owner: Owner, repeat: Repeat) -> bool:
+        """See `ConversationStore.is_repeat`."""
+        return (owner, repeat.method, repeat.request_id) in self.tables.repeats
+
     async def message(self, owner: Owner, message_id: str) -> Message:
         """See `ConversationStore.message`."""
         return self.owned_message(owner, message_id)

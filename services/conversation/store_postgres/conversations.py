@@ -60,6 +60,12 @@ class ConversationQueries:
 
         return await self._database.transact(work)
 
+    async def is_repeat(self, owner: Owner, repeat: Repeat) -> bool:
+        """See `ConversationStore.is_repeat`."""
+        query = select(tables.idempotency.c.resource_id).where(*_used(owner, repeat))
+        async with self._database.read() as read:
+            return (await read.execute(query)).first() is not None
+
     async def conversation(self, owner: Owner, conversation_id: str) -> Conversation:
         """See `ConversationStore.conversation`."""
         async with self._database.read() as read:
@@ -205,25 +211,36 @@ async def remember(write: ReadWrite, owner: Owner, key: Repeat | None, resource_
     """
     if key is None:
         return None
-    who = {
-        "organization_id": owner.organization_id,
-        "user_id": owner.user_id,
-        "method": key.method,
-        "request_id": key.request_id,
-    }
     taken = await write.execute(
         upsert(tables.idempotency)
-        .values(**who, body_hash=key.body_hash, resource_id=resource_id)
+        .values(
+            organization_id=owner.organization_id,
+            user_id=owner.user_id,
+            method=key.method,
+            request_id=key.request_id,
+            body_hash=key.body_hash,
+            resource_id=resource_id,
+        )
         .on_conflict_do_nothing()
     )
     if taken.rowcount == 1:
         return None
     table = tables.idempotency.c
-    query = select(table.body_hash, table.resource_id).where(*(table[name] == value for name, value in who.items()))
+    query = select(table.body_hash, table.resource_id).where(*_used(owner, key))
     body_hash, earlier_id = (await write.execute(query)).one()
     if bytes(body_hash) != key.body_hash:
         raise IdempotencyMismatch("this request id was used before with another body")
     return str(earlier_id)
+
+
+def _used(owner: Owner, key: Repeat) -> Sequence[Any]:  # Any: SQL expressions
+    table = tables.idempotency.c
+    return (
+        table.organization_id == owner.organization_id,
+        table.user_id == owner.user_id,
+        table.method == key.method,
+        table.request_id == key.request_id,
+    )
 
 
 def _owned(table: Table, owner: Owner, resource_id: str) -> Sequence[Any]:  # Any: SQL expressions

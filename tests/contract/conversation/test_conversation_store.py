@@ -42,6 +42,16 @@ async def test_a_repeated_creation_gives_the_first_conversation(store: Store) ->
     assert again == first
 
 
+async def test_a_repeat_is_known_to_its_owner_alone(store: Store) -> None:
+    assert not await store.is_repeat(ADA, REPEAT)
+
+    await store.create_conversation(replace(new_conversation(), repeat=REPEAT))
+
+    assert await store.is_repeat(ADA, replace(REPEAT, body_hash=b"two"))
+    assert not await store.is_repeat(BOB, REPEAT)
+    assert not await store.is_repeat(ADA, replace(REPEAT, method="CreateTurn"))
+
+
 async def test_a_request_id_with_another_body_is_refused(store: Store) -> None:
     await store.create_conversation(replace(new_conversation(), repeat=REPEAT))
 

@@ -53,17 +53,19 @@ REQUEST = GenerationRequest(
 class Adapters:
     retrieval: clients.RetrievalClient
     inference: clients.InferenceClient
+    knowledge_bases: clients.KnowledgeBaseClient
 
 
 @pytest.fixture
 async def adapters(peers: Peers) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as stack:
-        contracts = [tokens.CONTRACT, clients.RETRIEVAL, clients.INFERENCE]
+        contracts = [tokens.CONTRACT, clients.RETRIEVAL, clients.KNOWLEDGE_BASES, clients.INFERENCE]
         channel = await stack.enter_async_context(open_channel(peers.target, contracts))
         workload = WorkloadTokens(channel, workload="conversation", secret="a-secret-of-sixteen")
         yield Adapters(
             clients.RetrievalClient(channel, workload, timeout_s=10.0),
             clients.InferenceClient(channel, workload, silence_s_max=0.5),
+            clients.KnowledgeBaseClient(channel, workload),
         )
 
 
@@ -91,6 +93,14 @@ async def test_a_failed_search_says_what_is_wrong(
 
     with pytest.raises(understood):
         await adapters.retrieval.search(ADA, QUESTION)
+
+
+async def test_a_knowledge_base_is_asked_for_on_behalf_of_the_user(adapters: Adapters, peers: Peers) -> None:
+    await adapters.knowledge_bases.require(ADA, "kb_1")
+
+    peers.knowledge.failure = NotFound.of("knowledge_base")
+    with pytest.raises(NotFound):
+        await adapters.knowledge_bases.require(ADA, "kb_1")
 
 
 async def steps(adapters: Adapters) -> list[Generated]:

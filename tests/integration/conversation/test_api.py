@@ -29,6 +29,7 @@ from services.mesh.errors import (
 )
 from services.mesh.ids import new_id
 from services.mesh.status import from_rpc_error
+from tests.support.conversation import FakeKnowledgeBases
 from tests.support.tokens import Issuer
 
 SCOPES = ("conversations:read", "conversations:write", "turns:write", "feedback:write")
@@ -91,11 +92,13 @@ async def ada(migrated_database_url: Callable[..., str], valkey_url: str) -> Asy
         database_url=SecretStr(migrated_database_url("conversation")),
         valkey_url=SecretStr(valkey_url),
         auth_target="127.0.0.1:1",
+        retrieval_target="127.0.0.1:1",
+        workload_secret=SecretStr("a-secret-of-sixteen"),
         reap_every_s=60.0,
     )
     issuer = Issuer()
     async with app.opened(config) as core:
-        registers, loops = app.api(config, core)
+        registers, loops = app.api(config, core, FakeKnowledgeBases("kb_1"))
         verifier = issuer.verifier("conversation")
         async with (
             server.running(config, servicers=registers, verifier=verifier, loops=loops) as running,

@@ -264,12 +264,11 @@ async def test_an_answer_that_breaks_off_too_often_fails_with_its_text() -> None
 
 async def test_an_answer_past_its_deadline_fails(at_work: Rig) -> None:
     conversation = await at_work.store.create_conversation(new_conversation())
-    turns = at_work.turns
-    turns._turn_s_max = 0.2
+    at_work.turn_s_max = 0.2
     at_work.inference.gate = Stop(before=1)
 
     ask = Ask(conversation_id=conversation.id, text="?", parent_id=None, overrides=TurnOverrides())
-    turn = await turns.create(ADA, ask, repeat=None)
+    turn = await at_work.turns.create(ADA, ask, repeat=None)
     await at_work.relay.relay_once()
 
     events = await at_work.watch(turn)

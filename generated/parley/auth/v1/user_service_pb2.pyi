@@ -174,7 +174,7 @@ class CreateUserRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """request_id makes a repeat safe; 1 to 128 characters."""
+    """request_id makes a repeat safe; at most 128 characters. A call without one is not safe to repeat."""
     email: _builtins.str
     """email is the login name."""
     password: _builtins.str

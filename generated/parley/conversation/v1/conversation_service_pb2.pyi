@@ -36,7 +36,7 @@ class CreateConversationRequest(_message.Message):
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """request_id makes a repeat safe; 1 to 128 characters."""
+    """request_id makes a repeat safe; at most 128 characters. A call without one is not safe to repeat."""
     title: _builtins.str
     """title is for people; at most 200 characters."""
     model: _builtins.str

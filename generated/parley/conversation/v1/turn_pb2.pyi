@@ -395,7 +395,7 @@ class AttemptStarted(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     RESUME_OFFSET_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
-    """attempt of the worker, from 2."""
+    """attempt of the worker; one that took over from a worker that handed the turn back counts as the same."""
     resume_offset: _builtins.int
     """resume_offset is the offset of the answer at which it goes on; what a client holds beyond it is void, citations too."""
     def __init__(

@@ -36,7 +36,9 @@ class CreateTurnRequest(_message.Message):
     conversation_id: _builtins.str
     """conversation_id of the caller."""
     request_id: _builtins.str
-    """request_id makes a repeat safe; 1 to 128 characters. A repeat returns the first call's turn."""
+    """request_id makes a repeat safe; at most 128 characters. A repeat returns the first call's turn; a call without one is
+    not safe to repeat.
+    """
     model: _builtins.str
     """model for this turn; the conversation's when empty."""
     knowledge_base_id: _builtins.str

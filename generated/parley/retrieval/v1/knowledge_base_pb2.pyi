@@ -33,7 +33,9 @@ class _DocumentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Documen
     DOCUMENT_STATE_READY: _DocumentState.ValueType  # 3
     """DOCUMENT_STATE_READY is searchable."""
     DOCUMENT_STATE_FAILED: _DocumentState.ValueType  # 4
-    """DOCUMENT_STATE_FAILED could not be read; `failure` says why. Nothing of it is searchable."""
+    """DOCUMENT_STATE_FAILED could not be read; `failure` says why. Nothing of this version is searchable; the one before
+    it still is.
+    """
 
 class DocumentState(_DocumentState, metaclass=_DocumentStateEnumTypeWrapper):
     """DocumentState is where a document stands on its way into the index."""
@@ -47,7 +49,9 @@ DOCUMENT_STATE_PROCESSING: DocumentState.ValueType  # 2
 DOCUMENT_STATE_READY: DocumentState.ValueType  # 3
 """DOCUMENT_STATE_READY is searchable."""
 DOCUMENT_STATE_FAILED: DocumentState.ValueType  # 4
-"""DOCUMENT_STATE_FAILED could not be read; `failure` says why. Nothing of it is searchable."""
+"""DOCUMENT_STATE_FAILED could not be read; `failure` says why. Nothing of this version is searchable; the one before
+it still is.
+"""
 Global___DocumentState: _TypeAlias = DocumentState  # noqa: Y015
 
 @_typing.final

@@ -30,7 +30,7 @@ class CreateKnowledgeBaseRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """request_id makes a repeat safe; 1 to 128 characters."""
+    """request_id makes a repeat safe; at most 128 characters. A call without one is not safe to repeat."""
     display_name: _builtins.str
     """display_name is unique in the organization; 1 to 100 characters."""
     description: _builtins.str
