@@ -121,7 +121,7 @@ function workplace(user) {
       if (mine !== opened) return;
       conversation = found;
       bases.set(found.knowledge_base_id);
-      models.value = found.model;
+      chooseModel(found.model);
       replace(thread);
       for (const message of messages) message.role === "user" ? said(message.parts.map((part) => part.text?.text || "").join("")) : resume(message);
       for (const link of past.querySelectorAll("a")) link.toggleAttribute("aria-current", link.hash === `#/c/${id}`);
@@ -259,10 +259,16 @@ function workplace(user) {
     else start();
   }
 
+  // A conversation may use a model that the list does not hold.
+  function chooseModel(name) {
+    if (![...models.options].some((option) => option.value === name)) models.append(h("option", { value: name }, name));
+    models.value = name;
+  }
+
   async function listModels() {
     const { models: known } = await call("GET", "/api/v1/models");
     replace(models, h("option", { value: "" }, "Default model"), known.map((model) => h("option", { value: model.name }, model.display_name || model.name)));
-    if (conversation) models.value = conversation.model;
+    if (conversation) chooseModel(conversation.model);
   }
 
   return {
