@@ -40,6 +40,10 @@ run: setup-run ## Start PostgreSQL, Valkey and every service; Ctrl-C stops them
 demo: setup-run ## Ask the running stack about this project's own documentation
 	@exec $(RUN) -m dev demo
 
+.PHONY: kafka
+kafka: setup-run ## Start Apache Kafka for `PARLEY_QUEUE=kafka make run` (needs java 17 and maven)
+	@exec $(RUN) -m dev kafka
+
 ##@ Test
 
 .PHONY: test
@@ -77,18 +81,21 @@ check-locks: setup-dev ## Locks are made from this pyproject.toml
 	@$(DEV) -m dev.tools.locks --check
 
 .PHONY: proto-check
-proto-check: setup-dev node_modules/.package-lock.json ## Contracts and their stubs: buf lint, format, breaking; regenerated diff (needs node)
+proto-check: setup-dev node_modules/.package-lock.json ## Contracts and what is made of them: buf lint, format, breaking; stubs, error page, OpenAPI (needs node)
 	@$(DEV) -m dev.tools.contracts
 	@$(DEV) -m dev.tools.protos --check
 	@$(DEV) -m dev.tools.errors_page --check
+	@$(DEV) -m edge openapi | diff edge/openapi.json - || { echo "edge/openapi.json is not what proto/ says: run 'make proto' and commit the result"; exit 1; }
 	@$(DEV) -m dev.tools.errors_page --check
+	@$(DEV) -m edge openapi | diff edge/openapi.json - || { echo "edge/openapi.json is not what proto/ says: run 'make proto' and commit the result"; exit 1; }
 
 ##@ Change
 
 .PHONY: proto
-proto: setup-dev ## Generate stubs, descriptors and docs/errors.md from proto/
+proto: setup-dev ## Generate stubs, descriptors, docs/errors.md and edge/openapi.json from proto/
 	@$(DEV) -m dev.tools.protos
 	@$(DEV) -m dev.tools.errors_page
+	@$(DEV) -m edge openapi >edge/openapi.json
 
 .PHONY: fmt
 fmt: setup-dev ## Format Python, and proto/ where node is there

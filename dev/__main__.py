@@ -1,10 +1,11 @@
-"""`python -m dev up | demo`."""
+"""`python -m dev up | demo | kafka`."""
 
 import argparse
 import sys
 
 from dev.demo import demo
 from dev.errors import DevError
+from dev.kafka import kafka
 from dev.up import up
 
 
@@ -14,9 +15,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything and keep it running until Ctrl-C")
     commands.add_parser("demo", help="ask the running stack a question about Parley's own documentation")
+    commands.add_parser("kafka", help="start Apache Kafka and keep it running until Ctrl-C (needs Java, Maven)")
     chosen = parser.parse_args().command
     try:
-        {"up": up, "demo": demo}[chosen]()
+        {"up": up, "demo": demo, "kafka": kafka}[chosen]()
     except DevError as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

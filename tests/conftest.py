@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from dev import valkey
+from dev import kafka, valkey
+from tests.support.kafka import running_kafka
 from tests.support.postgres import Databases, running_postgres
 from tests.support.valkey import emptied, running_valkey
 
@@ -50,6 +51,13 @@ def valkey_server() -> Iterator[valkey.Server]:
 def valkey_url(valkey_server: valkey.Server) -> str:
     """URL of the test process's Valkey, emptied for this test."""
     return emptied(valkey_server)
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[kafka.Server]:
+    """One Kafka broker per test process; topics are the test's own business. Skipped by name without Java or Maven."""
+    with running_kafka() as server:
+        yield server
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from dev import kafka
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.queue.kafka.queue import open_kafka_queue
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Queue
 from services.conversation.queue.valkey import ValkeyQueue
@@ -18,6 +20,7 @@ from services.conversation.wire.events import EventCodec
 from services.mesh.database import open_database
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import database_settings, valkey_settings
+from tests.support.kafka import joined, own_topic
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -30,10 +33,16 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield PostgresStore(database)
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "kafka"])
 async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
     if request.param == "memory":
         yield MemoryQueue()
+        return
+    if request.param == "kafka":
+        server: kafka.Server = request.getfixturevalue("kafka_server")
+        async with open_kafka_queue(own_topic(server.bootstrap)) as joined_queue:
+            await joined(joined_queue)
+            yield joined_queue
         return
     settings = valkey_settings(request.getfixturevalue("valkey_url"))
     async with open_valkey(settings, application="tests") as client:

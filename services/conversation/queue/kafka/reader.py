@@ -1,0 +1,83 @@
+"""Looks into topics without being a member of a group: the age of what waits, and dead letters."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from confluent_kafka import Message, TopicPartition
+from confluent_kafka.aio import AIOConsumer
+
+from services.conversation.queue.kafka.cluster import KafkaCluster, Span, translated
+
+LOOK_S: Final = 3.0
+"""One look; what was not seen by then is not told."""
+_BATCH_MAX: Final = 100
+_POLL_S: Final = 0.1
+_FETCH_BYTES: Final = 16_384
+"""Per partition: a look wants few messages of many partitions."""
+
+
+class KafkaReader:
+    """See the module."""
+
+    def __init__(self, cluster: KafkaCluster) -> None:
+        self._cluster = cluster
+
+    async def oldest_ms(self, topic: str, spans: Mapping[int, Span]) -> int | None:
+        """Unix time of the oldest message in the spans; None when they are empty or nothing was seen in time."""
+        oldest: dict[int, int] = {}
+        async with self._opened(topic, spans, group=self._cluster.options.group) as consumer, _bounded():
+            while len(oldest) < len(spans):
+                for message in await self._batch(consumer):
+                    number = message.partition() or 0
+                    oldest.setdefault(number, message.timestamp()[1])
+                await consumer.pause([TopicPartition(topic, number) for number in oldest])
+        return min(oldest.values(), default=None)
+
+    async def first(self, topic: str, span: Span, *, limit: int) -> list[bytes]:
+        """Bodies of the first messages of a topic that has one partition."""
+        bodies: list[bytes] = []
+        wanted = min(span.length, limit)
+        group = self._cluster.options.redrive_group
+        async with self._opened(topic, {0: span}, group=group) as consumer, _bounded():
+            while len(bodies) < wanted:
+                bodies += [message.value() or b"" for message in await self._batch(consumer)]
+        return bodies[:wanted]
+
+    async def done(self, topic: str, position: int) -> None:
+        """Redriven up to here."""
+        group = self._cluster.options.redrive_group
+        async with self._opened(topic, {0: Span(position, position)}, group=group) as consumer:
+            await consumer.commit(offsets=[TopicPartition(topic, 0, position)], asynchronous=False)
+
+    async def _batch(self, consumer: AIOConsumer) -> list[Message]:
+        found: list[Message] = await consumer.consume(num_messages=_BATCH_MAX, timeout=_POLL_S)
+        return [message for message in found if message.error() is None]
+
+    @asynccontextmanager
+    async def _opened(self, topic: str, spans: Mapping[int, Span], *, group: str) -> AsyncIterator[AIOConsumer]:
+        configuration = self._cluster.configuration(
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_message_max_bytes=_FETCH_BYTES,
+            fetch_wait_max_ms=int(_POLL_S * 1_000),
+        )
+        with translated():
+            consumer = AIOConsumer(configuration, max_workers=1)
+            try:
+                await consumer.assign([TopicPartition(topic, number, span.start) for number, span in spans.items()])
+                yield consumer
+            finally:
+                await consumer.close()
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncIterator[None]:
+    """A look that found less in its time is over all the same."""
+    try:
+        async with asyncio.timeout(LOOK_S):
+            yield
+    except TimeoutError:
+        pass

@@ -1,0 +1,81 @@
+"""A real Kafka broker for tests, and topics of their own."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dev.errors import DevError
+from dev.kafka import Broker, Server, missing
+from dev.ports import free_ports
+from services.conversation.queue.kafka.cluster import KafkaOptions
+from services.conversation.queue.kafka.queue import KafkaQueue
+from services.conversation.queue.port import PARTITIONS
+from services.mesh.ids import new_id
+from tests.support.waiting import until
+
+SESSION_S = 6.0
+"""The shortest that a broker allows by default."""
+_START_ATTEMPTS = 3
+_APART = 23
+"""Keeps the ports tried here away from those tried for other servers by the same process."""
+
+
+def require_kafka() -> None:
+    """Skips the test, by name of what is missing, on a machine without Java or Maven; fails there in CI."""
+    if lack := missing():
+        if os.environ.get("CI"):
+            pytest.fail(lack)
+        pytest.skip(lack)
+
+
+@contextmanager
+def running_kafka() -> Iterator[Server]:
+    """A broker of its own in a folder of its own; both are gone afterwards."""
+    require_kafka()
+    home = Path(tempfile.mkdtemp(prefix="parley-test-"))
+    try:
+        server = _started(home)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def own_topic(bootstrap: str) -> KafkaOptions:
+    """Topics and a group that no other test knows."""
+    name = new_id("test")
+    return KafkaOptions(bootstrap=bootstrap, topic=name, group=name, session_s=SESSION_S)
+
+
+async def joined(*queues: KafkaQueue) -> None:
+    """Returns when the queues, and nobody else, read every partition, none of them twice."""
+    for queue in queues:
+        queue.intake.join()
+    await until(lambda: _shares(*queues) == list(range(PARTITIONS)), within_s=30.0)
+
+
+def _shares(*queues: KafkaQueue) -> list[int]:
+    return sorted(itertools.chain.from_iterable(queue.intake.partitions for queue in queues))
+
+
+def _started(home: Path) -> Server:
+    refusals: list[DevError] = []
+    free = free_ports(os.getpid() + _APART)
+    for _ in range(_START_ATTEMPTS):
+        port, controller_port = next(free), next(free)
+        server = Server(Broker(home / f"kafka-{port}"), port, controller_port, home / "kafka.log")
+        try:
+            server.start()
+        except DevError as refusal:
+            refusals.append(refusal)
+            continue
+        return server
+    raise refusals[-1]
