@@ -48,12 +48,18 @@ class Interrupt(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds; see the settings of the same names."""
+    """Seconds; see the settings of the same names.
+
+    Attributes:
+        clock: seconds that only grow. Not the event loop's: uvloop's stands still for as long as one round of it takes,
+            so a worker that was paused would believe in its lease.
+    """
 
     lease_s: float
     heartbeat_s: float
     fold_every_s: float
     attempts_max: int
+    clock: Callable[[], float] = monotonic
 
 
 class TurnRun:
@@ -81,7 +87,7 @@ class TurnRun:
         self._timing = timing
         self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
         self._folded = 0
-        self._renewed_at = monotonic()
+        self._renewed_at = timing.clock()
 
     def interrupt(self, cause: Interrupt) -> None:
         """Stops the turn; the first cause counts."""
@@ -109,9 +115,8 @@ class TurnRun:
         return False
 
     async def _answer(self, recovered: Recovered) -> bool:
-        turn = self.claim.turn
         writer = TurnWriter(
-            self._commit, self.claim.hold, recovered, attempt=turn.attempt, lease_s=self._timing.lease_s
+            self._commit, self.claim, recovered, lease_s=self._timing.lease_s, clock=self._timing.clock
         )
         self._folded = recovered.draft.last_sequence
         generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
@@ -221,7 +226,7 @@ class TurnRun:
             if writer.draft.last_sequence > self._folded:
                 await writer.flush(wait_s=self._timing.fold_every_s)
                 is_held = await self._fold(writer, epoch)
-            elif monotonic() - self._renewed_at >= self._timing.heartbeat_s:
+            elif self._timing.clock() - self._renewed_at >= self._timing.heartbeat_s:
                 is_held = await self._renew(writer)
             else:
                 return
@@ -232,7 +237,7 @@ class TurnRun:
             self.interrupt(Interrupt.LOST)
 
     async def _fold(self, writer: TurnWriter, epoch: str) -> bool:
-        sent_at, fold = monotonic(), Fold.of(writer.draft)
+        sent_at, fold = self._timing.clock(), Fold.of(writer.draft)
         limit = max(writer.sequence_limit, fold.last_sequence + SEQUENCES_RESERVED)
         is_held = await self._store.fold(
             self.claim.hold, fold, lease_s=self._timing.lease_s, sequence_limit=limit, epoch=epoch
@@ -244,7 +249,7 @@ class TurnRun:
         return is_held
 
     async def _renew(self, writer: TurnWriter) -> bool:
-        sent_at = monotonic()
+        sent_at = self._timing.clock()
         is_held = await self._store.renew(self.claim.hold, lease_s=self._timing.lease_s)
         if is_held:
             self._renewed(writer, sent_at)
@@ -256,12 +261,12 @@ class TurnRun:
 
     async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
         """Repeats a write while PostgreSQL is away, for as long as a lease; every one of them is safe to repeat."""
-        give_up_at = monotonic() + self._timing.lease_s
+        give_up_at = self._timing.clock() + self._timing.lease_s
         while True:
             try:
                 return await write()
             except MeshError as error:
-                if monotonic() >= give_up_at:
+                if self._timing.clock() >= give_up_at:
                     _log.warning("turn_given_up", turn_id=self.claim.turn.id, reason=error.reason)
                     return False
                 await asyncio.sleep(RETRY_S)

@@ -5,13 +5,13 @@ one shows the same text in fewer events.
 """
 
 import asyncio
-from time import monotonic
+from collections.abc import Callable
 from typing import Final
 
 from services.conversation.events import Payload, TextDelta, TurnEvent
 from services.conversation.journal.port import Batch
 from services.conversation.recovery import Recovered
-from services.conversation.store import Hold
+from services.conversation.store import Claim
 from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 
@@ -28,10 +28,10 @@ class TurnWriter:
 
     Args:
         commit: appends the batches of all turns of this worker.
-        hold: the worker's claim.
+        claim: the worker's.
         recovered: where the attempt begins.
-        attempt: its number.
         lease_s: of the claim just made; a worker that was paused for longer than its lease writes nothing.
+        clock: see `Timing.clock`.
 
     Attributes:
         draft: the answer so far; `draft.last_sequence` is the last number given.
@@ -42,19 +42,20 @@ class TurnWriter:
     def __init__(
         self,
         commit: GroupCommit[Batch, bool],
-        hold: Hold,
+        claim: Claim,
         recovered: Recovered,
         *,
-        attempt: int,
         lease_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self.draft = recovered.draft
         self.sequence_limit = recovered.sequence_limit
         self.lost = asyncio.Event()
         self._commit = commit
-        self._hold = hold
-        self._attempt = attempt
-        self._lease_until = monotonic() + lease_s
+        self._hold = claim.hold
+        self._attempt = claim.turn.attempt
+        self._clock = clock
+        self._lease_until = clock() + lease_s
         self._steps: list[Payload] = []
         self._unsent: list[TurnEvent] = []
         self._wake = asyncio.Event()
@@ -135,7 +136,7 @@ class TurnWriter:
         return step
 
     async def _send(self) -> None:
-        if monotonic() >= self._lease_until:
+        if self._clock() >= self._lease_until:
             self.lost.set()
             return
         batch = tuple(self._unsent[:BATCH_MAX])
