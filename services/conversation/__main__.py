@@ -1,6 +1,6 @@
-"""`python -m services.conversation serve | worker | migrate | config`."""
+"""`python -m services.conversation serve | worker | migrate | config | queue | redrive`."""
 
-from services.conversation.app import DEPLOYABLE
+from services.conversation.cli import DEPLOYABLE
 from services.mesh.cli import main
 
 main(DEPLOYABLE)

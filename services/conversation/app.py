@@ -14,13 +14,15 @@ from services.conversation.generation import Sources
 from services.conversation.history import History
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
 from services.conversation.ports import KnowledgeBases
+from services.conversation.queue.gauges import QueueGauges
+from services.conversation.queue.port import Queue
 from services.conversation.queue.valkey import ValkeyQueue
 from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
-from services.conversation.settings import ApiSettings, StorageSettings, WorkerSettings
+from services.conversation.settings import ApiSettings, QueueSettings, StorageSettings, WorkerSettings
 from services.conversation.store_postgres import PostgresStore
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
@@ -28,7 +30,6 @@ from services.conversation.watching import TAIL_WAIT_S, Feeds, Watching
 from services.conversation.wire.events import EventCodec
 from services.conversation.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
 from services.mesh import server, settings, tokens
-from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.database import Database, open_database
 from services.mesh.debug_http import Check
@@ -53,7 +54,7 @@ class Core:
     database: Database
     valkey: Client
     store: PostgresStore
-    queue: ValkeyQueue
+    queue: Queue
     journal: ValkeyJournal
     tail: ValkeyTail
     recovery: Recovery
@@ -118,7 +119,7 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             open_valkey(config, application=f"{AUDIENCE}-waiting", timeout_s=wait_s)
         )
         store, codec = PostgresStore(database), EventCodec()
-        queue = ValkeyQueue(valkey, waiting, prefix=KEY_PREFIX)
+        queue = await stack.enter_async_context(open_queue(config, valkey, waiting))
         journal = ValkeyJournal(valkey, prefix=KEY_PREFIX, codec=codec)
         recovery = Recovery(store, journal, lease_s=config.lease_s, journal_keep_s=config.journal_keep_s)
         pace = ReaperPace(
@@ -137,6 +138,25 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             recovery=recovery,
             reaper=Reaper(store, queue, recovery, pace),
         )
+
+
+@asynccontextmanager
+async def open_queue(config: QueueSettings, valkey: Client, waiting: Client) -> AsyncIterator[Queue]:
+    """The queue that the settings choose."""
+    if config.queue == "valkey":
+        yield ValkeyQueue(valkey, waiting, prefix=KEY_PREFIX)
+        return
+    # Loaded where it is chosen: nobody else needs the package, nor the time to load its C library.
+    from services.conversation.queue.kafka.cluster import KafkaOptions  # noqa: PLC0415 - see above
+    from services.conversation.queue.kafka.queue import open_kafka_queue  # noqa: PLC0415 - see above
+
+    options = KafkaOptions(
+        bootstrap=config.kafka_bootstrap,
+        options={name: value.get_secret_value() for name, value in config.kafka_options.items()},
+        session_s=config.kafka_session_s,
+    )
+    async with open_kafka_queue(options) as queue:
+        yield queue
 
 
 def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tuple[list[Register], list[Loop]]:
@@ -199,9 +219,7 @@ def worker_of(config: WorkerSettings, core: Core, sources: Sources) -> Worker:
 
 def common_loops(config: ApiSettings, core: Core) -> list[Loop]:
     """Loops that both kinds of process run, so that one of either is enough."""
-    return [periodic("reaper", core.reaper.reap, every_s=config.reap_every_s)]
-
-
-DEPLOYABLE: Final = Deployable(
-    name="conversation", settings=StorageSettings, serve=serve, worker=work, migrations=MIGRATIONS
-)
+    return [
+        periodic("reaper", core.reaper.reap, every_s=config.reap_every_s),
+        periodic("queue_gauges", QueueGauges(core.queue).measure, every_s=config.queue_measure_every_s),
+    ]

@@ -1,6 +1,8 @@
 """Settings of conversation: `PARLEY_CONVERSATION_<FIELD>`, and the groups that it shares with other processes."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
 
 from services.mesh.settings import (
     AuthTarget,
@@ -20,7 +22,43 @@ class StorageSettings(DatabaseSettings):
     model_config = service_config("conversation")
 
 
-class ApiSettings(StorageSettings, ServerSettings, ValkeySettings, AuthTarget, RetrievalTarget, WorkloadSettings):
+class QueueSettings(ValkeySettings):
+    """Where turns wait for workers."""
+
+    model_config = service_config("conversation")
+
+    queue: Literal["valkey", "kafka"] = Field(
+        default="valkey", validation_alias="PARLEY_QUEUE", description="Where turns wait: `valkey` or `kafka`."
+    )
+    kafka_bootstrap: str = Field(
+        default="",
+        validation_alias="PARLEY_KAFKA_BOOTSTRAP",
+        description="Kafka's addresses, host:port with commas between; needed where PARLEY_QUEUE=kafka.",
+    )
+    kafka_options: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        validation_alias="PARLEY_KAFKA_OPTIONS",
+        description='Further settings of librdkafka as JSON, such as {"security.protocol": "SASL_SSL", …}.',
+    )
+    kafka_session_s: float = Field(
+        default=10.0,
+        ge=1.0,
+        le=300.0,
+        validation_alias="PARLEY_KAFKA_SESSION_S",
+        description="Seconds of silence after which Kafka takes a worker for dead.",
+    )
+    queue_measure_every_s: float = Field(
+        default=10.0, gt=0.0, le=600.0, description="Seconds between looks at the depth and age of the queue."
+    )
+
+    @model_validator(mode="after")
+    def _kafka_has_an_address(self) -> Self:
+        if self.queue == "kafka" and not self.kafka_bootstrap:
+            raise ValueError("PARLEY_QUEUE=kafka needs PARLEY_KAFKA_BOOTSTRAP, such as 127.0.0.1:9092")
+        return self
+
+
+class ApiSettings(StorageSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, WorkloadSettings):
     """The API, and what API and worker share."""
 
     model_config = service_config("conversation")

@@ -107,6 +107,7 @@ class Worker:
                 await self._wait_for_change()
                 continue
             await self._take(group, commit, lambda count: self._queue.receive(count_max=count, wait_s=RECEIVE_WAIT_S))
+        await self._queue.leave()
 
     async def _take_redelivered(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
         idle_s = self._pace.redeliver_after_s

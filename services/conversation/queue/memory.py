@@ -23,9 +23,10 @@ class _Entry:
 
 
 class MemoryQueue:
-    """See `Queue`; `chance` is uniform in [0, 1)."""
+    """See `Queue`; `clock` gives seconds that only grow, `chance` is uniform in [0, 1)."""
 
-    def __init__(self, *, chance: Callable[[], float] = random.random) -> None:
+    def __init__(self, *, clock: Callable[[], float] = monotonic, chance: Callable[[], float] = random.random) -> None:
+        self._clock = clock
         self._chance = chance
         self._waiting: deque[_Entry] = deque()
         self._received: dict[str, _Entry] = {}
@@ -40,7 +41,7 @@ class MemoryQueue:
             if ref not in known:
                 known.add(ref)
                 delivery = Delivery(ref, partition_of(ref.conversation_id), str(next(self._tokens)))
-                self._waiting.append(_Entry(delivery, monotonic()))
+                self._waiting.append(_Entry(delivery, self._clock()))
         self._arrived.set()
 
     async def receive(self, *, count_max: int, wait_s: float) -> list[Delivery]:
@@ -58,7 +59,7 @@ class MemoryQueue:
 
     async def redeliver(self, *, count_max: int, idle_s: float) -> list[Delivery]:
         """See `Queue.redeliver`."""
-        now = monotonic()
+        now = self._clock()
         due = [
             entry
             for entry in self._received.values()
@@ -85,8 +86,8 @@ class MemoryQueue:
     async def load(self) -> Load:
         """See `Queue.load`."""
         entries = (*self._waiting, *self._received.values())
-        oldest = min((entry.published for entry in entries), default=monotonic())
-        return Load(len(entries), monotonic() - oldest if entries else 0.0, len(self._dead))
+        oldest = min((entry.published for entry in entries), default=self._clock())
+        return Load(len(entries), self._clock() - oldest if entries else 0.0, len(self._dead))
 
     async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
         """See `Queue.dead_letters`."""
@@ -106,7 +107,7 @@ class MemoryQueue:
         self._dead.clear()
 
     def _hand_out(self, entry: _Entry) -> Delivery:
-        entry.received = monotonic()
+        entry.received = self._clock()
         entry.deliveries += 1
         entry.chance = self._chance()
         return entry.delivery

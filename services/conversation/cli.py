@@ -1,0 +1,54 @@
+"""Commands of conversation: API and worker, and what an operator asks of the queue."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from services.conversation.app import AUDIENCE, MIGRATIONS, open_queue, serve, work
+from services.conversation.queue.port import Queue
+from services.conversation.settings import QueueSettings, StorageSettings
+from services.mesh import settings
+from services.mesh.cli import Deployable
+from services.mesh.valkey import open_valkey
+
+DEAD_SHOWN_MAX: Final = 20
+REDRIVE_MAX: Final = 500
+
+
+async def show_queue(storage: StorageSettings) -> None:
+    """Show how much waits in the queue, and its oldest dead letters."""
+    async with _queue_alone(storage) as queue:
+        load = await queue.load()
+        print(f"depth {load.depth}  oldest {load.oldest_age_s:.1f} s  dead {load.dead}")
+        for letter in await queue.dead_letters(limit=DEAD_SHOWN_MAX):
+            print(f"{letter.reason}  {letter.body}")
+
+
+async def redrive(storage: StorageSettings) -> None:
+    """Put the turns of all dead letters into the queue again."""
+    async with _queue_alone(storage) as queue:
+        total = 0
+        while (await queue.load()).dead:
+            total += await queue.redrive(limit=REDRIVE_MAX)
+        print(f"{total} turns redriven")
+
+
+@asynccontextmanager
+async def _queue_alone(storage: StorageSettings) -> AsyncIterator[Queue]:
+    del storage  # as in `serve`
+    config = settings.load(QueueSettings)
+    async with (
+        open_valkey(config, application=f"{AUDIENCE}-queue") as valkey,
+        open_queue(config, valkey, valkey) as queue,
+    ):
+        yield queue
+
+
+DEPLOYABLE: Final = Deployable(
+    name="conversation",
+    settings=StorageSettings,
+    serve=serve,
+    worker=work,
+    migrations=MIGRATIONS,
+    commands={"queue": show_queue, "redrive": redrive},
+)
