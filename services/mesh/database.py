@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
-from services.mesh.errors import DeadlineExceeded, MeshError, Overloaded, Unavailable
+from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
 from services.mesh.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -40,6 +40,7 @@ BACKOFF_S: Final = 0.02
 _DRIVER: Final = "postgresql+asyncpg"
 _RETRIABLE: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 _QUERY_CANCELLED: Final = "57014"
+_CHARACTER_NOT_IN_REPERTOIRE: Final = "22021"
 # Classes of PostgreSQL's Appendix A that mean "not now, and not by the caller's fault": connection, authorization of
 # our own login, missing database, resources, locks and states, operator intervention, system error.
 _UNAVAILABLE_CLASSES: Final = frozenset({"08", "28", "3D", "53", "55", "57", "58"})
@@ -239,6 +240,7 @@ def translated() -> Iterator[None]:
     Raises:
         Conflict: serialization failure or deadlock.
         DeadlineExceeded: the statement took longer than it may.
+        InvalidArgument: a text holds a NUL character, the one that PostgreSQL has no place for.
         Overloaded: no connection of the pool came free.
         Unavailable: PostgreSQL is away, starting, stopping, full or out of disk, or refuses our login.
     """
@@ -260,6 +262,8 @@ def translated() -> Iterator[None]:
 def _meaning(sqlstate: str, *, is_disconnect: bool) -> MeshError | None:
     if sqlstate in _RETRIABLE:
         return Conflict("another change was faster; try again")
+    if sqlstate == _CHARACTER_NOT_IN_REPERTOIRE:
+        return InvalidArgument("a text holds a NUL character")
     if sqlstate == _QUERY_CANCELLED:
         return DeadlineExceeded("the database did not answer in time")
     if is_disconnect or sqlstate[:2] in _UNAVAILABLE_CLASSES:

@@ -74,6 +74,15 @@ def test_foreign_id_is_not_found_like_a_random_one(
     assert outcomes[0] == outcomes[1]
 
 
+@pytest.mark.parametrize("value", ["x", "a\0b", "long 🙂" * 300, "'; --", "../../x"], ids=ascii)
+def test_id_of_no_shape_at_all_is_refused_and_breaks_nothing(stranger: Tenant, value: str) -> None:
+    for method in contracts.methods():
+        for path in contracts.id_paths(method.input_type):
+            outcome = _call(stranger, method, contracts.request_for(method, stranger.ids, path, value))
+
+            assert outcome.code in {"NOT_FOUND", "INVALID_ARGUMENT"}, (method.full_name, path, outcome)
+
+
 @pytest.mark.parametrize(
     "method",
     [

@@ -7,7 +7,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, Text, UniqueConstraint,
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from services.mesh.database import Conflict, Database, ReadWrite, constraint_of, normalized_url, open_database
-from services.mesh.errors import DeadlineExceeded, MeshError, Overloaded, Unavailable
+from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
 from services.mesh.settings import DatabaseSettings
 
 METADATA = MetaData()
@@ -124,6 +124,12 @@ async def test_transaction_that_always_conflicts_is_given_up(database: Database)
     with pytest.raises(Unavailable):
         await database.transact(work, attempts_max=3, jitter=lambda: 0.0)
     assert tries == 3
+
+
+async def test_text_that_postgresql_cannot_hold_is_the_callers_mistake(database: Database) -> None:
+    with pytest.raises(InvalidArgument):
+        async with database.read() as read:
+            await read.execute(text("SELECT CAST(:said AS text)"), {"said": "a\0b"})
 
 
 async def test_slow_statement_is_ended_by_the_database(database_url: str) -> None:
