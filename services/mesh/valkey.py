@@ -31,6 +31,8 @@ POOL_WAIT_S: Final = 2.0
 """For a free connection. A longer wait only moves the queue from Valkey to us."""
 HEALTH_CHECK_S: Final = 15
 """A connection that was idle this long is pinged before use, so a restart of Valkey costs a reconnect, not an error."""
+_CLOSED: Final = "the handler is closed"
+"""How uvloop's RuntimeError ends when redis-py writes to a connection that was reset while it was being made."""
 
 Argument: TypeAlias = str | bytes | int | float
 
@@ -121,4 +123,12 @@ def translated() -> Iterator[None]:
         # The pool has no exception of its own for "none came free": it wraps the timeout of its wait.
         if isinstance(error, ConnectionError) and isinstance(error.__cause__, builtins.TimeoutError):
             raise Overloaded("too many commands wait for a Valkey connection", retry_after_s=1.0) from error
-        raise Unavailable("the cache and queue server cannot be reached now", retry_after_s=1.0) from error
+        raise _unavailable() from error
+    except RuntimeError as error:
+        if not str(error).endswith(_CLOSED):
+            raise
+        raise _unavailable() from error
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("the cache and queue server cannot be reached now", retry_after_s=1.0)
