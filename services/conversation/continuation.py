@@ -1,13 +1,19 @@
 """Where another attempt goes on: as far as what it writes agrees with what watchers already have.
 
 A model cannot be asked to go on in the middle, so it answers from the start. As long as it writes the same text,
-nothing is sent; where its text parts from the old one, or the old one ends, the attempt starts in the open.
+nothing is sent; where its text parts from the old one, or the old one ends, the attempt starts in the open. An answer
+that goes on with an earlier one begins with a text that no attempt writes, and that none takes back.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from services.conversation.events import AttemptStarted, CitationAdded, Payload, ProviderSwitched, TextDelta
 from services.conversation.model import ANSWER_PART_ID, Citation
+from services.conversation.ports import GeneratedCitation, GeneratedText
+
+Written: TypeAlias = GeneratedText | GeneratedCitation | ProviderSwitched
 
 
 class Continuation:
@@ -18,13 +24,15 @@ class Continuation:
         text: what watchers have of the answer.
         citations: as `text`.
         resumes: whether the old text may stand at all; not when the evidence is another one.
+        base: code points at the start of the text that stand whatever the attempt writes.
     """
 
-    def __init__(self, attempt: int, text: str, citations: Sequence[Citation], *, resumes: bool) -> None:
+    def __init__(self, attempt: int, text: str, citations: Sequence[Citation], *, resumes: bool, base: int = 0) -> None:
         self._attempt = attempt
-        self._old = text if resumes else ""
-        self._kept = frozenset(citations) if resumes else frozenset()
-        self._matched = 0
+        self._base = base
+        self._old = text if resumes else text[:base]
+        self._kept = frozenset(citation for citation in citations if resumes or citation.end <= base)
+        self._matched = base
         self._held: list[CitationAdded | ProviderSwitched] = []
         self._is_open = False
 
@@ -33,7 +41,7 @@ class Continuation:
         if not is_takeover:
             self._is_open = True
             return []
-        return [] if self._old else self._start(0)
+        return [] if len(self._old) > self._base else self._start(self._base)
 
     def text(self, offset: int, text: str) -> list[Payload]:
         """What is left to send of a piece of the answer."""
@@ -66,6 +74,49 @@ class Continuation:
 
     def _is_known(self, step: CitationAdded | ProviderSwitched) -> bool:
         return isinstance(step, CitationAdded) and step.citation in self._kept
+
+
+class Extension:
+    """Places what a model writes behind a text that stands.
+
+    A model that goes on begins with something else than that text; one that answers from the start, as one does that
+    gives the same answer to the same question, repeats it and is followed to where it ends.
+
+    Args:
+        standing: the text that stands.
+    """
+
+    def __init__(self, standing: str) -> None:
+        self._standing = standing
+        self._unplaced = ""
+        self._held: list[GeneratedCitation | ProviderSwitched] = []
+        self._shift: int | None = None if standing else 0
+
+    def place(self, step: Written) -> list[Written]:
+        """The steps that are certain now, with offsets in the whole text."""
+        if self._shift is not None:
+            return [_shifted(step, self._shift)]
+        if not isinstance(step, GeneratedText):
+            self._held.append(step)
+            return []
+        self._unplaced += step.text
+        length = len(self._standing)
+        if self._unplaced.startswith(self._standing):
+            return self._placed(0, length, self._unplaced[length:])
+        if self._standing.startswith(self._unplaced):
+            return []
+        return self._placed(length, length, self._unplaced)
+
+    def _placed(self, shift: int, offset: int, text: str) -> list[Written]:
+        self._shift = shift
+        held = [_shifted(step, shift) for step in self._held]
+        return [*([GeneratedText(offset, text)] if text else []), *held]
+
+
+def _shifted(step: Written, shift: int) -> Written:
+    if isinstance(step, GeneratedCitation):
+        return replace(step, start=step.start + shift, end=step.end + shift)
+    return replace(step, offset=step.offset + shift)
 
 
 def _agreement(text: str, old: str, offset: int) -> int:

@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, assert_never
 
-from services.conversation.continuation import Continuation
+from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
     CitationAdded,
     Draft,
     PartStarted,
     ProviderSwitched,
     RetrievalDecided,
+    TextDelta,
     TurnStarted,
     UsageUpdated,
 )
 from services.conversation.history import Branch, History
 from services.conversation.model import (
     ANSWER_PART_ID,
+    SYSTEM_PROMPT_LENGTH_MAX,
     Citation,
     FinishReason,
     RetrievalMode,
@@ -47,6 +49,7 @@ from services.conversation.ports import (
 from services.conversation.store import Claim, Ending
 from services.mesh import telemetry
 from services.mesh.errors import (
+    ContextLengthExceeded,
     Internal,
     MeshError,
     Overloaded,
@@ -56,6 +59,15 @@ from services.mesh.errors import (
 _log = telemetry.logger("conversation.generation")
 
 Put: TypeAlias = Callable[..., None]
+
+CONTINUED_LENGTH_MAX: Final = 16_000
+"""Code points of the end of a continued answer that the model is shown; the room for system text is 32,000."""
+EVENT_TEXT_LENGTH_MAX: Final = 4_096
+"""Code points of one event of the text that an answer begins with, as of other text."""
+_GO_ON: Final = (
+    "Your answer to the last question broke off. Go on exactly where it breaks off, in the middle of a word if need "
+    "be, without repeating or announcing anything. This is the end of the answer so far:\n\n"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +100,9 @@ class Generation:
         self._draft = draft
         self._put = put
         self._passages: tuple[Passage, ...] = ()
+        self._has_part = draft.has_part
+        self._standing = (claim.continued.text or "") if claim.continued is not None else ""
+        self._extension = Extension(self._standing)
         self.history: Branch | None = None
 
     async def run(self) -> Ending:
@@ -107,19 +122,52 @@ class Generation:
         if not self._draft.is_started:
             turn = claim.turn
             self._put(TurnStarted(turn.id, turn.conversation_id, turn.user_message_id, turn.assistant_message_id))
+        # Read before the steps are put: they reach the draft while this attempt waits for its history.
+        text, citations = self._draft.text, tuple(self._draft.citations)
+        text, citations = self._stand(text, citations)
         self.history = await self._sources.history.before(claim.owner, claim.question)
         evidence = await self._search(self.history)
-        continuation = self._continuation(evidence)
+        continuation = self._continuation(evidence, text, citations)
         self._passages = evidence.passages
         request = GenerationRequest(
             model=claim.turn.options.model,
-            system=claim.settings.system_prompt,
+            system=self._system(),
             examples=claim.settings.examples,
             messages=(*(m for m in self.history.messages if m.text), _prompt_of(claim)),
             passages=evidence.passages,
             parameters=claim.turn.options.parameters,
         )
         return await self._generate(request, continuation)
+
+    def _stand(self, text: str, citations: tuple[Citation, ...]) -> tuple[str, tuple[Citation, ...]]:
+        """Opens an answer that goes on with another one, as far as no attempt has; what stands of it then."""
+        continued = self._claim.continued
+        if continued is None or not self._standing:
+            return text, citations
+        self._open_part()
+        missing = range(len(text), len(self._standing), EVENT_TEXT_LENGTH_MAX)
+        for start in missing:
+            piece = self._standing[start : start + EVENT_TEXT_LENGTH_MAX]
+            self._put(TextDelta(ANSWER_PART_ID, start, piece))
+        added = tuple(citation for citation in continued.citations if citation not in citations)
+        self._put(*(CitationAdded(citation) for citation in added))
+        return (self._standing if missing else text), citations + added
+
+    def _open_part(self) -> None:
+        if not self._has_part:
+            self._has_part = True
+            self._put(PartStarted(ANSWER_PART_ID))
+
+    def _system(self) -> str:
+        """The system text, with the end of an answer that is to be gone on with."""
+        system = self._claim.settings.system_prompt
+        if not self._standing:
+            return system
+        head = f"{system}\n\n{_GO_ON}" if system else _GO_ON
+        room = min(SYSTEM_PROMPT_LENGTH_MAX - len(head), CONTINUED_LENGTH_MAX)
+        if room <= 0:
+            raise ContextLengthExceeded("the system prompt leaves no room for an answer to go on with")
+        return head + self._standing[-room:]
 
     async def _search(self, history: Branch) -> Evidence:
         options = self._claim.turn.options
@@ -135,12 +183,14 @@ class Generation:
         )
         return await self._sources.retrieval.search(self._claim.owner, question)
 
-    def _continuation(self, evidence: Evidence) -> Continuation:
+    def _continuation(self, evidence: Evidence, text: str, citations: Sequence[Citation]) -> Continuation:
         """Opens the attempt; on other evidence than before, the old text and its citations are void."""
         draft, trace = self._draft, evidence.trace()
         is_takeover = self._claim.turn.attempt > 1 or self._claim.hold.fence > 1
         is_same = draft.retrieval is None or _same(draft.retrieval, trace)
-        continuation = Continuation(self._claim.turn.attempt, draft.text, draft.citations, resumes=is_same)
+        continuation = Continuation(
+            self._claim.turn.attempt, text, citations, resumes=is_same, base=len(self._standing)
+        )
         is_decided = draft.retrieval is not None and is_same
         self._put(*continuation.begin(is_takeover=is_takeover and draft.is_started))
         if not is_decided and self._claim.turn.options.knowledge_base_id:
@@ -159,12 +209,8 @@ class Generation:
     def _take(self, batch: Sequence[Generated], continuation: Continuation) -> Ending | None:
         for step in batch:
             match step:
-                case GeneratedText():
-                    self._put(*continuation.text(step.offset, _storable(step.text)))
-                case GeneratedCitation():
-                    self._cite(step, continuation)
-                case ProviderSwitched():
-                    self._put(*continuation.step(step))
+                case GeneratedText() | GeneratedCitation() | ProviderSwitched():
+                    self._write(step, continuation)
                 case GenerationStarted():
                     self._start(step)
                 case GenerationFinished():
@@ -175,10 +221,23 @@ class Generation:
                     assert_never(step)
         return None
 
+    def _write(self, step: Written, continuation: Continuation) -> None:
+        if isinstance(step, GeneratedText):
+            step = GeneratedText(step.offset, _storable(step.text))
+        for placed in self._extension.place(step):
+            match placed:
+                case GeneratedText():
+                    self._put(*continuation.text(placed.offset, placed.text))
+                case GeneratedCitation():
+                    self._cite(placed, continuation)
+                case ProviderSwitched():
+                    self._put(*continuation.step(placed))
+                case _:
+                    assert_never(placed)
+
     def _start(self, step: GenerationStarted) -> None:
         self._draft.model = step.model
-        if not self._draft.has_part:
-            self._put(PartStarted(ANSWER_PART_ID))
+        self._open_part()
 
     def _cite(self, step: GeneratedCitation, continuation: Continuation) -> None:
         citation = _citation(step, self._passages)

@@ -244,6 +244,7 @@ class Message:
     Attributes:
         text: of the one part; None for an answer whose part has not begun.
         last_sequence: the latest event that is folded into an answer.
+        revision_of: the sibling that it was made from.
     """
 
     id: MessageId
@@ -262,6 +263,7 @@ class Message:
     model: str = ""
     retrieval: RetrievalTrace | None = None
     last_sequence: int = 0
+    revision_of: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

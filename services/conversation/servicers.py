@@ -13,6 +13,7 @@ from parley.conversation.v1 import (
     turn_service_pb2,
     turn_service_pb2_grpc,
 )
+from services.conversation.actions import Action, Continue, Edit, NewQuestion, Regenerate
 from services.conversation.conversations import Conversations, FeedbackBook, ImportedMessage, Messages
 from services.conversation.model import Owner, Repeat, TurnOverrides
 from services.conversation.turns import Ask, Turns
@@ -181,12 +182,9 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         self, request: turn_service_pb2.CreateTurnRequest, context: RpcContext
     ) -> turn_service_pb2.CreateTurnResponse:
         """See the contract."""
-        if request.WhichOneof("action") != "new":
-            raise invalid_field("action", "new")
         ask = Ask(
             conversation_id=request.conversation_id,
-            text=request.new.text,
-            parent_id=request.new.parent_id if request.new.HasField("parent_id") else None,
+            action=_action_of(request),
             overrides=TurnOverrides(
                 model=request.model,
                 knowledge_base_id=request.knowledge_base_id,
@@ -235,6 +233,21 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         async with aclosing(watched) as batches:
             async for batch in batches:
                 yield turn_service_pb2.StreamTurnEventsResponse(events=[events.event_to_wire(event) for event in batch])
+
+
+def _action_of(request: turn_service_pb2.CreateTurnRequest) -> Action:
+    match request.WhichOneof("action"):
+        case "new":
+            parent_id = request.new.parent_id if request.new.HasField("parent_id") else None
+            return NewQuestion(request.new.text, parent_id)
+        case "edit_of":
+            return Edit(request.edit_of.message_id, request.edit_of.text)
+        case "regenerate_of":
+            return Regenerate(request.regenerate_of.message_id)
+        case "continue_of":
+            return Continue(request.continue_of.message_id)
+        case _:
+            raise invalid_field("action", "one of new, edit_of, regenerate_of, continue_of")
 
 
 def _owner() -> Owner:

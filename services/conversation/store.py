@@ -60,7 +60,11 @@ class NewTurn:
     """A turn to accept.
 
     Attributes:
-        parent_id: None for the newest message of the branch that was written last, empty for a new first branch.
+        text: of the question; None when `user_message_id` names a question of the conversation that is there.
+        parent_id: of a new question: None for the newest message of the branch that was written last, empty for a new
+            first branch.
+        revision_of: what the new question, or else the new answer, was made from.
+        continue_of: the answer whose text the new one begins with.
         deadline_s: seconds from now after which the turn has to have ended.
         sequence_limit: the highest sequence that its first worker may use before it folds.
     """
@@ -70,11 +74,13 @@ class NewTurn:
     id: TurnId
     user_message_id: MessageId
     assistant_message_id: MessageId
-    text: str
+    text: str | None
     parent_id: str | None
     overrides: TurnOverrides
     deadline_s: float
     sequence_limit: int
+    revision_of: str = ""
+    continue_of: str = ""
     repeat: Repeat | None = None
 
 
@@ -102,6 +108,7 @@ class Claim:
     Attributes:
         question: the message to answer.
         answer: the assistant's message with everything that was folded so far.
+        continued: the answer that it begins with, if it goes on with one.
         journal_epoch: where the events of earlier attempts were journalled; see `Journal.epoch`.
         sequence_limit: no event above it was ever shown.
         deadline_s: seconds left, negative when the deadline has passed.
@@ -117,6 +124,7 @@ class Claim:
     sequence_limit: int
     is_cancel_requested: bool
     deadline_s: float
+    continued: Message | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,8 @@ messages: Final = Table(
     Column("last_sequence", BigInteger, nullable=False),
     _time("create_time"),
     _time("update_time"),
+    # The default lets a server of the release before go on writing while this one is rolled out.
+    Column("revision_of", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("organization_id", "id"),
     UniqueConstraint("organization_id", "conversation_id", "segment_id", "depth", name="messages_by_segment"),
     Index("messages_by_conversation", "organization_id", "conversation_id", "id"),
@@ -119,6 +121,7 @@ turns: Final = Table(
     _time("create_time"),
     _time("start_time", nullable=True),
     _time("end_time", nullable=True),
+    Column("continue_of", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("organization_id", "id"),
     Index("turns_by_conversation", "organization_id", "conversation_id", "id"),
     # One active turn per conversation, whoever races.

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.conversation.actions import Action, Actions
 from services.conversation.generation import CANCELLED
 from services.conversation.model import (
-    TEXT_LENGTH_MAX,
     ConversationId,
     MessageId,
     Owner,
@@ -14,7 +14,6 @@ from services.conversation.model import (
     TurnId,
     TurnOverrides,
     TurnState,
-    check_text,
 )
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
@@ -26,11 +25,10 @@ NewId = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A question; see `NewTurn` for `parent_id`."""
+    """What to answer, and how."""
 
     conversation_id: str
-    text: str
-    parent_id: str | None
+    action: Action
     overrides: TurnOverrides
 
 
@@ -68,6 +66,7 @@ class Turns:
         self._relay = relay
         self._recovery = recovery
         self._references = references
+        self._actions = Actions(store)
         self._limits = limits
         self._new_id = new_id
 
@@ -75,11 +74,11 @@ class Turns:
         """Accepts a question; the turn is durable when this returns.
 
         Raises:
-            InvalidArgument: the text is empty or too long.
-            NotFound: no such knowledge base.
+            InvalidArgument: see `Actions.growth`.
+            NotFound: no such knowledge base, no such message.
             NotFound, IdempotencyMismatch, TurnAlreadyRunning: see `TurnStore.create_turn`.
         """
-        check_text("new.text", ask.text, TEXT_LENGTH_MAX, length_min=1)
+        growth = await self._actions.growth(owner, ask.conversation_id, ask.action)
         await self._references.check(owner, ask.overrides.knowledge_base_id, repeat)
         # In order, so that the tree shows the question first: ids of one millisecond are in no order by themselves.
         question_id, answer_id = sorted(self._new_id("msg") for _ in range(2))
@@ -88,10 +87,12 @@ class Turns:
                 owner=owner,
                 conversation_id=ConversationId(ask.conversation_id),
                 id=TurnId(self._new_id("turn")),
-                user_message_id=MessageId(question_id),
+                user_message_id=growth.question_id or MessageId(question_id),
                 assistant_message_id=MessageId(answer_id),
-                text=ask.text,
-                parent_id=ask.parent_id,
+                text=growth.text,
+                parent_id=growth.parent_id,
+                revision_of=growth.revision_of,
+                continue_of=growth.continue_of,
                 overrides=ask.overrides,
                 deadline_s=self._limits.turn_s_max,
                 sequence_limit=SEQUENCES_RESERVED,

@@ -25,6 +25,7 @@ _FILLERS: Final[Mapping[str, Any]] = {
     "action": {"new": {"text": "Who?"}},
     "new": {"text": "Who?"},
     "query": "Who?",
+    "text": "Who?",
     "texts": ["Who?"],
     "rating": "RATING_GOOD",
     "display_name": "Changed by a test",

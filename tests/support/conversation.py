@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import SecretStr
 
+from services.conversation.actions import Action, NewQuestion
 from services.conversation.events import Draft, Snapshot, TurnEvent, TurnFinished
 from services.conversation.generation import Sources
 from services.conversation.history import Branch, History
@@ -107,6 +108,17 @@ def new_turn(
         deadline_s=deadline_s,
         sequence_limit=SEQUENCES_RESERVED,
         repeat=repeat,
+    )
+
+
+def another_answer(turn: Turn, *, continue_of: str = "", owner: Owner = ADA) -> NewTurn:
+    """One more answer to a turn's question."""
+    return replace(
+        new_turn(turn.conversation_id, owner=owner),
+        revision_of=turn.assistant_message_id,
+        user_message_id=turn.user_message_id,
+        text=None,
+        continue_of=continue_of,
     )
 
 
@@ -291,7 +303,11 @@ class Rig:
         return await self.ask_in(conversation.id, text, owner=owner)
 
     async def ask_in(self, conversation_id: str, text: str, *, owner: Owner = ADA) -> Turn:
-        ask = Ask(conversation_id=conversation_id, text=text, parent_id=None, overrides=TurnOverrides())
+        return await self.act(conversation_id, NewQuestion(text, None), owner=owner)
+
+    async def act(self, conversation_id: str, action: Action, *, owner: Owner = ADA) -> Turn:
+        """A turn of any kind, published."""
+        ask = Ask(conversation_id=conversation_id, action=action, overrides=TurnOverrides())
         turn = await self.turns.create(owner, ask, repeat=None)
         await self.relay.relay_once()
         return turn

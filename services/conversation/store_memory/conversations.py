@@ -30,6 +30,7 @@ class StoredTurn:
     deadline: datetime
     publish_time: datetime
     sequence_limit: int
+    continue_of: str = ""
     fence: int = 0
     journal_epoch: str = ""
     is_cancel_requested: bool = False

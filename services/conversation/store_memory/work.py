@@ -8,6 +8,8 @@ from datetime import timedelta
 from services.conversation.model import (
     ACTIVE_STATES,
     MESSAGE_STATE_OF,
+    Conversation,
+    ConversationSettings,
     Message,
     MessageId,
     MessageState,
@@ -91,6 +93,7 @@ class MemoryWork(MemoryConversations):
             sequence_limit=row.sequence_limit,
             is_cancel_requested=row.is_cancel_requested,
             deadline_s=(row.deadline - self.clock.now()).total_seconds(),
+            continued=self.owned_message(row.owner, row.continue_of) if row.continue_of else None,
         )
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
@@ -198,11 +201,7 @@ class MemoryWork(MemoryConversations):
             if row.turn.conversation_id == conversation.id and row.turn.state in ACTIVE_STATES:
                 message = "the conversation has a turn that has not ended"
                 raise TurnAlreadyRunning(message, metadata={"turn_id": row.turn.id})
-        parent_id = conversation.leaf_message_id if new.parent_id is None else new.parent_id
-        if parent_id and self.owned_message(new.owner, parent_id).conversation_id != conversation.id:
-            raise NotFound.of("message")
-        self._add(new, new.user_message_id, parent_id, Role.USER)
-        self._add(new, new.assistant_message_id, new.user_message_id, Role.ASSISTANT)
+        self._grow(new, conversation)
         now = self.clock.now()
         turn = Turn(
             id=new.id,
@@ -216,16 +215,41 @@ class MemoryWork(MemoryConversations):
             create_time=now,
         )
         deadline = now + timedelta(seconds=new.deadline_s)
-        row = StoredTurn(new.owner, turn, deadline, publish_time=now, sequence_limit=new.sequence_limit)
+        row = StoredTurn(
+            new.owner,
+            turn,
+            deadline,
+            publish_time=now,
+            sequence_limit=new.sequence_limit,
+            continue_of=new.continue_of,
+        )
         self.tables.turns[new.id] = row
         self.tables.outbox.append(row.ref())
-        title = conversation.settings.title or ("" if parent_id else title_of(new.text))
-        settings = replace(conversation.settings, title=title)
-        changed = replace(conversation, settings=settings, leaf_message_id=new.assistant_message_id)
-        self.tables.conversations[conversation.id] = (new.owner, replace(changed, update_time=self.now()))
+        changed = replace(conversation, settings=self._titled(new, conversation), update_time=self.now())
+        changed = replace(changed, leaf_message_id=new.assistant_message_id)
+        self.tables.conversations[conversation.id] = (new.owner, changed)
         return turn
 
-    def _add(self, new: NewTurn, message_id: MessageId, parent_id: str, role: Role) -> None:
+    def _grow(self, new: NewTurn, conversation: Conversation) -> None:
+        """Adds the turn's messages to the tree."""
+        if new.text is None:
+            parent_id: str = new.user_message_id
+        else:
+            parent_id = conversation.leaf_message_id if new.parent_id is None else new.parent_id
+        if parent_id and self.owned_message(new.owner, parent_id).conversation_id != conversation.id:
+            raise NotFound.of("message")
+        if new.text is not None:
+            self._add(new, new.user_message_id, parent_id, Role.USER, new.revision_of)
+        revision_of = new.revision_of if new.text is None else ""
+        self._add(new, new.assistant_message_id, new.user_message_id, Role.ASSISTANT, revision_of)
+
+    def _titled(self, new: NewTurn, conversation: Conversation) -> ConversationSettings:
+        if conversation.settings.title or new.text is None:
+            return conversation.settings
+        is_first = not self.owned_message(new.owner, new.user_message_id).parent_id
+        return replace(conversation.settings, title=title_of(new.text)) if is_first else conversation.settings
+
+    def _add(self, new: NewTurn, message_id: MessageId, parent_id: str, role: Role, revision_of: str) -> None:
         is_user = role is Role.USER
         now = self.now()
         message = Message(
@@ -238,6 +262,7 @@ class MemoryWork(MemoryConversations):
             create_time=now,
             update_time=now,
             turn_id=new.id,
+            revision_of=revision_of,
         )
         self.tables.messages[message_id] = (new.owner, message)
 

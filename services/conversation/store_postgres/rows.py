@@ -34,7 +34,7 @@ from services.conversation.model import (
 
 MESSAGE_COLUMNS: Final = (
     "id", "conversation_id", "parent_id", "role", "text", "state", "create_time", "update_time", "citations",
-    "finish_reason", "usage", "error", "turn_id", "model", "retrieval", "last_sequence",
+    "finish_reason", "usage", "error", "turn_id", "model", "retrieval", "last_sequence", "revision_of",
 )  # fmt: skip
 TURN_COLUMNS: Final = (
     "id", "conversation_id", "state", "user_message_id", "assistant_message_id", "attempt", "options", "create_time",
@@ -101,6 +101,7 @@ def message_of(row: RowMapping, prefix: str = "") -> Message:
         model=row[f"{prefix}model"],
         retrieval=None if retrieval is None else _trace_of(retrieval),
         last_sequence=row[f"{prefix}last_sequence"],
+        revision_of=row[f"{prefix}revision_of"],
     )
 
 

@@ -190,6 +190,7 @@ async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSet
             cancel_requested=False,
             journal_epoch="",
             sequence_limit=new.sequence_limit,
+            continue_of=new.continue_of,
         )
         .on_conflict_do_nothing(index_elements=["organization_id", "conversation_id"], index_where=text(tables.ACTIVE))
         .returning(*(_turns[name] for name in TURN_COLUMNS))
@@ -218,27 +219,15 @@ async def _append_messages(write: ReadWrite, new: NewTurn, settings: Conversatio
         )
         .with_for_update(key_share=True)
     )
-    parent_id = leaf.scalar_one() if new.parent_id is None else new.parent_id
-    place = await _place_after(write, new, parent_id)
-    question = message_values(new.owner, new.conversation_id) | {
-        "id": new.user_message_id,
-        "parent_id": parent_id,
-        "role": Role.USER.value,
-        "text": new.text,
-        "state": MessageState.COMPLETE.value,
-        "turn_id": new.id,
-        **place,
-    }
-    answer = question | {
-        "id": new.assistant_message_id,
-        "parent_id": new.user_message_id,
-        "role": Role.ASSISTANT.value,
-        "text": None,
-        "state": MessageState.IN_PROGRESS.value,
-        "depth": place["depth"] + 1,
-    }
-    await write.execute(insert(tables.messages), [question, answer])
-    title = settings.title or ("" if parent_id else title_of(new.text))
+    leaf_id = str(leaf.scalar_one())
+    title = settings.title
+    if new.text is None:
+        messages = [_answer_row(new, await _place_after(write, new, new.user_message_id, new.assistant_message_id))]
+    else:
+        parent_id = leaf_id if new.parent_id is None else new.parent_id
+        messages = _pair(new, parent_id, await _place_after(write, new, parent_id, new.user_message_id))
+        title = title or ("" if parent_id else title_of(new.text))
+    await write.execute(insert(tables.messages), messages)
     await write.execute(
         update(tables.conversations)
         .where(
@@ -250,10 +239,44 @@ async def _append_messages(write: ReadWrite, new: NewTurn, settings: Conversatio
     )
 
 
-async def _place_after(write: ReadWrite, new: NewTurn, parent_id: str) -> Mapping[str, Any]:  # Any: column values
+_Values = Mapping[str, Any]  # Any: column values
+
+
+def _pair(new: NewTurn, parent_id: str, place: _Values) -> list[_Values]:
+    """The rows of a question and its answer."""
+    question = _row(new) | {
+        "id": new.user_message_id,
+        "parent_id": parent_id,
+        "role": Role.USER.value,
+        "text": new.text,
+        "state": MessageState.COMPLETE.value,
+        "revision_of": new.revision_of,
+        **place,
+    }
+    answer = _answer_row(new, {"segment_id": place["segment_id"], "depth": place["depth"] + 1})
+    return [question, {**answer, "revision_of": ""}]
+
+
+def _answer_row(new: NewTurn, place: _Values) -> _Values:
+    return _row(new) | {
+        "id": new.assistant_message_id,
+        "parent_id": new.user_message_id,
+        "role": Role.ASSISTANT.value,
+        "text": None,
+        "state": MessageState.IN_PROGRESS.value,
+        "revision_of": new.revision_of,
+        **place,
+    }
+
+
+def _row(new: NewTurn) -> dict[str, object]:
+    return message_values(new.owner, new.conversation_id) | {"turn_id": new.id}
+
+
+async def _place_after(write: ReadWrite, new: NewTurn, parent_id: str, message_id: str) -> _Values:
     """Segment and depth of a message under `parent_id`: the parent's segment, or a new one where that goes on."""
     if not parent_id:
-        return {"segment_id": new.user_message_id, "depth": 0}
+        return {"segment_id": message_id, "depth": 0}
     follower = tables.messages.alias("follower")
     query = (
         select(_messages.segment_id, _messages.depth, follower.c.id.label("follower_id"))
@@ -273,4 +296,4 @@ async def _place_after(write: ReadWrite, new: NewTurn, parent_id: str) -> Mappin
     if row is None:
         raise NotFound.of("message")
     segment_id, depth, follower_id = row
-    return {"segment_id": segment_id if follower_id is None else new.user_message_id, "depth": depth + 1}
+    return {"segment_id": segment_id if follower_id is None else message_id, "depth": depth + 1}

@@ -230,6 +230,7 @@ class WorkQueries:
 
 async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
     question, answer = tables.messages.alias("question"), tables.messages.alias("answer")
+    continued = tables.messages.alias("continued")
     of_conversation = and_(
         _conversations.organization_id == _turns.organization_id, _conversations.id == _turns.conversation_id
     )
@@ -238,6 +239,7 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
             *prefixed(tables.turns, "turn_", TURN_COLUMNS),
             *prefixed(question, "question_", MESSAGE_COLUMNS),
             *prefixed(answer, "answer_", MESSAGE_COLUMNS),
+            *prefixed(continued, "continued_", MESSAGE_COLUMNS),
             *(_conversations[name] for name in _SETTINGS_COLUMNS),
             _turns.user_id,
             _turns.journal_epoch,
@@ -248,6 +250,7 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
         .join(tables.conversations, of_conversation)
         .join(question, _is_message(question, _turns.user_message_id))
         .join(answer, _is_message(answer, _turns.assistant_message_id))
+        .outerjoin(continued, _is_message(continued, _turns.continue_of))
         .where(_turns.organization_id == hold.ref.organization_id, _turns.id == hold.ref.turn_id)
     )
     row = (await write.execute(query)).mappings().one()
@@ -263,6 +266,7 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
         sequence_limit=row["sequence_limit"],
         is_cancel_requested=row["cancel_requested"],
         deadline_s=float(row["deadline_s"]),
+        continued=None if row["continued_id"] is None else message_of(row, "continued_"),
     )
 
 

@@ -121,6 +121,7 @@ def message_to_wire(message: Message) -> message_pb2.Message:
         turn_id=message.turn_id,
         model=message.model,
         last_sequence=message.last_sequence,
+        revision_of=message.revision_of,
         create_time=time_to_wire(message.create_time),
         update_time=time_to_wire(message.update_time),
     )

@@ -289,6 +289,32 @@ async def test_a_question_out_of_bounds_is_refused(ada: User, text: str) -> None
     assert refused.value.fields[0].field == "new.text"
 
 
+async def test_every_action_goes_over_the_wire(ada: User) -> None:
+    first = await ada.ask((await ada.create()).id)
+    actions: list[dict[str, Any]] = [  # Any: messages of three types
+        {"edit_of": turns_pb.EditMessage(message_id=first.user_message_id, text="Who?")},
+        {"regenerate_of": turns_pb.RegenerateMessage(message_id=first.assistant_message_id)},
+        {"continue_of": turns_pb.ContinueMessage(message_id=first.assistant_message_id)},
+    ]
+    turns: list[Any] = []  # Any: as above
+    for action in actions:
+        await ada.call("CancelTurn", turns_pb.CancelTurnRequest(turn_id=(turns or [first])[-1].id))
+        request = turns_pb.CreateTurnRequest(conversation_id=first.conversation_id, **action)
+        turns.append((await ada.call("CreateTurn", request)).turn)
+
+    messages = [
+        (await ada.call("GetMessage", pb.GetMessageRequest(message_id=message_id))).message
+        for message_id in (turns[0].user_message_id, turns[1].assistant_message_id, turns[2].assistant_message_id)
+    ]
+    assert [message.revision_of for message in messages] == [
+        first.user_message_id,
+        first.assistant_message_id,
+        first.assistant_message_id,
+    ]
+    assert messages[0].parts[0].text.text == "Who?"
+    assert {turn.user_message_id for turn in turns[1:]} == {first.user_message_id}
+
+
 @pytest.mark.parametrize(
     ("name", "request_"),
     [

@@ -1,13 +1,15 @@
 """Workers that die, sleep or lose their journal: every turn ends once, and what was streamed is a prefix of it."""
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 
+from services.conversation.actions import Continue
 from services.conversation.events import AttemptStarted, Draft, TurnEvent
 from services.conversation.journal.memory import MemoryJournal
-from services.conversation.model import Turn, TurnState
+from services.conversation.model import FinishReason, Turn, TurnState
 from services.conversation.ports import Evidence
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.recovery import SEQUENCES_RESERVED
@@ -15,6 +17,7 @@ from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from tests.support.conversation import (
     ADA,
+    FINISHED,
     Rig,
     Stop,
     ending,
@@ -28,6 +31,7 @@ from tests.support.conversation import (
 from tests.support.waiting import until
 
 LEASE_S: Final = 30.0
+CUT_SHORT: Final = replace(FINISHED, finish_reason=FinishReason.LENGTH)
 
 
 class Died(BaseException):
@@ -109,6 +113,30 @@ async def test_a_turn_ends_once_whatever_step_its_worker_dies_at(at: int, *, aft
     assert replayed(events).text == stored.message.text
     assert replayed(events).citations == list(stored.message.citations)
     assert [event.sequence for event in await rig.watch(turn)][-1] == stored.message.last_sequence
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, 12))
+async def test_an_answer_that_goes_on_ends_once_whatever_step_its_worker_dies_at(at: int, *, after: bool) -> None:
+    rig, clock = manual_rig()
+    rig.inference.words, rig.inference.finished = ["Ada", " wrote"], CUT_SHORT
+    old = await rig.ask(knowledge_base_id="kb_1")
+    async with running(rig):
+        await rig.watch(old)
+    rig.inference.words, rig.inference.finished = [" a", " program", "."], FINISHED
+    turn = await rig.act(old.conversation_id, Continue(old.assistant_message_id))
+    await killed(rig, at, after=after)
+    seen = await rig.look(turn)
+
+    await brought_to_its_end(rig, clock)
+
+    stored = await rig.store.answer(ADA, turn.id)
+    assert (stored.turn.state, stored.message.text) == (TurnState.COMPLETED, "Ada wrote a program.")
+    position = seen[-1].sequence if seen else 0
+    events = [*seen, *await rig.watch(turn, position)]
+    assert replayed(events).text == stored.message.text
+    assert replayed(events).citations == list(stored.message.citations)
+    assert len(stored.message.citations) == 2
 
 
 def journalled(rig: Rig, turn: Turn) -> str:

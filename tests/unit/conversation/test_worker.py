@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.conversation.actions import NewQuestion
 from services.conversation.events import (
     CitationAdded,
     ProviderSwitched,
@@ -267,7 +268,7 @@ async def test_an_answer_past_its_deadline_fails(at_work: Rig) -> None:
     at_work.turn_s_max = 0.2
     at_work.inference.gate = Stop(before=1)
 
-    ask = Ask(conversation_id=conversation.id, text="?", parent_id=None, overrides=TurnOverrides())
+    ask = Ask(conversation_id=conversation.id, action=NewQuestion("?", None), overrides=TurnOverrides())
     turn = await at_work.turns.create(ADA, ask, repeat=None)
     await at_work.relay.relay_once()
 

@@ -191,6 +191,7 @@ class Message(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is `msg_` followed by 26 characters."""
     conversation_id: _builtins.str
@@ -209,6 +210,10 @@ class Message(_message.Message):
     """model is what answered, not what was asked."""
     last_sequence: _builtins.int
     """last_sequence is the latest event that is folded into this message."""
+    revision_of: _builtins.str
+    """revision_of is the sibling that it was made from: the question that was edited, the answer that was written anew or
+    gone on with; empty for a message of its own.
+    """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """parts of the content, in order."""
@@ -256,10 +261,11 @@ class Message(_message.Message):
         last_sequence: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        revision_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "retrieval", b"retrieval", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "conversation_id", b"conversation_id", "create_time", b"create_time", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "last_sequence", b"last_sequence", "model", b"model", "parent_id", b"parent_id", "parts", b"parts", "retrieval", b"retrieval", "role", b"role", "state", b"state", "turn_id", b"turn_id", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "conversation_id", b"conversation_id", "create_time", b"create_time", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "last_sequence", b"last_sequence", "model", b"model", "parent_id", b"parent_id", "parts", b"parts", "retrieval", b"retrieval", "revision_of", b"revision_of", "role", b"role", "state", b"state", "turn_id", b"turn_id", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

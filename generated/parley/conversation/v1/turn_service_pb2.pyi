@@ -29,6 +29,9 @@ class CreateTurnRequest(_message.Message):
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NEW_FIELD_NUMBER: _builtins.int
+    EDIT_OF_FIELD_NUMBER: _builtins.int
+    REGENERATE_OF_FIELD_NUMBER: _builtins.int
+    CONTINUE_OF_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_BASE_ID_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
@@ -50,6 +53,18 @@ class CreateTurnRequest(_message.Message):
         """new is a new question."""
 
     @_builtins.property
+    def edit_of(self) -> Global___EditMessage:
+        """edit_of asks a question anew in other words."""
+
+    @_builtins.property
+    def regenerate_of(self) -> Global___RegenerateMessage:
+        """regenerate_of answers a question anew."""
+
+    @_builtins.property
+    def continue_of(self) -> Global___ContinueMessage:
+        """continue_of goes on with an answer that broke off."""
+
+    @_builtins.property
     def parameters(self) -> Global___GenerationParameters:
         """parameters shape the answer."""
 
@@ -59,16 +74,19 @@ class CreateTurnRequest(_message.Message):
         conversation_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         new: Global___NewMessage | None = ...,
+        edit_of: Global___EditMessage | None = ...,
+        regenerate_of: Global___RegenerateMessage | None = ...,
+        continue_of: Global___ContinueMessage | None = ...,
         model: _builtins.str = ...,
         knowledge_base_id: _builtins.str = ...,
         retrieval_mode: _conversation_pb2.RetrievalMode.ValueType = ...,
         parameters: Global___GenerationParameters | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "new", b"new", "parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "edit_of", b"edit_of", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "conversation_id", b"conversation_id", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "parameters", b"parameters", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "conversation_id", b"conversation_id", "edit_of", b"edit_of", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["new"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["new", "edit_of", "regenerate_of", "continue_of"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -103,6 +121,80 @@ class NewMessage(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_id) -> _WhichOneofReturnType__parent_id | None: ...
 
 Global___NewMessage: _TypeAlias = NewMessage  # noqa: Y015
+
+@_typing.final
+class EditMessage(_message.Message):
+    """EditMessage asks a question in other words. What was asked and answered before stays: the new question is its sibling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """message_id of the question, which is a user's message of the conversation."""
+    text: _builtins.str
+    """text of the new question; 1 to 100,000 code points."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EditMessage: _TypeAlias = EditMessage  # noqa: Y015
+
+@_typing.final
+class RegenerateMessage(_message.Message):
+    """RegenerateMessage answers a question once more. The answer before stays: the new one is its sibling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """message_id of an answer of the conversation."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegenerateMessage: _TypeAlias = RegenerateMessage  # noqa: Y015
+
+@_typing.final
+class ContinueMessage(_message.Message):
+    """ContinueMessage goes on with an answer that broke off. A message that has ended is never changed, so the answer that
+    goes on is a new sibling of it: its events and its text begin with the old text and the old citations, and are thus
+    complete by themselves. Its usage counts what was added. A model that begins again from the start instead of going on is
+    followed to where the old text ends, so nothing stands there twice.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """message_id of an answer of the conversation that was cancelled, has failed, or met the limit of output tokens."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinueMessage: _TypeAlias = ContinueMessage  # noqa: Y015
 
 @_typing.final
 class GenerationParameters(_message.Message):
