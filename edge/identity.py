@@ -18,7 +18,7 @@ from edge.http import SAFE_METHODS, Exchange
 from parley.auth.v1 import token_service_pb2
 from services.mesh import telemetry
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import CallerForbidden, CredentialsAmbiguous, CredentialsInvalid
+from services.mesh.errors import CredentialsAmbiguous, CredentialsInvalid, OriginForbidden
 
 WORKLOAD: Final = "edge"
 AUDIENCES: Final = ("auth", "conversation", "retrieval", "inference")
@@ -124,7 +124,7 @@ def credential_of(exchange: Exchange, cookie: CookieRule) -> Credential | None:
     Raises:
         CredentialsAmbiguous: more than one was sent.
         CredentialsInvalid: one was sent that cannot be any.
-        CallerForbidden: a cookie, on a request that changes something and does not come from a page of ours.
+        OriginForbidden: a cookie, on a request that changes something and does not come from a page of ours.
     """
     bearers = exchange.headers("authorization")
     keys = exchange.headers("x-api-key")
@@ -140,7 +140,7 @@ def credential_of(exchange: Exchange, cookie: CookieRule) -> Credential | None:
     if keys:
         return _sound(CredentialKind.API_KEY, keys[0])
     if exchange.method not in SAFE_METHODS and not cookie.is_same_origin(exchange, absent=False):
-        raise CallerForbidden("the session cookie changes things for pages of this site only")
+        raise OriginForbidden("the session cookie changes things for pages of this site only")
     return _sound(CredentialKind.SESSION, sessions[0])
 
 

@@ -13,7 +13,7 @@ from edge.transcoding.requests import read_json, refusal
 from edge.transcoding.scalars import Misfit
 from parley.auth.v1 import token_service_pb2, token_service_pb2_grpc, user_pb2
 from services.mesh.client import unary
-from services.mesh.errors import CallerForbidden, invalid_field
+from services.mesh.errors import OriginForbidden, invalid_field
 
 COOKIE_AGE_S: Final = 30 * 24 * 3600
 """The longest that auth lets a session live; it ends earlier when auth says so."""
@@ -40,7 +40,7 @@ class BeginSession:
         exchange = Exchange(scope, receive, send)
         scope[ROUTE_KEY] = "session.begin"
         if not self._cookie.is_same_origin(exchange, absent=True):
-            raise CallerForbidden("a session begins on pages of this site only")
+            raise OriginForbidden("a session begins on pages of this site only")
         response = await unary(self._tokens.Login(await self._request(exchange)))
         cookie = set_cookie(
             self._cookie.name, response.session_token, age_s=COOKIE_AGE_S, is_secure=self._cookie.is_secure

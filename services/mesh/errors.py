@@ -58,6 +58,7 @@ class Reason(StrEnum):
     SCOPE_MISSING = "SCOPE_MISSING"
     CALLER_FORBIDDEN = "CALLER_FORBIDDEN"
     REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
+    ORIGIN_FORBIDDEN = "ORIGIN_FORBIDDEN"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
@@ -285,6 +286,13 @@ class CallerForbidden(MeshError):
     code = Code.PERMISSION_DENIED
 
 
+class OriginForbidden(MeshError):
+    """A session cookie came with a request that changes something from another site."""
+
+    reason = Reason.ORIGIN_FORBIDDEN
+    code = Code.PERMISSION_DENIED
+
+
 class RegistrationClosed(MeshError):
     """The operator does not let people register themselves."""
 
@@ -378,6 +386,7 @@ HTTP_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.SCOPE_MISSING: 403,
         Reason.CALLER_FORBIDDEN: 403,
         Reason.REGISTRATION_CLOSED: 403,
+        Reason.ORIGIN_FORBIDDEN: 403,
         Reason.REQUEST_TOO_LARGE: 413,
         Reason.METHOD_NOT_ALLOWED: 405,
         Reason.UNIMPLEMENTED: 501,

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from services.mesh import telemetry
 from services.mesh.clock import Clock
-from services.mesh.errors import DocumentTooLarge, DocumentUnreadable, MeshError, invalid_field
+from services.mesh.errors import DocumentTooLarge, DocumentUnreadable, DocumentUnsupported, MeshError, invalid_field
 from services.mesh.ids import new_id
 from services.retrieval.model import (
     FILE_NAME_CHARACTERS_MAX,
@@ -16,6 +16,7 @@ from services.retrieval.model import (
     DocumentId,
     DocumentState,
     KnowledgeBaseId,
+    MediaType,
     OrganizationId,
     ParsedDocument,
     TextRange,
@@ -93,13 +94,15 @@ class Documents:
         digest = sha256(data).hexdigest()
         if there and there.sha256 == digest and there.state is not DocumentState.FAILED:
             return there
+        parsed = await self._parser.parse(data)
+        _check_name(display_name, parsed)
         upload = Upload(
             organization_id=organization,
             knowledge_base_id=knowledge_base,
             display_name=display_name,
             size_bytes=len(data),
             sha256=digest,
-            parsed=await self._parser.parse(data),
+            parsed=parsed,
         )
         return await self._store.put_document(upload, id_=DocumentId(new_id("doc")), now=self._clock.now())
 
@@ -163,6 +166,15 @@ class Documents:
     async def delete(self, organization: OrganizationId, id_: DocumentId) -> None:
         """See `DocumentStore.delete_document`."""
         await self._store.delete_document(organization, id_)
+
+
+def _check_name(display_name: str, parsed: ParsedDocument) -> None:
+    """Refuses text that calls itself a PDF: a download that failed or an error page, and never what was meant."""
+    if display_name.lower().endswith(".pdf") and parsed.media_type is not MediaType.PDF:
+        raise DocumentUnsupported(
+            f"the name says PDF, the content is {parsed.media_type}; send the PDF, or the text under a name of its own",
+            metadata={"media_type": parsed.media_type},
+        )
 
 
 def _file_name(text: str) -> str:

@@ -70,9 +70,10 @@ def test_body_of_30_mib_is_refused(rest: Rest) -> None:
         ("bomb.pdf", inflating_pdf(300 * MIB), (422, "DOCUMENT_UNREADABLE")),
         ("empty.txt", b"", (422, "DOCUMENT_UNREADABLE")),
         ("damaged.pdf", pdf([["torn"]])[:-200], (422, "DOCUMENT_UNREADABLE")),
+        ("words.pdf", b"These are words, and no PDF.", (415, "DOCUMENT_UNSUPPORTED")),
         ("noise.pdf", bytes(range(256)) * 16, (415, "DOCUMENT_UNSUPPORTED")),
     ],
-    ids=["30 MB", "encrypted", "bomb", "empty", "damaged", "not a PDF"],
+    ids=["30 MB", "encrypted", "bomb", "empty", "damaged", "text as PDF", "noise as PDF"],
 )
 def test_bad_document_is_refused_and_leaves_nothing(
     stack: Stack, rest: Rest, knowledge_base_id: str, name: str, content: bytes, refusal: tuple[int, str]

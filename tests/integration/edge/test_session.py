@@ -59,7 +59,7 @@ async def test_the_kind_of_session_is_not_the_callers_to_choose(edge: EdgeUnderT
 async def test_another_site_cannot_sign_anybody_in(edge: EdgeUnderTest) -> None:
     response = await edge.client.post(SESSION, json=LOGIN, headers={"sec-fetch-site": "cross-site"})
 
-    assert (response.status_code, response.json()["reason"]) == (403, "CALLER_FORBIDDEN")
+    assert (response.status_code, response.json()["reason"]) == (403, "ORIGIN_FORBIDDEN")
 
 
 async def test_a_cookie_reads_from_anywhere_but_changes_things_for_our_pages_only(edge: EdgeUnderTest) -> None:

@@ -170,10 +170,13 @@ async def test_bad_file_is_refused_with_its_reason_and_nothing_stays(api: Api, c
     assert not listed.documents
 
 
-async def test_text_that_calls_itself_pdf_is_read_as_what_it_is(api: Api) -> None:
+async def test_text_that_calls_itself_pdf_is_refused(api: Api) -> None:
     base = await api.create()
 
-    assert (await api.upload(base.id, b"Just words.", "report.pdf")).media_type == "text/plain"
+    refused = await _refused(api.upload(base.id, b"Just words.", "Report.PDF"))
+
+    assert refused.reason is Reason.DOCUMENT_UNSUPPORTED
+    assert refused.metadata["media_type"] == "text/plain"
 
 
 async def test_upload_without_a_header_is_refused(api: Api) -> None:

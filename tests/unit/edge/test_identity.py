@@ -17,11 +17,11 @@ from edge.identity import (
 from parley.auth.v1 import token_service_pb2
 from services.mesh.clock import ManualClock
 from services.mesh.errors import (
-    CallerForbidden,
     CredentialsAmbiguous,
     CredentialsInvalid,
     InvalidArgument,
     MeshError,
+    OriginForbidden,
     Unavailable,
 )
 from tests.unit.edge.exchanges import exchange
@@ -135,7 +135,7 @@ def test_credentials_up_to_the_limit_are_read(length: int) -> None:
     ],
 )
 def test_a_cookie_changes_nothing_for_other_sites(headers: list[tuple[str, str]]) -> None:
-    with pytest.raises(CallerForbidden):
+    with pytest.raises(OriginForbidden):
         credential_of(exchange("POST", headers=[CARRIERS["cookie"], *headers]), COOKIE)
 
 
@@ -152,7 +152,7 @@ def test_without_a_public_url_the_origin_is_the_host_that_the_request_names() ->
     differs = exchange("POST", headers=[cookie, ("host", "box:8080"), ("origin", "http://box")])
 
     assert credential_of(fits, rule) is not None
-    with pytest.raises(CallerForbidden):
+    with pytest.raises(OriginForbidden):
         credential_of(differs, rule)
 
 

@@ -75,8 +75,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RETRIEVAL_UNAVAILABLE: _ErrorReason.ValueType  # 16
     """ERROR_REASON_RETRIEVAL_UNAVAILABLE (UNAVAILABLE, HTTP 503): the knowledge base cannot be searched now."""
     ERROR_REASON_DOCUMENT_UNSUPPORTED: _ErrorReason.ValueType  # 17
-    """ERROR_REASON_DOCUMENT_UNSUPPORTED (INVALID_ARGUMENT, HTTP 415): the content is of no supported type. Metadata:
-    `media_type`.
+    """ERROR_REASON_DOCUMENT_UNSUPPORTED (INVALID_ARGUMENT, HTTP 415): the content is of no supported type, or its name
+    says PDF and the content is none. Metadata: `media_type`.
     """
     ERROR_REASON_DOCUMENT_TOO_LARGE: _ErrorReason.ValueType  # 18
     """ERROR_REASON_DOCUMENT_TOO_LARGE (INVALID_ARGUMENT, HTTP 413): the file, its text or its page count passes the limit.
@@ -112,6 +112,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_CANCELLED (CANCELLED, HTTP 499): the caller left."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 32
     """ERROR_REASON_INTERNAL (INTERNAL, HTTP 500): a bug of ours; the request id finds it in the log."""
+    ERROR_REASON_ORIGIN_FORBIDDEN: _ErrorReason.ValueType  # 33
+    """ERROR_REASON_ORIGIN_FORBIDDEN (PERMISSION_DENIED, HTTP 403): a session cookie came with a request that changes
+    something from another site.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause in `google.rpc.ErrorInfo.reason` (domain `parley`, without the
@@ -171,8 +175,8 @@ ERROR_REASON_CONTENT_FILTERED: ErrorReason.ValueType  # 15
 ERROR_REASON_RETRIEVAL_UNAVAILABLE: ErrorReason.ValueType  # 16
 """ERROR_REASON_RETRIEVAL_UNAVAILABLE (UNAVAILABLE, HTTP 503): the knowledge base cannot be searched now."""
 ERROR_REASON_DOCUMENT_UNSUPPORTED: ErrorReason.ValueType  # 17
-"""ERROR_REASON_DOCUMENT_UNSUPPORTED (INVALID_ARGUMENT, HTTP 415): the content is of no supported type. Metadata:
-`media_type`.
+"""ERROR_REASON_DOCUMENT_UNSUPPORTED (INVALID_ARGUMENT, HTTP 415): the content is of no supported type, or its name
+says PDF and the content is none. Metadata: `media_type`.
 """
 ERROR_REASON_DOCUMENT_TOO_LARGE: ErrorReason.ValueType  # 18
 """ERROR_REASON_DOCUMENT_TOO_LARGE (INVALID_ARGUMENT, HTTP 413): the file, its text or its page count passes the limit.
@@ -208,4 +212,8 @@ ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 31
 """ERROR_REASON_CANCELLED (CANCELLED, HTTP 499): the caller left."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 32
 """ERROR_REASON_INTERNAL (INTERNAL, HTTP 500): a bug of ours; the request id finds it in the log."""
+ERROR_REASON_ORIGIN_FORBIDDEN: ErrorReason.ValueType  # 33
+"""ERROR_REASON_ORIGIN_FORBIDDEN (PERMISSION_DENIED, HTTP 403): a session cookie came with a request that changes
+something from another site.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -29,7 +29,7 @@ class _TurnStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TurnState.V
     TURN_STATE_UNSPECIFIED: _TurnState.ValueType  # 0
     """TURN_STATE_UNSPECIFIED is never sent."""
     TURN_STATE_QUEUED: _TurnState.ValueType  # 1
-    """TURN_STATE_QUEUED waits for a worker."""
+    """TURN_STATE_QUEUED waits for a worker, or for the turns of its conversation that were accepted before it."""
     TURN_STATE_RUNNING: _TurnState.ValueType  # 2
     """TURN_STATE_RUNNING is being answered."""
     TURN_STATE_COMPLETED: _TurnState.ValueType  # 3
@@ -45,7 +45,7 @@ class TurnState(_TurnState, metaclass=_TurnStateEnumTypeWrapper):
 TURN_STATE_UNSPECIFIED: TurnState.ValueType  # 0
 """TURN_STATE_UNSPECIFIED is never sent."""
 TURN_STATE_QUEUED: TurnState.ValueType  # 1
-"""TURN_STATE_QUEUED waits for a worker."""
+"""TURN_STATE_QUEUED waits for a worker, or for the turns of its conversation that were accepted before it."""
 TURN_STATE_RUNNING: TurnState.ValueType  # 2
 """TURN_STATE_RUNNING is being answered."""
 TURN_STATE_COMPLETED: TurnState.ValueType  # 3

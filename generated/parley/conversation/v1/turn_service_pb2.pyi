@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from parley.conversation.v1 import conversation_pb2 as _conversation_pb2
 from parley.conversation.v1 import turn_pb2 as _turn_pb2
 import builtins as _builtins
@@ -19,6 +20,44 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _OnConflict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnConflictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnConflict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_CONFLICT_UNSPECIFIED: _OnConflict.ValueType  # 0
+    """ON_CONFLICT_UNSPECIFIED refuses it."""
+    ON_CONFLICT_REJECT: _OnConflict.ValueType  # 1
+    """ON_CONFLICT_REJECT refuses it: TURN_ALREADY_RUNNING."""
+    ON_CONFLICT_QUEUE: _OnConflict.ValueType  # 2
+    """ON_CONFLICT_QUEUE lets it wait until those before it have ended, however they end. Turns of a conversation run in the
+    order in which they were accepted. At most 16 wait; one more is refused: TURN_ALREADY_RUNNING. The time that a turn may
+    take counts from when its place comes.
+    """
+    ON_CONFLICT_CANCEL_RUNNING: _OnConflict.ValueType  # 3
+    """ON_CONFLICT_CANCEL_RUNNING cancels those that have not ended, also those that wait, and runs as soon as they have
+    ended. The text so far of a cancelled answer stands.
+    """
+
+class OnConflict(_OnConflict, metaclass=_OnConflictEnumTypeWrapper):
+    """OnConflict is what becomes of a turn when another one of its conversation has not ended."""
+
+ON_CONFLICT_UNSPECIFIED: OnConflict.ValueType  # 0
+"""ON_CONFLICT_UNSPECIFIED refuses it."""
+ON_CONFLICT_REJECT: OnConflict.ValueType  # 1
+"""ON_CONFLICT_REJECT refuses it: TURN_ALREADY_RUNNING."""
+ON_CONFLICT_QUEUE: OnConflict.ValueType  # 2
+"""ON_CONFLICT_QUEUE lets it wait until those before it have ended, however they end. Turns of a conversation run in the
+order in which they were accepted. At most 16 wait; one more is refused: TURN_ALREADY_RUNNING. The time that a turn may
+take counts from when its place comes.
+"""
+ON_CONFLICT_CANCEL_RUNNING: OnConflict.ValueType  # 3
+"""ON_CONFLICT_CANCEL_RUNNING cancels those that have not ended, also those that wait, and runs as soon as they have
+ended. The text so far of a cancelled answer stands.
+"""
+Global___OnConflict: _TypeAlias = OnConflict  # noqa: Y015
 
 @_typing.final
 class CreateTurnRequest(_message.Message):
@@ -36,6 +75,7 @@ class CreateTurnRequest(_message.Message):
     KNOWLEDGE_BASE_ID_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """conversation_id of the caller."""
     request_id: _builtins.str
@@ -48,6 +88,8 @@ class CreateTurnRequest(_message.Message):
     """knowledge_base_id for this turn; the conversation's when empty."""
     retrieval_mode: _conversation_pb2.RetrievalMode.ValueType
     """retrieval_mode for this turn; the conversation's when unspecified."""
+    on_conflict: Global___OnConflict.ValueType
+    """on_conflict is what to do when a turn of the conversation has not ended; refuse when unspecified."""
     @_builtins.property
     def new(self) -> Global___NewMessage:
         """new is a new question."""
@@ -81,10 +123,11 @@ class CreateTurnRequest(_message.Message):
         knowledge_base_id: _builtins.str = ...,
         retrieval_mode: _conversation_pb2.RetrievalMode.ValueType = ...,
         parameters: Global___GenerationParameters | None = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "edit_of", b"edit_of", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "conversation_id", b"conversation_id", "edit_of", b"edit_of", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "conversation_id", b"conversation_id", "edit_of", b"edit_of", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "on_conflict", b"on_conflict", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["new", "edit_of", "regenerate_of", "continue_of"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015

@@ -68,7 +68,8 @@ class TurnServiceServicer:
 
     def CreateTurn(self, request, context):
         """CreateTurn accepts a question and starts an answer. It returns as soon as the turn is durable; from then on the answer
-        is written to its end, whether anyone watches or not. A conversation has one running turn at most: TURN_ALREADY_RUNNING.
+        is written to its end, whether anyone watches or not. A conversation has one running turn at most; on_conflict says what
+        becomes of a turn that meets one: by default it is refused with TURN_ALREADY_RUNNING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

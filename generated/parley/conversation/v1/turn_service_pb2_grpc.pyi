@@ -18,7 +18,8 @@ class TurnServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.CreateTurnRequest, _turn_service_pb2.CreateTurnResponse]
     """CreateTurn accepts a question and starts an answer. It returns as soon as the turn is durable; from then on the answer
-    is written to its end, whether anyone watches or not. A conversation has one running turn at most: TURN_ALREADY_RUNNING.
+    is written to its end, whether anyone watches or not. A conversation has one running turn at most; on_conflict says what
+    becomes of a turn that meets one: by default it is refused with TURN_ALREADY_RUNNING.
     """
     GetTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.GetTurnRequest, _turn_service_pb2.GetTurnResponse]
     """GetTurn returns a turn."""
@@ -41,7 +42,8 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_turn_service_pb2.CreateTurnRequest, _abc.Awaitable[_turn_service_pb2.CreateTurnResponse]],
     ) -> _abc.Awaitable[_turn_service_pb2.CreateTurnResponse]:
         """CreateTurn accepts a question and starts an answer. It returns as soon as the turn is durable; from then on the answer
-        is written to its end, whether anyone watches or not. A conversation has one running turn at most: TURN_ALREADY_RUNNING.
+        is written to its end, whether anyone watches or not. A conversation has one running turn at most; on_conflict says what
+        becomes of a turn that meets one: by default it is refused with TURN_ALREADY_RUNNING.
         """
 
     @_abc_1.abstractmethod

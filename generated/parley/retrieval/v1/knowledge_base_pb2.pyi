@@ -140,7 +140,7 @@ class Document(_message.Message):
     display_name: _builtins.str
     """display_name is the file name; 1 to 255 characters."""
     media_type: _builtins.str
-    """media_type was found from the content, never from the name: `text/plain`, `text/markdown`, `text/html` or `application/pdf`."""
+    """media_type was found from the content, not from the name: `text/plain`, `text/markdown`, `text/html` or `application/pdf`."""
     size_bytes: _builtins.int
     """size_bytes of the file."""
     sha256: _builtins.str
