@@ -74,8 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
-        # Any: the scope of ASGI is an open dictionary, which uvicorn types as a closed one.
-        self.scope[SCOPE_KEY] = self._guard  # type: ignore[typeddict-unknown-key]
+        self.scope[SCOPE_KEY] = self._guard  # type: ignore[typeddict-unknown-key] # open in ASGI, closed in uvicorn's types
         self._arm(HEAD_TIMEOUT_S)
 
     def on_headers_complete(self) -> None:

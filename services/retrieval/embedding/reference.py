@@ -29,7 +29,7 @@ class SentenceTransformerEncoder:
     def __init__(self, model: str, *, threads: int) -> None:
         try:
             import sentence_transformers  # noqa: PLC0415 - see the module's docstring
-            import torch  # noqa: PLC0415
+            import torch  # noqa: PLC0415 - as above
         except ImportError as err:
             raise EncoderError(
                 "this encoder needs the package sentence-transformers: pip install 'parley[sentence-transformers]'"
