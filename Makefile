@@ -50,6 +50,15 @@ kafka: setup-run ## Start Apache Kafka for `PARLEY_QUEUE=kafka make run` (needs 
 test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
+.PHONY: chaos
+chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… replay and stretch it
+	@$(DEV) -m tests.chaos run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	$(if $(RATE),--rate $(RATE)) $(ARGS)
+
+.PHONY: chaos-mutants
+chaos-mutants: setup-dev ## Break the product on purpose: each break has to be noticed within three seeds
+	@$(DEV) -m tests.chaos mutants $(ARGS)
+
 .PHONY: eval-retrieval
 eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion; DATA=folder of the labelled set
 	@$(RUN) -m services.retrieval.evaluation --data "$(DATA)" $(ARGS)

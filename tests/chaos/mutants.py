@@ -1,0 +1,179 @@
+"""Ways to break the product on purpose. A suite that does not notice them proves nothing by passing.
+
+Each is a search and replace in the sources; a unit test holds that every one of them still applies.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_CONVERSATION: Final = "services/conversation"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replaces a piece of a file that occurs in it exactly once."""
+
+    path: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One break."""
+
+    name: str
+    edits: tuple[Edit, ...]
+
+    def problems(self, tree: Path) -> list[str]:
+        """Why it does not apply to a checkout; empty when it does."""
+        return [
+            f"{edit.path}: {edit.old!r} occurs {found} times"
+            for edit in self.edits
+            if (found := (tree / edit.path).read_text(encoding="utf-8").count(edit.old)) != 1
+        ]
+
+    def apply(self, tree: Path) -> None:
+        """Breaks the checkout."""
+        assert not self.problems(tree), self.problems(tree)
+        for edit in self.edits:
+            path = tree / edit.path
+            path.write_text(path.read_text(encoding="utf-8").replace(edit.old, edit.new), encoding="utf-8")
+
+
+def _one(name: str, path: str, old: str, new: str) -> Mutant:
+    return Mutant(name, (Edit(path, old, new),))
+
+
+MUTANTS: Final = (
+    _one(
+        "no fence in the database",
+        f"{_CONVERSATION}/store_postgres/work.py",
+        "        _turns.fence == hold.fence,\n        _turns.state",
+        "        _turns.state",
+    ),
+    _one(
+        "acknowledged before the commit is durable",
+        "services/mesh/database.py",
+        '"application_name": application,',
+        '"application_name": application, "synchronous_commit": "off",',
+    ),
+    _one(
+        "a retried question is taken for a new one",
+        f"{_CONVERSATION}/store_postgres/conversations.py",
+        "    if key is None:\n        return None",
+        '    if key is None or key.method == "CreateTurn":\n        return None',
+    ),
+    Mutant(
+        "no outbox: a publish that fails is forgotten",
+        (
+            Edit(
+                f"{_CONVERSATION}/relay.py",
+                "            if refs:\n                await self._queue.publish(refs)",
+                "            try:\n                await self._queue.publish(refs)\n            except MeshError:\n"
+                "                pass",
+            ),
+            Edit(
+                f"{_CONVERSATION}/reaper.py",
+                "stale = await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=BATCH_MAX)",
+                "stale: list[TurnRef] = []",
+            ),
+            Edit(
+                f"{_CONVERSATION}/worker.py",
+                "return await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=limit)",
+                "return []",
+            ),
+        ),
+    ),
+    _one(
+        "wrong partition: some that nobody reads",
+        f"{_CONVERSATION}/queue/port.py",
+        "% PARTITIONS",
+        "% (PARTITIONS + 16)",
+    ),
+    _one(
+        "queue messages are never acknowledged",
+        f"{_CONVERSATION}/worker.py",
+        "        try:\n            await self._queue.acknowledge([delivery])",
+        "        try:\n            pass",
+    ),
+    _one(
+        "no reaper",
+        f"{_CONVERSATION}/reaper.py",
+        '        """One round."""\n',
+        '        """One round."""\n        return\n',
+    ),
+    _one(
+        "the lease is never looked at",
+        f"{_CONVERSATION}/store_postgres/work.py",
+        "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())",
+        "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time.is_not(None))",
+    ),
+    _one(
+        "the journal is not read at a takeover",
+        f"{_CONVERSATION}/recovery.py",
+        "while events := await self._journal.read(turn_id, after=draft.last_sequence, limit=READ_MAX):",
+        "while events := ():",
+    ),
+    _one(
+        "numbers are used again when the journal is gone",
+        f"{_CONVERSATION}/recovery.py",
+        "            draft.last_sequence = claim.sequence_limit\n",
+        "",
+    ),
+    _one(
+        "the end is told before it is stored",
+        f"{_CONVERSATION}/recovery.py",
+        "        last = draft.last_sequence + 1\n",
+        "        last = draft.last_sequence + 1\n        await self._announce(hold, last, attempt, ending)\n",
+    ),
+    _one(
+        "offsets count bytes",
+        f"{_CONVERSATION}/events.py",
+        "        self.length += len(delta.text)",
+        "        self.length += len(delta.text.encode())",
+    ),
+    _one(
+        "the cached history is believed",
+        f"{_CONVERSATION}/history.py",
+        "cached is not None and cached.leaf_id == leaf_id",
+        "cached is not None",
+    ),
+    _one(
+        "a hole in the journal is passed on",
+        f"{_CONVERSATION}/watching.py",
+        "        if events and events[0].sequence != place.position + 1:\n            return None\n",
+        "",
+    ),
+    _one(
+        "Last-Event-ID is ignored",
+        "edge/transcoding/requests.py",
+        "    return int(text)",
+        "    return None",
+    ),
+    _one(
+        "an attempt writes on without looking at what is there",
+        f"{_CONVERSATION}/continuation.py",
+        "        if not is_takeover:",
+        "        if not is_takeover or self._old:",
+    ),
+    _one(
+        "a turn is anybody's who knows its id",
+        f"{_CONVERSATION}/store_postgres/turns.py",
+        "        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)\n    )",
+        "    )",
+    ),
+    _one(
+        "a revoked key is forgotten by nobody",
+        "services/auth/principals.py",
+        "        await self._cache.forget([_secret_name(key.secret_hash)])",
+        "        return",
+    ),
+    _one(
+        "a fold forgets the sequence",
+        f"{_CONVERSATION}/store_postgres/work.py",
+        '        "last_sequence": fold.last_sequence,\n',
+        "",
+    ),
+)

@@ -1,0 +1,116 @@
+"""The model that the stack asks: its answer shows which prompt it was given, and it falls ill on demand.
+
+An answer names the keys of all questions in the prompt, so a prompt that lacks one, or holds a stranger's, is visible
+in what is stored. Every second request is worded differently, as a real model would, so that two attempts that are
+mixed up give a text that nobody ever said.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from itertools import count
+from typing import Any, Final
+
+import uvicorn
+
+from tests.chaos.history import Notes
+from tests.support.provider_double import Fault, ProviderDouble, Receive, Scope, Send, _body
+from tests.support.waiting import until
+
+MODEL: Final = "openai/chaos"
+_KEY: Final = re.compile(r"Question (\S+)\.")
+_WORDS: Final = ("Wind", "wave", "Küste", "phare", "灯台", "маяк", "sea🌊", "gull", "🧑‍🚀", "tide", "rope", "night")
+_PIECE_S: Final = (0.03, 0.09)
+_SHORT: Final = (4, 10)
+_LONG: Final = (40, 60)
+"""Pieces of an answer: most are over before anything can happen to them, some take three seconds."""
+_LONG_SHARE: Final = 0.15
+
+
+def question(key: str) -> str:
+    """A question that the model recognizes."""
+    return f"Question {key}. What do you see?"
+
+
+def keys_of(text: str) -> list[str]:
+    """Keys of the questions in a text, in their order."""
+    return _KEY.findall(text)
+
+
+def answer(keys: list[str], wording: int) -> tuple[str, ...]:
+    """The pieces of the answer to the last question, after those before it."""
+    alike = random.Random(keys[-1])
+    size = alike.randint(*(_LONG if alike.random() < _LONG_SHARE else _SHORT))
+    parts_at = alike.randrange(size) if wording else size
+    other = random.Random(f"{keys[-1]} {wording}")
+    words = [(alike if number < parts_at else other).choice(_WORDS) for number in range(size)]
+    return (f"You asked {' '.join(keys)}; ", *(f"{word} " for word in words), "end.")
+
+
+class ChaosProvider:
+    """An OpenAI-compatible server.
+
+    Args:
+        history: gets every prompt and what was said to it.
+
+    Attributes:
+        illness: what goes wrong in every second request.
+        port: where it listens.
+    """
+
+    def __init__(self, history: Notes) -> None:
+        self._history = history
+        self._numbers = count(1)
+        self._chance = random.Random(0)
+        self.illness = Fault.NONE
+        self.port = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        content = await _body(receive)
+        if not content:  # the caller died while it asked
+            return
+        body: dict[str, Any] = json.loads(content)  # Any: the vendor's JSON
+        prompt = [message for message in body["messages"] if message["role"] == "user"]
+        keys = [key for message in prompt for key in keys_of(str(message["content"]))]
+        number = next(self._numbers)
+        pieces = answer(keys, number % 2 * number)
+        fault = self.illness if self._chance.random() < 0.5 else Fault.NONE
+        self._history.add("served", key=keys[-1], number=number, fault=fault.value, text="".join(pieces))
+        double = ProviderDouble(pieces=pieces, fault=fault, after=self._chance.randrange(len(pieces)))
+
+        async def slowly(message: Any) -> None:  # Any: as in ASGI
+            if message["type"] == "http.response.body":
+                await asyncio.sleep(self._chance.uniform(*_PIECE_S))
+            await send(message)
+
+        await double._answer(scope["path"], body, receive, slowly)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the runner."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def running_provider(history: Notes) -> AsyncIterator[ChaosProvider]:
+    """The provider on a free port while the body runs."""
+    provider = ChaosProvider(history)
+    config = uvicorn.Config(
+        provider, host="127.0.0.1", port=0, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1
+    )
+    server = _Server(config)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(), name="provider")
+        await until(lambda: server.started)
+        provider.port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield provider
+        finally:
+            server.should_exit = True

@@ -1,0 +1,76 @@
+"""`python -m tests.chaos.up`: the dev stack with a second API and a second worker, its connections led over proxies.
+
+It runs in the tree under test, which may be a mutated copy. `CHAOS_LINKS` maps each link to the port of its proxy; the
+port behind each is written to `links.json` in the stack's folder.
+"""
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from dev import up
+from dev.home import Home
+from dev.ports import LOOPBACK, free_ports
+from dev.process import Process
+from dev.table import Plan, _http_ready, plan
+from tests.chaos.links import LINKS
+
+REPLICATED = ("conversation", "conversation-worker")
+
+
+def main() -> None:
+    """Run it until Ctrl-C."""
+    home = Home.from_environment()
+    home.lock()
+    started = altered(plan(home, port=next(free_ports(os.getpid()))), json.loads(os.environ["CHAOS_LINKS"]), home)
+    asyncio.run(up._run(home, started))
+
+
+def altered(planned: Plan, proxies: Mapping[str, int], home: Home) -> Plan:
+    """The plan with replicas, and with proxies on every link."""
+    table = _replicated(planned.table)
+    port_of = {process.name: port for process in table for kind, port in process.ports.items() if kind != "debug"}
+    upstream = {str(link): port_of[link.called] for link in LINKS}
+    (home.folder / "links.json").write_text(json.dumps(upstream), encoding="utf-8")
+    return replace(planned, table=[_led_over(process, proxies, port_of) for process in table])
+
+
+def _replicated(table: list[Process]) -> list[Process]:
+    taken = {port for process in table for port in process.ports.values()}
+    ports = (port for port in free_ports(max(taken)) if port not in taken)
+    copies = {process.name: _copy(process, ports) for process in table if process.name in REPLICATED}
+    first = next(process for process in table if process.name == "conversation").ports["grpc"]
+    both = f"{LOOPBACK}:{first},{LOOPBACK}:{copies['conversation'].ports['grpc']}"
+    known = [_with(process, PARLEY_CONVERSATION_TARGET=both) for process in table]
+    return [*known, *copies.values()]
+
+
+def _copy(process: Process, ports: Iterator[int]) -> Process:
+    own = {kind: next(ports) for kind in process.ports}
+    listens = {f"PARLEY_{kind.upper()}_LISTEN": f"{LOOPBACK}:{port}" for kind, port in own.items()}
+    copied = replace(process, name=f"{process.name}-2", ports=own, is_ready=_http_ready(own["debug"]))
+    return _with(copied, **listens)
+
+
+def _with(process: Process, **environment: str) -> Process:
+    """The process with other values of variables that it is given already."""
+    changed = {name: value for name, value in environment.items() if name in process.environment}
+    return replace(process, environment={**process.environment, **changed})
+
+
+def _led_over(process: Process, proxies: Mapping[str, int], port_of: Mapping[str, int]) -> Process:
+    lead = {
+        port: proxies[str(link)] for link in LINKS if link.caller == process.name and (port := port_of[link.called])
+    }
+    environment = dict(process.environment)
+    for name, value in environment.items():
+        if name.endswith(("_URL", "_TARGET")) and name.startswith("PARLEY_"):
+            environment[name] = re.sub(rf"(?<={LOOPBACK}:)\d+", lambda at: str(lead.get(int(at[0]), int(at[0]))), value)
+    return replace(process, environment=environment)
+
+
+if __name__ == "__main__":
+    main()
