@@ -97,6 +97,8 @@ class Recovery:
             while events := await self._journal.read(turn_id, after=draft.last_sequence, limit=READ_MAX):
                 for event in events:
                     draft.apply(event)
+            if await self._journal.epoch() != epoch:  # it was lost before or while it was read
+                return None
         except BrokenSequenceError as error:
             _log.warning("journal_broken", turn_id=turn_id, problem=str(error))
             return None

@@ -230,8 +230,9 @@ class Watching:
     async def _latest_shown(self, answer: Answer) -> int:
         """The highest sequence that anybody can have seen; where the journal cannot tell, the limit of all of them."""
         try:
-            if await self._journal.epoch() == answer.journal_epoch:
-                return await self._journal.last_sequence(answer.turn.id)
+            latest = await self._journal.last_sequence(answer.turn.id)
+            if await self._journal.epoch() == answer.journal_epoch:  # asked last: a loss before it would show
+                return latest
         except MeshError:
             pass
         return answer.sequence_limit if answer.turn.attempt or answer.journal_epoch else 0

@@ -12,7 +12,7 @@ from services.conversation.generation import Sources
 from services.conversation.journal.port import Batch, Journal
 from services.conversation.queue.port import Delivery, Queue
 from services.conversation.recovery import Recovery
-from services.conversation.store import TurnRef, WorkStore
+from services.conversation.store import Hold, TurnRef, WorkStore
 from services.conversation.turn_run import Interrupt, Timing, TurnRun
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
@@ -65,7 +65,7 @@ class Worker:
         self._sources = sources
         self._timing = timing
         self._pace = pace
-        self._runs: dict[str, TurnRun] = {}
+        self._runs: dict[Hold, TurnRun] = {}  # a turn that lapsed here may be taken again before its last run notices
         self._taken = 0
         self._changed = asyncio.Event()
         self._is_draining = False
@@ -185,12 +185,12 @@ class Worker:
         run = TurnRun(
             claim, self._sources, store=self._store, recovery=self._recovery, commit=commit, timing=self._timing
         )
-        self._runs[ref.turn_id] = run
+        self._runs[claim.hold] = run
         try:
             if await run.run(epoch):
                 await self._queue.publish([ref])
         finally:
-            del self._runs[ref.turn_id]
+            del self._runs[claim.hold]
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         try:
@@ -204,12 +204,13 @@ class Worker:
             await asyncio.sleep(self._pace.cancel_poll_s)
             runs = dict(self._runs)
             try:
-                unwanted = await self._store.unwanted([run.claim.hold for run in runs.values()])
+                unwanted = await self._store.unwanted(list(runs))
             except MeshError as error:
                 _log.warning("store_away", reason=error.reason)
                 continue
-            for turn_id in unwanted:
-                runs[turn_id].interrupt(Interrupt.CANCEL)
+            for hold, run in runs.items():
+                if hold.ref.turn_id in unwanted:
+                    run.interrupt(Interrupt.CANCEL)
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()
