@@ -39,8 +39,10 @@ _STOP_S_MAX = 20.0
 _ANSWER_S_MAX = 2.0
 _POLL_S = 0.05
 _LOOK_S = 0.5
-_API_VERSIONS = struct.pack(">hhih", 18, 0, 1, -1)
-"""The first request of every Kafka client: key, version, correlation id, no client id."""
+_METADATA = struct.pack(">hhihi", 3, 1, 1, -1, 0)
+"""Asks for the brokers of the cluster and no topic: key, version, correlation id, no client id, no names."""
+_ANSWER = struct.Struct(">iii")
+"""Size, correlation id, number of brokers."""
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -103,14 +105,14 @@ class Broker:
         return launched(java, death_signal=STOP_SIGNAL, folder=self.folder, claim=Claim(self.folder / "claim"))
 
     def is_ready(self, port: int) -> bool:
-        """Whether a Kafka broker answers on the port."""
+        """Whether a Kafka broker answers on the port, and counts itself among the brokers that may be used."""
         try:
             with socket.create_connection((LOOPBACK, port), timeout=_ANSWER_S_MAX) as connection:
-                connection.sendall(struct.pack(">i", len(_API_VERSIONS)) + _API_VERSIONS)
-                answer = connection.recv(10)
+                connection.sendall(struct.pack(">i", len(_METADATA)) + _METADATA)
+                answer = connection.recv(_ANSWER.size, socket.MSG_WAITALL)
         except OSError:
             return False
-        return len(answer) >= 10 and answer[4:10] == struct.pack(">ih", 1, 0)  # noqa: PLR2004 - size, id, no error
+        return len(answer) == _ANSWER.size and _ANSWER.unpack(answer)[2] > 0
 
     def _format(self, libraries: Path) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
@@ -134,19 +136,31 @@ class Server:
         return f"{LOOPBACK}:{self.port}"
 
     def start(self) -> None:
-        """Start and wait until it answers.
+        """Start and wait until it answers; see `launch` and `wait_ready`."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it. It dies with the thread that calls this, so that has to be the main thread.
 
         Raises:
-            DevError: it ended instead; the message holds the end of its log.
+            DevError: see `Broker.prepare`.
         """
         command = self.broker.prepare(self.port, self._controller_port)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+
+    def wait_ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            DevError: it ended instead; the message holds the end of its log.
+        """
         deadline = time.monotonic() + _START_S_MAX
         while not self.broker.is_ready(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self.is_running or time.monotonic() > deadline:
                 tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
                 self.stop()
                 raise DevError(f"Kafka did not start on port {self.port}; its log ends with:\n{tail}")

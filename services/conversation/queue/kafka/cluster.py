@@ -107,7 +107,7 @@ class KafkaCluster:
                     (self.options.topic, PARTITIONS, TOPIC_KEEP_MS),
                     (self.options.dead_topic, 1, DEAD_KEEP_MS),
                 ):
-                    await self._make(name, partitions, keep_ms)
+                    await self.make_topic(name, partitions=partitions, keep_ms=keep_ms)
             self._has_topics = True
 
     def doubt_topics(self) -> None:
@@ -138,7 +138,8 @@ class KafkaCluster:
     def _list_offsets(self, partitions: list[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, Future[Any]]:
         return self._admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=REQUEST_S)
 
-    async def _make(self, name: str, partitions: int, keep_ms: int) -> None:
+    async def make_topic(self, name: str, *, partitions: int, keep_ms: int) -> None:
+        """Makes one topic where it is missing. Raises as `make_topics`, or KafkaException."""
         leaders = await self._leaders_of(name)
         if not leaders:
             topic = NewTopic(

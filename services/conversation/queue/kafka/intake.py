@@ -22,7 +22,9 @@ RETRY_S: Final = 0.5
 PROBE_S: Final = 1.0
 CLOSE_S: Final = 5.0
 WAITING_MAX: Final = 256
-"""Messages that wait here for a worker with hands free; above it the partitions are paused."""
+"""Messages that wait here for a worker with hands free."""
+FULL_S: Final = 1.0
+"""Without room for this long, the partitions are paused; not at once, because what was fetched ahead is lost then."""
 HELD_MAX: Final = 10_000
 """Messages that nobody acknowledges, while PostgreSQL is away for example."""
 _THREADS: Final = 3
@@ -50,6 +52,7 @@ class KafkaIntake:
         self._topic = cluster.options.topic
         self._wanted = asyncio.Event()
         self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
         self._ended = asyncio.Event()
         self._partitions: set[int] = set()
         self._is_away = False
@@ -91,6 +94,10 @@ class KafkaIntake:
         if self._is_away and not self._ledger.waiting:
             raise Unavailable("the queue server cannot be reached now", retry_after_s=1.0)
 
+    def made_room(self) -> None:
+        """Something was taken from the ledger."""
+        self._taken.set()
+
     def leave(self) -> None:
         """Commits what is done and leaves the group, as soon as the present look for news is over."""
         self._has_left = True
@@ -129,7 +136,7 @@ class KafkaIntake:
         await self._pause_or_resume(consumer)
         message = await consumer.poll(POLL_S)
         if message is not None:
-            more = await consumer.consume(num_messages=WAITING_MAX, timeout=0)
+            more = await consumer.consume(num_messages=max(1, WAITING_MAX - self._ledger.waiting), timeout=0)
             for each in (message, *more):
                 await self._accept(each)
             self._arrived.set()
@@ -168,13 +175,25 @@ class KafkaIntake:
 
     async def _pause_or_resume(self, consumer: AIOConsumer) -> None:
         """Stops reading while too much waits; the polls go on, because by them the group knows that we live."""
-        limit = WAITING_MAX // 2 if self._is_paused else WAITING_MAX
-        is_full = self._ledger.waiting >= limit or self._ledger.held >= HELD_MAX
-        if is_full == self._is_paused:
+        if self._is_full and not self._is_paused:
+            await self._wait_for_room()
+        if self._is_full == self._is_paused:
             return
         assigned = await consumer.assignment()
-        await (consumer.pause(assigned) if is_full else consumer.resume(assigned))
-        self._is_paused = is_full
+        self._is_paused = not self._is_paused
+        await (consumer.pause(assigned) if self._is_paused else consumer.resume(assigned))
+
+    @property
+    def _is_full(self) -> bool:
+        return self._ledger.waiting >= WAITING_MAX or self._ledger.held >= HELD_MAX
+
+    async def _wait_for_room(self) -> None:
+        self._taken.clear()
+        try:
+            async with asyncio.timeout(FULL_S):
+                await self._taken.wait()
+        except TimeoutError:
+            pass
 
     async def _probe(self, consumer: AIOConsumer) -> None:
         """Asks whether the cluster is back."""

@@ -39,7 +39,9 @@ class KafkaQueue:
     async def receive(self, *, count_max: int, wait_s: float) -> list[Delivery]:
         """See `Queue.receive`."""
         await self.intake.wait(wait_s)
-        return self._ledger.take(count_max)
+        taken = self._ledger.take(count_max)
+        self.intake.made_room()
+        return taken
 
     async def redeliver(self, *, count_max: int, idle_s: float) -> list[Delivery]:
         """See `Queue.redeliver`: of this worker's own messages; those of a dead one come by `receive`."""
