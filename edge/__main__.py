@@ -23,7 +23,7 @@ EXIT_USAGE: Final = 2
 def main() -> int:
     """Runs a command: 0 done, 1 failed, 2 wrong usage or settings.
 
-    Not `services.mesh.cli`, which brings database migrations with it: the edge has no database.
+    Not `services.mesh.cli`, whose commands all begin with settings: `openapi` is for machines that have none.
     """
     parser = argparse.ArgumentParser(prog="python -m edge", description="Parley's edge.")
     parser.add_argument("command", choices=["serve", "config", "openapi"], help="what to do or show")

@@ -10,17 +10,19 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 
 import uvloop
 
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
-from services.mesh.migrate import Migrations, migrate
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
 from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, effective, load
 from services.mesh.tracing import exporting
+
+if TYPE_CHECKING:
+    from services.mesh.migrate import Migrations
 
 S = TypeVar("S", bound=MeshSettings)
 
@@ -47,7 +49,7 @@ class Deployable(Generic[S]):
     settings: type[S]
     serve: Command[S]
     worker: Command[S] | None = None
-    migrations: Migrations | None = None
+    migrations: "Migrations | None" = None
     commands: Mapping[str, Command[S]] = field(default_factory=dict)
 
 
@@ -81,6 +83,8 @@ def _commands(deployable: Deployable[S]) -> dict[str, Command[S]]:
             """Bring the schema to its newest revision."""
             if not isinstance(settings, DatabaseSettings):
                 raise TypeError(f"{deployable.name} has migrations, so its settings must be DatabaseSettings")
+            from services.mesh.migrate import migrate  # noqa: PLC0415 - alembic is 0.4 s that serving need not pay
+
             await migrate(settings.database_url.get_secret_value(), migrations)
 
         commands["migrate"] = migrate_schema
