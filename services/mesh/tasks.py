@@ -13,7 +13,8 @@ from services.mesh import telemetry
 from services.mesh.errors import MeshError, Overloaded
 
 BACKOFF_S_MIN: Final = 0.1
-BACKOFF_S_MAX: Final = 30.0
+BACKOFF_S_MAX: Final = 5.0
+"""A platform whose database is back has to be healthy within 30 seconds, and the reaper is one of these loops."""
 STEADY_S: Final = 60.0
 """A loop that ran this long before it failed starts again with the shortest pause."""
 

@@ -12,7 +12,7 @@ import uvloop
 
 from dev.home import ROOT
 from tests.chaos import report
-from tests.chaos.breaking import Catch, hunt, table
+from tests.chaos.breaking import CONTROL, Catch, hunt, table
 from tests.chaos.check import summary
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.run import PEACE_S, Options, Result, arena, judged
@@ -68,13 +68,13 @@ async def _run(given: argparse.Namespace) -> int:
 
 async def _break(given: argparse.Namespace) -> int:
     catches: list[Catch] = []
-    for mutant in (mutant for mutant in MUTANTS if given.only in mutant.name):
+    for mutant in (mutant for mutant in (CONTROL, *MUTANTS) if given.only in mutant.name):
         _say(f"\n== {mutant.name}")
-        folder = _FOLDER / f"mutant-{MUTANTS.index(mutant)}"
+        folder = _FOLDER / f"mutants-{os.getpid()}" / mutant.slug
         catches.append(await hunt(mutant, rate=given.rate, folder=folder, say=_say))
-        _say(f"== {'caught' if catches[-1].violations else 'SURVIVED'} after {catches[-1].took_s:.0f} s")
+        _say(f"== {'caught' if catches[-1].violations else 'not caught'} after {catches[-1].took_s:.0f} s")
     _say(f"\n{table(catches)}")
-    return 1 if any(not catch.violations for catch in catches) else 0
+    return 0 if all(catch.is_right for catch in catches) else 1
 
 
 def _check(folder: Path) -> int:

@@ -18,6 +18,10 @@ SEEDS: Final = (11, 12, 13)
 FAULTS_S: Final = 30.0
 
 
+CONTROL: Final = Mutant("(none: the product as it is)", ())
+"""Has to pass all seeds, or what catches the mutants is noise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Catch:
     """What became of a mutant.
@@ -31,6 +35,11 @@ class Catch:
     seeds: int
     violations: Sequence[Violation]
     took_s: float
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the suite said what it should."""
+        return bool(self.violations) is (self.mutant is not CONTROL)
 
 
 async def hunt(mutant: Mutant, *, rate: float, folder: Path, say: Callable[[str], None]) -> Catch:
@@ -68,6 +77,7 @@ def table(catches: Sequence[Catch]) -> str:
     lines = [f"{'mutant'.ljust(width)}  caught  seeds  by"]
     for catch in catches:
         by = ", ".join(f"{invariant} ({count})" for invariant, count in summary(catch.violations).items())
-        caught = "yes" if catch.violations else "NO"
+        caught = "yes" if catch.violations else "no"
+        caught = caught if catch.is_right else f"{caught.upper()}!"
         lines.append(f"{catch.mutant.name.ljust(width)}  {caught.ljust(6)}  {catch.seeds:>5}  {by}")
     return "\n".join(lines)

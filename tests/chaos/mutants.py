@@ -26,6 +26,11 @@ class Mutant:
     name: str
     edits: tuple[Edit, ...]
 
+    @property
+    def slug(self) -> str:
+        """For the name of a folder."""
+        return "".join(each if each.isalnum() else "-" for each in self.name)
+
     def problems(self, tree: Path) -> list[str]:
         """Why it does not apply to a checkout; empty when it does."""
         return [
