@@ -20,7 +20,7 @@ from tests.chaos.run import PEACE_S, Options, Result, arena, judged
 START_S: Final = 40.0
 OVERHEAD_S: Final = PEACE_S + 14.0
 """Of a seed beside its faults: recovery, peace, the last answers, the judgement."""
-RATE: Final = 10.0
+RATE: Final = 8.0
 _FOLDER: Final = ROOT / ".state" / "chaos"
 
 

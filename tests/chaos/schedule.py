@@ -61,7 +61,7 @@ class Strike:
 
 KILLED: Final = ("postgres", "valkey", "auth", "inference", "retrieval", "retrieval-worker", *APIS, *WORKERS, "edge")
 DRAINED: Final = (*APIS, *WORKERS, "inference", "edge")
-GAP_S: Final = (0.5, 3.5)
+GAP_S: Final = (1.0, 4.0)
 """Between strikes; what they do lasts longer than that, so several are felt at once."""
 PAUSE_S: Final = (0.5, 3.0)
 
@@ -91,7 +91,6 @@ def schedule(seed: int, *, seconds: float, lease_s: float) -> tuple[Strike, ...]
 def _essentials(chance: random.Random, lease_s: float) -> list[Strike]:
     beyond_lease_s = lease_s * chance.uniform(1.3, 1.7)
     return [
-        _now(Blow.KILL, chance.choice(WORKERS)),
         _now(Blow.KILL, chance.choice(WORKERS)),
         _now(Blow.KILL, chance.choice(APIS)),
         _now(Blow.KILL, "postgres"),

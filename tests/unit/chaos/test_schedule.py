@@ -41,7 +41,7 @@ def test_every_minute_holds_what_the_promises_turn_on(seed: int) -> None:
     assert blows[Blow.WIPE, "valkey"]
     assert any(strike.blow is Blow.PAUSE and strike.lasts_s > LEASE_S for strike in strikes)
     assert any(strike.how == Trouble.LOST_REPLY for strike in strikes)
-    assert kills(strikes) >= 7
+    assert kills(strikes) >= 6
 
 
 def test_long_run_strikes_every_process_and_link_in_every_way() -> None:
