@@ -100,10 +100,15 @@ async def work(storage: StorageSettings) -> None:
             inference=clients.InferenceClient(inference, workload, silence_s_max=config.silence_s_max),
             passages_max=config.passages_max,
         )
-        worker = worker_of(config, core, sources)
+        relay = Relay(core.store, core.queue, every_s=config.relay_every_s)
+        worker = worker_of(config, core, sources, relay)
         await server.run_worker(
             config,
-            loops=[Loop("turns", worker.run, drain=worker.drain), *common_loops(config, core)],
+            loops=[
+                Loop("turns", worker.run, drain=worker.drain),
+                Loop("relay", relay.run),
+                *common_loops(config, core),
+            ],
             checks=[Check("database", core.database.ping)],
         )
 
@@ -195,10 +200,10 @@ def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tup
     return registers, [Loop("relay", relay.run), Loop("feeds", feeds.run)]
 
 
-def worker_of(config: WorkerSettings, core: Core, sources: Sources) -> Worker:
+def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relay) -> Worker:
     """The worker on its backends."""
     return Worker(
-        Backends(store=core.store, queue=core.queue, journal=core.journal, recovery=core.recovery),
+        Backends(store=core.store, queue=core.queue, journal=core.journal, recovery=core.recovery, hint=relay.hint),
         sources,
         timing=Timing(
             lease_s=config.lease_s,

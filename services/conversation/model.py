@@ -28,6 +28,8 @@ NAME_LENGTH_MAX: Final = 200
 STOP_TEXTS_MAX: Final = 4
 STOP_TEXT_LENGTH_MAX: Final = 200
 TEMPERATURE_MAX: Final = 2.0
+TURNS_WAITING_MAX: Final = 16
+"""Of a conversation."""
 ANSWER_PART_ID: Final = "p1"
 """Answers have one part until tools and reasoning bring more."""
 _TITLE_FROM_QUESTION_LENGTH: Final = 60
@@ -61,8 +63,13 @@ class FinishReason(StrEnum):
 
 
 class TurnState(StrEnum):
-    """Where a turn stands. QUEUED and RUNNING alternate over attempts; the other states are final."""
+    """Where a turn stands.
 
+    WAITING, for the turns before it, comes first if at all; QUEUED and RUNNING alternate over attempts; the other
+    states are final.
+    """
+
+    WAITING = "waiting"
     QUEUED = "queued"
     RUNNING = "running"
     COMPLETED = "completed"
@@ -75,9 +82,10 @@ class TurnState(StrEnum):
         return self not in ACTIVE_STATES
 
 
-ACTIVE_STATES: Final = frozenset({TurnState.QUEUED, TurnState.RUNNING})
+ACTIVE_STATES: Final = frozenset({TurnState.WAITING, TurnState.QUEUED, TurnState.RUNNING})
 MESSAGE_STATE_OF: Final[Mapping[TurnState, MessageState]] = MappingProxyType(
     {
+        TurnState.WAITING: MessageState.IN_PROGRESS,
         TurnState.QUEUED: MessageState.IN_PROGRESS,
         TurnState.RUNNING: MessageState.IN_PROGRESS,
         TurnState.COMPLETED: MessageState.COMPLETE,
@@ -86,6 +94,14 @@ MESSAGE_STATE_OF: Final[Mapping[TurnState, MessageState]] = MappingProxyType(
     }
 )
 """The state of a turn's answer follows from the turn's."""
+
+
+class OnConflict(StrEnum):
+    """What becomes of a turn when another one of its conversation has not ended."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+    CANCEL_RUNNING = "cancel_running"
 
 
 class RetrievalMode(StrEnum):

@@ -185,6 +185,7 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         ask = Ask(
             conversation_id=request.conversation_id,
             action=_action_of(request),
+            on_conflict=resources.conflict_of(request.on_conflict),
             overrides=TurnOverrides(
                 model=request.model,
                 knowledge_base_id=request.knowledge_base_id,

@@ -21,6 +21,7 @@ from services.conversation.model import (
     FinishReason,
     Message,
     MessageId,
+    OnConflict,
     Owner,
     Rating,
     Repeat,
@@ -81,6 +82,7 @@ class NewTurn:
     sequence_limit: int
     revision_of: str = ""
     continue_of: str = ""
+    on_conflict: OnConflict = OnConflict.REJECT
     repeat: Repeat | None = None
 
 
@@ -263,10 +265,15 @@ class TurnStore(Protocol):
     async def create_turn(self, new: NewTurn) -> Turn:
         """Accepts a turn in one transaction, or returns what the first call with the same request id created.
 
+        A conversation has one turn that is queued or running. `on_conflict` decides what another one does: it is
+        refused; or it waits, and is queued when those before it have ended; or, before it waits, those that have not
+        begun are ended and the one that has is asked to stop.
+
         Raises:
             NotFound: no such conversation, no such parent, or what the first call created was deleted since.
             IdempotencyMismatch: the request id was used with another body.
-            TurnAlreadyRunning: the conversation has a turn that has not ended; its id is in the metadata.
+            TurnAlreadyRunning: the conversation has a turn that has not ended, or too many wait; the metadata has the
+                id of the one that is queued or running.
         """
         ...
 
@@ -283,7 +290,7 @@ class TurnStore(Protocol):
         ...
 
     async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:
-        """Asks the turn's worker to stop; a turn that has ended stays as it is. Raises NotFound."""
+        """Ends a turn that waits, asks the worker of another one to stop; one that has ended stays. Raises NotFound."""
         ...
 
 
@@ -310,7 +317,11 @@ class WorkStore(Protocol):
         ...
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
-        """Stores the whole answer and ends the turn; False when the turn is no longer this worker's."""
+        """Stores the whole answer, ends the turn and queues the next one of the conversation that waits.
+
+        Returns:
+            False when the turn is no longer this worker's.
+        """
         ...
 
     async def release(self, hold: Hold, *, spend_attempt: bool) -> bool:

@@ -122,15 +122,25 @@ turns: Final = Table(
     _time("start_time", nullable=True),
     _time("end_time", nullable=True),
     Column("continue_of", Text, nullable=False, server_default=text("''")),
+    # The order of those that wait for the turns before them.
+    Column("place", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("organization_id", "id"),
     Index("turns_by_conversation", "organization_id", "conversation_id", "id"),
-    # One active turn per conversation, whoever races.
+    # One active turn per conversation, whoever races; those that wait are not active.
     Index(
         "turns_active",
         "organization_id",
         "conversation_id",
         unique=True,
         postgresql_where=text(ACTIVE),
+    ),
+    Index(
+        "turns_waiting",
+        "organization_id",
+        "conversation_id",
+        "place",
+        unique=True,
+        postgresql_where=text("state = 'waiting'"),
     ),
     Index("turns_queued", "publish_time", postgresql_where=text("state = 'queued'")),
     Index("turns_running", "lease_expire_time", postgresql_where=text("state = 'running'")),

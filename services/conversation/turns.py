@@ -8,6 +8,7 @@ from services.conversation.generation import CANCELLED
 from services.conversation.model import (
     ConversationId,
     MessageId,
+    OnConflict,
     Owner,
     Repeat,
     Turn,
@@ -30,6 +31,7 @@ class Ask:
     conversation_id: str
     action: Action
     overrides: TurnOverrides
+    on_conflict: OnConflict = OnConflict.REJECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ class Turns:
                 revision_of=growth.revision_of,
                 continue_of=growth.continue_of,
                 overrides=ask.overrides,
+                on_conflict=ask.on_conflict,
                 deadline_s=self._limits.turn_s_max,
                 sequence_limit=SEQUENCES_RESERVED,
                 repeat=repeat,
@@ -111,7 +114,7 @@ class Turns:
         return await self._store.list_turns(owner, conversation_id, size=size, before_id=before_id)
 
     async def cancel(self, owner: Owner, turn_id: str) -> Turn:
-        """Stops a turn: one that waits at once, one that runs as soon as its worker looks. Raises NotFound."""
+        """Stops a turn: one that runs as soon as its worker looks, any other at once. Raises NotFound."""
         turn = await self._store.request_cancel(owner, turn_id)
         if turn.state is not TurnState.QUEUED:
             return turn
@@ -123,4 +126,5 @@ class Turns:
         )
         if claim is not None:
             await self._recovery.close(claim, CANCELLED)
+            self._relay.hint()
         return await self._store.turn(owner, turn_id)

@@ -37,14 +37,23 @@ class Pace:
     hand_back_after_s: float
 
 
+def _unheard() -> None:
+    """Nobody relays in this process: whoever does looks by itself."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backends:
-    """What a worker works on: the truth, what tells which turns wait, what takes events, what takes over turns."""
+    """What a worker works on: the truth, what tells which turns wait, what takes events, what takes over turns.
+
+    Attributes:
+        hint: is called when a turn has left, for another one of its conversation may stand in the outbox now.
+    """
 
     store: WorkStore
     queue: Queue
     journal: Journal
     recovery: Recovery
+    hint: Callable[[], None] = _unheard
 
 
 class Worker:
@@ -62,6 +71,7 @@ class Worker:
         self._queue = backends.queue
         self._journal = backends.journal
         self._recovery = backends.recovery
+        self._hint = backends.hint
         self._sources = sources
         self._timing = timing
         self._pace = pace
@@ -174,6 +184,7 @@ class Worker:
             _RUNNING.dec()
             self._taken -= 1
             self._changed.set()
+            self._hint()
 
     async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> None:
         epoch = await self._recovery.epoch()

@@ -18,6 +18,7 @@ from services.conversation.model import (
     ConversationSettings,
     FinishReason,
     MessageId,
+    OnConflict,
     Owner,
     Repeat,
     RetrievalDecision,
@@ -247,6 +248,7 @@ class Rig:
     attempts_max: int = 5
     concurrency: int = 8
     hand_back_after_s: float = 0.0
+    hint: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.feeds = Feeds(self.tail)
@@ -284,7 +286,9 @@ class Rig:
     def worker(self) -> Worker:
         history = History(self.store, self.cache, messages_max=100)
         sources = Sources(history=history, retrieval=self.retrieval, inference=self.inference, passages_max=8)
-        backends = Backends(store=self.store, queue=self.queue, journal=self.journal, recovery=self.recovery)
+        backends = Backends(
+            store=self.store, queue=self.queue, journal=self.journal, recovery=self.recovery, hint=self.hint
+        )
         timing = Timing(
             lease_s=self.lease_s, heartbeat_s=self.lease_s / 3, fold_every_s=0.05, attempts_max=self.attempts_max
         )
@@ -305,9 +309,16 @@ class Rig:
     async def ask_in(self, conversation_id: str, text: str, *, owner: Owner = ADA) -> Turn:
         return await self.act(conversation_id, NewQuestion(text, None), owner=owner)
 
-    async def act(self, conversation_id: str, action: Action, *, owner: Owner = ADA) -> Turn:
+    async def act(
+        self,
+        conversation_id: str,
+        action: Action,
+        *,
+        owner: Owner = ADA,
+        on_conflict: OnConflict = OnConflict.REJECT,
+    ) -> Turn:
         """A turn of any kind, published."""
-        ask = Ask(conversation_id=conversation_id, action=action, overrides=TurnOverrides())
+        ask = Ask(conversation_id=conversation_id, action=action, overrides=TurnOverrides(), on_conflict=on_conflict)
         turn = await self.turns.create(owner, ask, repeat=None)
         await self.relay.relay_once()
         return turn

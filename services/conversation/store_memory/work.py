@@ -6,13 +6,15 @@ from dataclasses import replace
 from datetime import timedelta
 
 from services.conversation.model import (
-    ACTIVE_STATES,
     MESSAGE_STATE_OF,
+    TURNS_WAITING_MAX,
     Conversation,
     ConversationSettings,
+    FinishReason,
     Message,
     MessageId,
     MessageState,
+    OnConflict,
     Owner,
     Role,
     Turn,
@@ -62,7 +64,7 @@ class MemoryWork(MemoryConversations):
     async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:
         """See `TurnStore.request_cancel`."""
         row = self._owned_turn(owner, turn_id)
-        row.is_cancel_requested = row.is_cancel_requested or row.turn.state in ACTIVE_STATES
+        self._stop(row)
         return row.turn
 
     async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
@@ -130,6 +132,7 @@ class MemoryWork(MemoryConversations):
         self._change(row, state=ending.state, error=ending.error, end_time=self.clock.now())
         row.lease_expire_time = None
         self._touch(row.owner, row.turn.conversation_id)
+        self._move_up(row.turn.conversation_id)
         return True
 
     async def release(self, hold: Hold, *, spend_attempt: bool) -> bool:
@@ -197,16 +200,14 @@ class MemoryWork(MemoryConversations):
 
     def _create(self, new: NewTurn) -> Turn:
         conversation = self.owned_conversation(new.owner, new.conversation_id)
-        for row in self.tables.turns.values():
-            if row.turn.conversation_id == conversation.id and row.turn.state in ACTIVE_STATES:
-                message = "the conversation has a turn that has not ended"
-                raise TurnAlreadyRunning(message, metadata={"turn_id": row.turn.id})
+        self._check_messages(new, conversation)
+        state = self._state_of_new(new)
         self._grow(new, conversation)
         now = self.clock.now()
         turn = Turn(
             id=new.id,
             conversation_id=conversation.id,
-            state=TurnState.QUEUED,
+            state=state,
             user_message_id=new.user_message_id,
             assistant_message_id=new.assistant_message_id,
             attempt=0,
@@ -224,21 +225,67 @@ class MemoryWork(MemoryConversations):
             continue_of=new.continue_of,
         )
         self.tables.turns[new.id] = row
-        self.tables.outbox.append(row.ref())
+        if state is TurnState.QUEUED:
+            self.tables.outbox.append(row.ref())
         changed = replace(conversation, settings=self._titled(new, conversation), update_time=self.now())
         changed = replace(changed, leaf_message_id=new.assistant_message_id)
         self.tables.conversations[conversation.id] = (new.owner, changed)
         return turn
 
-    def _grow(self, new: NewTurn, conversation: Conversation) -> None:
-        """Adds the turn's messages to the tree."""
-        if new.text is None:
-            parent_id: str = new.user_message_id
-        else:
-            parent_id = conversation.leaf_message_id if new.parent_id is None else new.parent_id
+    def _check_messages(self, new: NewTurn, conversation: Conversation) -> None:
+        parent_id = new.user_message_id if new.text is None else new.parent_id
         if parent_id and self.owned_message(new.owner, parent_id).conversation_id != conversation.id:
             raise NotFound.of("message")
+
+    def _state_of_new(self, new: NewTurn) -> TurnState:
+        """Where a new turn begins, after those that it cancels were told so."""
+        others = [row for row in self.tables.turns.values() if row.turn.conversation_id == new.conversation_id]
+        if new.on_conflict is OnConflict.CANCEL_RUNNING:
+            for row in others:
+                self._stop(row, unbegun=True)
+        active = [row.turn for row in others if row.turn.state in (TurnState.QUEUED, TurnState.RUNNING)]
+        if not active:
+            return TurnState.QUEUED
+        waiting = sum(row.turn.state is TurnState.WAITING for row in others)
+        if new.on_conflict is OnConflict.REJECT or waiting >= TURNS_WAITING_MAX:
+            raise TurnAlreadyRunning(
+                "the conversation has a turn that has not ended", metadata={"turn_id": active[0].id}
+            )
+        return TurnState.WAITING
+
+    def _stop(self, row: StoredTurn, *, unbegun: bool = False) -> None:
+        """Ends a turn that waits, and with `unbegun` one that no worker has had; asks others to stop."""
+        state = row.turn.state
+        if state.has_ended:
+            return
+        row.is_cancel_requested = True
+        if state is TurnState.WAITING or (unbegun and state is TurnState.QUEUED and row.fence == 0):
+            answer = self.owned_message(row.owner, row.turn.assistant_message_id)
+            self.tables.messages[answer.id] = (
+                row.owner,
+                replace(
+                    answer,
+                    state=MessageState.CANCELLED,
+                    finish_reason=FinishReason.CANCELLED,
+                    last_sequence=1,
+                    update_time=self.now(),
+                ),
+            )
+            self._change(row, state=TurnState.CANCELLED, end_time=self.clock.now(), last_sequence=1)
+
+    def _move_up(self, conversation_id: str) -> None:
+        """Queues the turn that waits first: turns are kept in the order in which they came."""
+        for row in self.tables.turns.values():
+            if row.turn.conversation_id == conversation_id and row.turn.state is TurnState.WAITING:
+                row.deadline = self.clock.now() + (row.deadline - row.turn.create_time)
+                self._queue(row)
+                self.tables.outbox.append(row.ref())
+                return
+
+    def _grow(self, new: NewTurn, conversation: Conversation) -> None:
+        """Adds the turn's messages to the tree."""
         if new.text is not None:
+            parent_id = conversation.leaf_message_id if new.parent_id is None else new.parent_id
             self._add(new, new.user_message_id, parent_id, Role.USER, new.revision_of)
         revision_of = new.revision_of if new.text is None else ""
         self._add(new, new.assistant_message_id, new.user_message_id, Role.ASSISTANT, revision_of)

@@ -111,7 +111,11 @@ class ConversationQueries:
         """See `ConversationStore.delete_conversation`."""
 
         async def work(write: ReadWrite) -> list[TurnId]:
-            # Turns first: a worker that ends one locks it before its conversation, and nobody waits in a circle.
+            # In the order of all others: a worker that ends a turn locks the conversation before it, one that folds an
+            # answer locks the turn before the message. Nobody waits in a circle.
+            await write.execute(
+                select(_conversations.id).where(*_owned(tables.conversations, owner, conversation_id)).with_for_update()
+            )
             turns = await write.execute(
                 select(_turns.id)
                 .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)

@@ -1,12 +1,12 @@
 """Turns in PostgreSQL, as their owners see them.
 
-Lock order everywhere: turn, then conversation, then messages.
+Lock order everywhere: conversation, then turns, then messages.
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, func, insert, literal, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, insert, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
@@ -14,6 +14,7 @@ from services.conversation.model import (
     ConversationSettings,
     MessageId,
     MessageState,
+    OnConflict,
     Owner,
     Role,
     Turn,
@@ -22,6 +23,7 @@ from services.conversation.model import (
 )
 from services.conversation.store import Answer, NewTurn
 from services.conversation.store_postgres.conversations import message_values, remember
+from services.conversation.store_postgres.places import IS_UNBEGUN, IS_WAITING, end_unbegun, next_place
 from services.conversation.store_postgres.rows import (
     MESSAGE_COLUMNS,
     TURN_COLUMNS,
@@ -51,16 +53,17 @@ class TurnQueries:
             earlier = await remember(write, new.owner, new.repeat, new.id)
             if earlier is not None:
                 return await _turn(write, new.owner, earlier)
-            settings = await _settings(write, new)
-            turn = await _insert_turn(write, new, settings)
-            await _append_messages(write, new, settings)
-            await write.execute(
-                insert(tables.outbox).values(
-                    organization_id=new.owner.organization_id,
-                    turn_id=new.id,
-                    conversation_id=new.conversation_id,
+            conversation = await _locked_conversation(write, new)
+            turn = await _insert_turn(write, new, settings_of(conversation))
+            await _append_messages(write, new, conversation)
+            if turn.state is TurnState.QUEUED:
+                await write.execute(
+                    insert(tables.outbox).values(
+                        organization_id=new.owner.organization_id,
+                        turn_id=new.id,
+                        conversation_id=new.conversation_id,
+                    )
                 )
-            )
             return turn
 
         return await self._database.transact(work)
@@ -115,6 +118,8 @@ class TurnQueries:
         """See `TurnStore.request_cancel`."""
 
         async def work(write: ReadWrite) -> Turn:
+            # A turn that moves up at this moment no longer waits for the first statement, and is active for the second.
+            await end_unbegun(write, owner, _turns.id == turn_id, IS_WAITING)
             await write.execute(
                 update(tables.turns)
                 .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
@@ -159,20 +164,52 @@ async def _turn(read: ReadOnly, owner: Owner, turn_id: str) -> Turn:
     return turn_of(row, row["last_sequence"])
 
 
-async def _settings(write: ReadWrite, new: NewTurn) -> ConversationSettings:
+async def _locked_conversation(write: ReadWrite, new: NewTurn) -> RowMapping:
     query = select(tables.conversations).where(
         _conversations.organization_id == new.owner.organization_id,
         _conversations.user_id == new.owner.user_id,
         _conversations.id == new.conversation_id,
     )
-    row = (await write.execute(query)).mappings().one_or_none()
+    row = (await write.execute(query.with_for_update(key_share=True))).mappings().one_or_none()
     if row is None:
         raise NotFound.of("conversation")
-    return settings_of(row)
+    return row
 
 
 async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> Turn:
-    """Takes the conversation's one active place; the partial unique index decides between racing calls."""
+    """Takes the conversation's one active place, or one in the line behind it."""
+    if new.on_conflict is OnConflict.CANCEL_RUNNING:
+        await end_unbegun(write, new.owner, _turns.conversation_id == new.conversation_id, IS_UNBEGUN)
+        await write.execute(
+            update(tables.turns)
+            .where(_turns.organization_id == new.owner.organization_id, _turns.user_id == new.owner.user_id)
+            .where(_turns.conversation_id == new.conversation_id, is_active())
+            .values(cancel_requested=True)
+        )
+    turn = await _insert_if_free(write, new, settings, TurnState.QUEUED)
+    if turn is not None:
+        return turn
+    query = (
+        select(_turns.id)
+        .where(_turns.organization_id == new.owner.organization_id, _turns.user_id == new.owner.user_id)
+        .where(_turns.conversation_id == new.conversation_id, is_active())
+    )
+    running = (await write.execute(query)).scalar_one_or_none()
+    if running is None:  # a server of the release before ended it, without the lock: the transaction is repeated
+        raise Conflict("another change was faster; try again")
+    if new.on_conflict is OnConflict.REJECT:
+        raise TurnAlreadyRunning("the conversation has a turn that has not ended", metadata={"turn_id": running})
+    place = await next_place(write, new.owner, new.conversation_id, running)
+    turn = await _insert_if_free(write, new, settings, TurnState.WAITING, place=place)
+    if turn is None:
+        raise Conflict("another change was faster; try again")
+    return turn
+
+
+async def _insert_if_free(
+    write: ReadWrite, new: NewTurn, settings: ConversationSettings, state: TurnState, *, place: int = 0
+) -> Turn | None:
+    """None when the partial unique index has another active turn."""
     taken = await write.execute(
         upsert(tables.turns)
         .values(
@@ -182,7 +219,8 @@ async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSet
             conversation_id=new.conversation_id,
             user_message_id=new.user_message_id,
             assistant_message_id=new.assistant_message_id,
-            state=TurnState.QUEUED.value,
+            state=state.value,
+            place=place,
             options=json_of(new.overrides.over(settings)),
             attempt=0,
             fence=0,
@@ -196,35 +234,15 @@ async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSet
         .returning(*(_turns[name] for name in TURN_COLUMNS))
     )
     row = taken.mappings().one_or_none()
-    if row is not None:
-        return turn_of(row, last_sequence=0)
-    query = (
-        select(_turns.id)
-        .where(_turns.organization_id == new.owner.organization_id, _turns.user_id == new.owner.user_id)
-        .where(_turns.conversation_id == new.conversation_id, is_active())
-    )
-    running = (await write.execute(query)).scalar_one_or_none()
-    if running is None:  # it ended between the two statements: the transaction is repeated
-        raise Conflict("another change was faster; try again")
-    raise TurnAlreadyRunning("the conversation has a turn that has not ended", metadata={"turn_id": running})
+    return None if row is None else turn_of(row, last_sequence=0)
 
 
-async def _append_messages(write: ReadWrite, new: NewTurn, settings: ConversationSettings) -> None:
-    leaf = await write.execute(
-        select(_conversations.leaf_message_id)
-        .where(
-            _conversations.organization_id == new.owner.organization_id,
-            _conversations.user_id == new.owner.user_id,
-            _conversations.id == new.conversation_id,
-        )
-        .with_for_update(key_share=True)
-    )
-    leaf_id = str(leaf.scalar_one())
-    title = settings.title
+async def _append_messages(write: ReadWrite, new: NewTurn, conversation: RowMapping) -> None:
+    title = conversation["title"]
     if new.text is None:
         messages = [_answer_row(new, await _place_after(write, new, new.user_message_id, new.assistant_message_id))]
     else:
-        parent_id = leaf_id if new.parent_id is None else new.parent_id
+        parent_id = conversation["leaf_message_id"] if new.parent_id is None else new.parent_id
         messages = _pair(new, parent_id, await _place_after(write, new, parent_id, new.user_message_id))
         title = title or ("" if parent_id else title_of(new.text))
     await write.execute(insert(tables.messages), messages)

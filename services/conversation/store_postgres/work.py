@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, select, tuple_, update
 
 from services.conversation import tables
 from services.conversation.model import (
@@ -15,6 +15,7 @@ from services.conversation.model import (
     TurnState,
 )
 from services.conversation.store import Claim, Ending, Fold, Hold, Lapsed, TurnRef
+from services.conversation.store_postgres.places import move_up
 from services.conversation.store_postgres.rows import (
     MESSAGE_COLUMNS,
     TURN_COLUMNS,
@@ -24,7 +25,7 @@ from services.conversation.store_postgres.rows import (
     turn_of,
 )
 from services.conversation.store_postgres.turns import is_active, prefixed
-from services.mesh.database import Database, ReadWrite
+from services.mesh.database import Conflict, Database, ReadWrite
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
@@ -83,8 +84,17 @@ class WorkQueries:
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
         """See `WorkStore.finish`."""
+        organization_id, conversation_id = hold.ref.organization_id, hold.ref.conversation_id
 
         async def work(write: ReadWrite) -> bool:
+            touched = await write.execute(
+                update(tables.conversations)
+                .where(_conversations.organization_id == organization_id, _conversations.id == conversation_id)
+                .where(exists(select(_turns.id).where(_is_held(hold), _turns.user_id == _conversations.user_id)))
+                .values(update_time=func.now())
+            )
+            if touched.rowcount == 0:
+                return False
             ended = await write.execute(
                 update(tables.turns)
                 .where(_is_held(hold))
@@ -97,16 +107,9 @@ class WorkQueries:
                 .returning(_turns.user_id, _turns.assistant_message_id)
             )
             row = ended.one_or_none()
-            if row is None:
-                return False
+            if row is None:  # taken by another worker between the two statements: the repeat finds that out
+                raise Conflict("another change was faster; try again")
             user_id, answer_id = row
-            organization_id = hold.ref.organization_id
-            await write.execute(
-                update(tables.conversations)
-                .where(_conversations.organization_id == organization_id, _conversations.user_id == user_id)
-                .where(_conversations.id == hold.ref.conversation_id)
-                .values(update_time=func.now())
-            )
             await write.execute(
                 update(tables.messages)
                 .where(_messages.organization_id == organization_id, _messages.user_id == user_id)
@@ -118,6 +121,7 @@ class WorkQueries:
                     error=json_of(ending.error),
                 )
             )
+            await move_up(write, organization_id, conversation_id)
             return True
 
         return await self._database.transact(work)

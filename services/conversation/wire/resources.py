@@ -19,6 +19,7 @@ from services.conversation.model import (
     GenerationParameters,
     Message,
     MessageState,
+    OnConflict,
     Rating,
     RetrievalDecision,
     RetrievalMode,
@@ -55,6 +56,8 @@ FINISH_REASONS: Final[Mapping[FinishReason, "message_pb2.FinishReason.ValueType"
 )
 TURN_STATES: Final[Mapping[TurnState, "turn_pb2.TurnState.ValueType"]] = MappingProxyType(
     {
+        # Why a turn waits is nobody's business; the reverse of the one value is QUEUED, which therefore comes second.
+        TurnState.WAITING: turn_pb2.TURN_STATE_QUEUED,
         TurnState.QUEUED: turn_pb2.TURN_STATE_QUEUED,
         TurnState.RUNNING: turn_pb2.TURN_STATE_RUNNING,
         TurnState.COMPLETED: turn_pb2.TURN_STATE_COMPLETED,
@@ -299,6 +302,19 @@ def mode_of(mode: "conversation_pb2.RetrievalMode.ValueType", field: str) -> Ret
         if value == mode:
             return known
     raise invalid_field(field, "always, selective or never")
+
+
+def conflict_of(on_conflict: "turn_service_pb2.OnConflict.ValueType") -> OnConflict:
+    """What to do in a conflict. Raises InvalidArgument when it is unknown."""
+    known = {
+        turn_service_pb2.ON_CONFLICT_UNSPECIFIED: OnConflict.REJECT,
+        turn_service_pb2.ON_CONFLICT_REJECT: OnConflict.REJECT,
+        turn_service_pb2.ON_CONFLICT_QUEUE: OnConflict.QUEUE,
+        turn_service_pb2.ON_CONFLICT_CANCEL_RUNNING: OnConflict.CANCEL_RUNNING,
+    }
+    if on_conflict not in known:
+        raise invalid_field("on_conflict", "reject, queue or cancel_running")
+    return known[on_conflict]
 
 
 def example_of(example: conversation_pb2.Example) -> Example:

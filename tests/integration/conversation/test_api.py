@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import field_mask_pb2
 from pydantic import SecretStr
 
-from parley.conversation.v1 import conversation_pb2, conversation_service_pb2_grpc, message_pb2
+from parley.conversation.v1 import conversation_pb2, conversation_service_pb2_grpc, message_pb2, turn_pb2
 from parley.conversation.v1 import conversation_service_pb2 as pb
 from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from parley.conversation.v1.turn_service_pb2_grpc import TurnServiceStub
@@ -315,10 +315,34 @@ async def test_every_action_goes_over_the_wire(ada: User) -> None:
     assert {turn.user_message_id for turn in turns[1:]} == {first.user_message_id}
 
 
+async def test_a_turn_that_queues_or_cancels_is_accepted_where_another_one_is_refused(ada: User) -> None:
+    conversation_id = (await ada.create()).id
+    await ada.ask(conversation_id)
+    for unspecific in (turns_pb.ON_CONFLICT_UNSPECIFIED, turns_pb.ON_CONFLICT_REJECT):
+        with pytest.raises(TurnAlreadyRunning):
+            await ada.ask(conversation_id, on_conflict=unspecific)
+
+    waits = await ada.ask(conversation_id, on_conflict=turns_pb.ON_CONFLICT_QUEUE)
+    runs = await ada.ask(conversation_id, on_conflict=turns_pb.ON_CONFLICT_CANCEL_RUNNING)
+
+    listed = await ada.call("ListTurns", turns_pb.ListTurnsRequest(conversation_id=conversation_id))
+    states = [turn.state for turn in sorted(listed.turns, key=lambda turn: turn.create_time.ToNanoseconds())]
+    assert (waits.state, runs.state) == (turn_pb2.TURN_STATE_QUEUED, turn_pb2.TURN_STATE_QUEUED)
+    assert states == [turn_pb2.TURN_STATE_CANCELLED, turn_pb2.TURN_STATE_CANCELLED, turn_pb2.TURN_STATE_QUEUED]
+
+
 @pytest.mark.parametrize(
     ("name", "request_"),
     [
         ("CreateTurn", turns_pb.CreateTurnRequest(conversation_id="c")),
+        (
+            "CreateTurn",
+            turns_pb.CreateTurnRequest(
+                conversation_id="c",
+                new=turns_pb.NewMessage(text="?"),
+                on_conflict=99,  # type: ignore[arg-type] # a value of a later contract
+            ),
+        ),
         ("ListConversations", pb.ListConversationsRequest(page_size=201)),
         ("ListConversations", pb.ListConversationsRequest(page_token="x")),
         ("ListMessages", pb.ListMessagesRequest(conversation_id="c", tree=True, leaf_message_id="m")),

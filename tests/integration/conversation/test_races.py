@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.model import FinishReason, Repeat, Role, TurnState
+from services.conversation.model import (
+    TURNS_WAITING_MAX,
+    FinishReason,
+    OnConflict,
+    Repeat,
+    Role,
+    Turn,
+    TurnState,
+)
 from services.conversation.store import Ending, Fold, TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.database import open_database
@@ -54,6 +62,95 @@ async def test_of_fifty_questions_at_once_one_is_accepted(store: PostgresStore) 
     assert (len(accepted), len(refused)) == (1, PARALLEL - 1)
     assert {error.metadata["turn_id"] for error in refused} == {accepted[0].id}
     assert len(await store.tree(ADA, conversation.id, size=200, after_id="")) == 2
+
+
+async def test_questions_that_queue_at_once_run_one_at_a_time_in_the_order_of_the_tree(store: PostgresStore) -> None:
+    conversation = await store.create_conversation(new_conversation())
+    count = TURNS_WAITING_MAX + 1
+
+    results = await asyncio.gather(
+        *(store.create_turn(replace(new_turn(conversation.id), on_conflict=OnConflict.QUEUE)) for _ in range(PARALLEL)),
+        return_exceptions=True,
+    )
+
+    accepted = [result for result in results if not isinstance(result, BaseException)]
+    assert Counter(turn.state for turn in accepted) == {TurnState.QUEUED: 1, TurnState.WAITING: TURNS_WAITING_MAX}
+    assert sum(isinstance(result, TurnAlreadyRunning) for result in results) == PARALLEL - count
+    ran = [await run_next(store) for _ in range(count)]
+    assert await run_next(store) is None
+    leaf_id = (await store.conversation(ADA, conversation.id)).leaf_message_id
+    branch = await store.branch_end(ADA, conversation.id, leaf_id=leaf_id, size=200)
+    assert [message.turn_id for message in branch] == [turn_id for turn_id in ran for _ in range(2)]
+    assert set(ran) == {turn.id for turn in accepted}
+
+
+async def test_of_fifty_that_cancel_at_once_the_last_one_runs(store: PostgresStore) -> None:
+    conversation = await store.create_conversation(new_conversation())
+    running = await store.create_turn(new_turn(conversation.id))
+    ref = TurnRef(ADA.organization_id, conversation.id, running.id)
+    claim = await store.claim(ref, lease_s=30.0, epoch="e", spend_attempt=True)
+    assert claim is not None
+
+    async with asyncio.timeout(60):
+        turns = await asyncio.gather(
+            *(
+                store.create_turn(replace(new_turn(conversation.id), on_conflict=OnConflict.CANCEL_RUNNING))
+                for _ in range(PARALLEL)
+            )
+        )
+
+    states = Counter([(await store.turn(ADA, turn.id)).state for turn in turns])
+    assert states == {TurnState.CANCELLED: PARALLEL - 1, TurnState.WAITING: 1}
+    assert await store.unwanted([claim.hold]) == {running.id}
+    assert await store.finish(claim.hold, FOLD, Ending(TurnState.CANCELLED, FinishReason.CANCELLED))
+    leaf_id = (await store.conversation(ADA, conversation.id)).leaf_message_id
+    last = (await store.message(ADA, leaf_id)).turn_id
+    async with store.outbox(limit=200) as waiting:
+        assert waiting[-1].turn_id == last
+
+
+async def test_nobody_waits_for_ever_behind_turns_that_end_and_are_cancelled_meanwhile(store: PostgresStore) -> None:
+    async def live() -> None:
+        conversation = await store.create_conversation(new_conversation())
+        for _ in range(6):
+            new = [replace(new_turn(conversation.id), on_conflict=OnConflict.QUEUE) for _ in range(3)]
+            turns = await asyncio.gather(*(store.create_turn(each) for each in new), ended(conversation.id))
+            await asyncio.gather(
+                ended(conversation.id), *(store.request_cancel(ADA, turn.id) for turn in turns[1:3] if turn is not None)
+            )
+        while await ended(conversation.id):
+            pass
+        turns_left = await store.list_turns(ADA, conversation.id, size=50, before_id="")
+        assert all(turn.state.has_ended for turn in turns_left)
+        assert len(turns_left) == 18
+
+    async def ended(conversation_id: str) -> Turn | None:
+        """Ends the turn that is queued or runs, whoever claimed it."""
+        turns = await store.list_turns(ADA, conversation_id, size=50, before_id="")
+        for turn in turns:
+            if turn.state in {TurnState.QUEUED, TurnState.RUNNING}:
+                ref = TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
+                claim = await store.claim(ref, lease_s=0.0, epoch="e", spend_attempt=True)
+                if claim is not None:
+                    await store.finish(claim.hold, FOLD, DONE)
+                    return turn
+        return None
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(live() for _ in range(10)))
+
+
+async def run_next(store: PostgresStore) -> str | None:
+    """Answers what stands in the outbox, which is one turn at most."""
+    async with store.outbox(limit=10) as waiting:
+        refs = list(waiting)
+    if not refs:
+        return None
+    (ref,) = refs
+    claim = await store.claim(ref, lease_s=30.0, epoch="e", spend_attempt=True)
+    assert claim is not None
+    assert await store.finish(claim.hold, FOLD, DONE)
+    return ref.turn_id
 
 
 async def test_fifty_workers_that_want_one_turn_share_it_out_to_one(store: PostgresStore) -> None:

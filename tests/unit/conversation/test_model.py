@@ -46,7 +46,7 @@ PAYLOADS: list[Payload] = [
     AttemptStarted(2, 0),
     UsageUpdated(Usage(input_tokens=1, output_tokens=2, cost_micros=0)),
     UsageUpdated(Usage(cost_micros=None, estimated=True)),
-    *(TurnFinished(state) for state in TurnState),
+    *(TurnFinished(state) for state in TurnState if state.has_ended),
 ]
 
 

@@ -1,0 +1,87 @@
+"""Turns that wait for the turns before them: taking a place, leaving it, moving up.
+
+Whoever adds a turn or ends one that has begun holds the conversation's lock, so that nobody waits behind a turn that
+has ended, and no two turns move up at once.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
+
+from services.conversation import tables
+from services.conversation.model import TURNS_WAITING_MAX, FinishReason, MessageState, Owner, TurnState
+from services.mesh.database import ReadWrite
+from services.mesh.errors import TurnAlreadyRunning
+
+_messages: Final = tables.messages.c
+_turns: Final = tables.turns.c
+IS_WAITING: Final[ColumnElement[bool]] = _turns.state == TurnState.WAITING.value
+IS_UNBEGUN: Final[ColumnElement[bool]] = or_(IS_WAITING, (_turns.state == TurnState.QUEUED.value) & (_turns.fence == 0))
+"""No worker has ever had it, so no watcher has seen anything of it."""
+
+
+async def next_place(write: ReadWrite, owner: Owner, conversation_id: str, running_id: str) -> int:
+    """The last place of the conversation's line.
+
+    Raises:
+        TurnAlreadyRunning: the line is full.
+    """
+    query = select(func.count(), func.coalesce(func.max(_turns.place), 0)).where(
+        _turns.organization_id == owner.organization_id,
+        _turns.user_id == owner.user_id,
+        _turns.conversation_id == conversation_id,
+        IS_WAITING,
+    )
+    waiting, last = (await write.execute(query)).one()
+    if waiting >= TURNS_WAITING_MAX:
+        message = f"{TURNS_WAITING_MAX} turns of the conversation wait already"
+        raise TurnAlreadyRunning(message, metadata={"turn_id": running_id})
+    return int(last) + 1
+
+
+async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool]) -> None:
+    """Cancels turns that no worker has had; their only event is the end."""
+    ended = (
+        update(tables.turns)
+        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id, *which)
+        .values(state=TurnState.CANCELLED.value, cancel_requested=True, end_time=func.now())
+        .returning(_turns.organization_id, _turns.user_id, _turns.assistant_message_id)
+        .cte("ended")
+    )
+    await write.execute(
+        update(tables.messages)
+        .where(_messages.organization_id == ended.c.organization_id, _messages.user_id == ended.c.user_id)
+        .where(_messages.id == ended.c.assistant_message_id)
+        .values(
+            state=MessageState.CANCELLED.value,
+            finish_reason=FinishReason.CANCELLED.value,
+            last_sequence=1,
+            update_time=func.now(),
+        )
+    )
+
+
+async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) -> None:
+    """Queues the turn that waits first. The time that it may take counts from now."""
+    # One that is cancelled at this moment is waited for and passed over: the limit counts what could be locked.
+    first = (
+        select(_turns.id)
+        .where(_turns.organization_id == organization_id, _turns.conversation_id == conversation_id, IS_WAITING)
+        .order_by(_turns.place)
+        .limit(1)
+        .with_for_update()
+        .cte("first")
+    )
+    moved = (
+        update(tables.turns)
+        .where(_turns.organization_id == organization_id, _turns.id == first.c.id)
+        .values(
+            state=TurnState.QUEUED.value,
+            publish_time=func.now(),
+            deadline=func.now() + (_turns.deadline - _turns.create_time),
+        )
+        .returning(_turns.organization_id, _turns.id.label("turn_id"), _turns.conversation_id)
+        .cte("moved")
+    )
+    columns: Any = select(moved.c.organization_id, moved.c.turn_id, moved.c.conversation_id)  # Any: a CTE is untyped
+    await write.execute(insert(tables.outbox).from_select(["organization_id", "turn_id", "conversation_id"], columns))
