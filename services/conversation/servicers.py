@@ -186,6 +186,8 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
             conversation_id=request.conversation_id,
             action=_action_of(request),
             on_conflict=resources.conflict_of(request.on_conflict),
+            # Not as a timedelta, which has no place for the longest durations.
+            time_s=request.time_max.seconds + request.time_max.nanos / 1e9 if request.HasField("time_max") else None,
             overrides=TurnOverrides(
                 model=request.model,
                 knowledge_base_id=request.knowledge_base_id,
@@ -224,6 +226,16 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         """See the contract."""
         turn = await self._turns.cancel(_owner(), request.turn_id)
         return turn_service_pb2.CancelTurnResponse(turn=resources.turn_to_wire(turn))
+
+    async def RetryTurn(
+        self, request: turn_service_pb2.RetryTurnRequest, context: RpcContext
+    ) -> turn_service_pb2.RetryTurnResponse:
+        """See the contract."""
+        on_conflict = resources.conflict_of(request.on_conflict)
+        turn = await self._turns.retry(
+            _owner(), request.turn_id, on_conflict=on_conflict, repeat=_repeat("RetryTurn", request)
+        )
+        return turn_service_pb2.RetryTurnResponse(turn=resources.turn_to_wire(turn))
 
     async def StreamTurnEvents(
         self, request: turn_service_pb2.StreamTurnEventsRequest, context: RpcContext

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.conversation.actions import Action, Actions
+from services.conversation.actions import Action, Actions, Regenerate
 from services.conversation.generation import CANCELLED
 from services.conversation.model import (
     ConversationId,
@@ -20,18 +20,24 @@ from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.store import NewTurn, Store, TurnRef
+from services.mesh.errors import invalid_field
 
 NewId = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What to answer, and how."""
+    """What to answer, and how.
+
+    Attributes:
+        time_s: seconds that the turn may take; None for as long as any turn may.
+    """
 
     conversation_id: str
     action: Action
     overrides: TurnOverrides
     on_conflict: OnConflict = OnConflict.REJECT
+    time_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +82,14 @@ class Turns:
         """Accepts a question; the turn is durable when this returns.
 
         Raises:
-            InvalidArgument: see `Actions.growth`.
+            InvalidArgument: the time is out of bounds; see also `Actions.growth`.
             NotFound: no such knowledge base, no such message.
             NotFound, IdempotencyMismatch, TurnAlreadyRunning: see `TurnStore.create_turn`.
         """
+        time_s_max = self._limits.turn_s_max
+        time_s = time_s_max if ask.time_s is None else ask.time_s
+        if not 0 < time_s <= time_s_max:
+            raise invalid_field("time_max", f"more than 0, at most {time_s_max:g} seconds")
         growth = await self._actions.growth(owner, ask.conversation_id, ask.action)
         await self._references.check(owner, ask.overrides.knowledge_base_id, repeat)
         # In order, so that the tree shows the question first: ids of one millisecond are in no order by themselves.
@@ -97,13 +107,38 @@ class Turns:
                 continue_of=growth.continue_of,
                 overrides=ask.overrides,
                 on_conflict=ask.on_conflict,
-                deadline_s=self._limits.turn_s_max,
+                deadline_s=time_s,
                 sequence_limit=SEQUENCES_RESERVED,
                 repeat=repeat,
             )
         )
         self._relay.hint()
         return turn
+
+    async def retry(self, owner: Owner, turn_id: str, *, on_conflict: OnConflict, repeat: Repeat | None) -> Turn:
+        """Accepts another turn for the question of one that failed, with the options of that one.
+
+        Raises:
+            InvalidArgument: the turn has not failed.
+            NotFound: no such turn.
+            NotFound, IdempotencyMismatch, TurnAlreadyRunning: see `create`.
+        """
+        failed = await self._store.turn(owner, turn_id)
+        if failed.state is not TurnState.FAILED:
+            raise invalid_field("turn_id", "a turn that has failed")
+        options = failed.options
+        ask = Ask(
+            conversation_id=failed.conversation_id,
+            action=Regenerate(failed.assistant_message_id),
+            overrides=TurnOverrides(
+                model=options.model,
+                knowledge_base_id=options.knowledge_base_id,
+                retrieval_mode=options.retrieval_mode,
+                parameters=options.parameters,
+            ),
+            on_conflict=on_conflict,
+        )
+        return await self.create(owner, ask, repeat=repeat)
 
     async def get(self, owner: Owner, turn_id: str) -> Turn:
         """Raises NotFound."""

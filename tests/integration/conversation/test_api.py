@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from google.protobuf import field_mask_pb2
+from google.protobuf import duration_pb2, field_mask_pb2
 from pydantic import SecretStr
 
 from parley.conversation.v1 import conversation_pb2, conversation_service_pb2_grpc, message_pb2, turn_pb2
@@ -15,6 +15,7 @@ from parley.conversation.v1 import conversation_service_pb2 as pb
 from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from parley.conversation.v1.turn_service_pb2_grpc import TurnServiceStub
 from services.conversation import app
+from services.conversation.reaper import Reaper
 from services.conversation.settings import ApiSettings
 from services.mesh import server
 from services.mesh.client import unary
@@ -41,6 +42,7 @@ class User:
 
     channel: grpc.aio.Channel
     issuer: Issuer
+    reaper: Reaper
     organization_id: str = "org_acme"
     user_id: str = "usr_ada"
     scopes: tuple[str, ...] = SCOPES
@@ -104,12 +106,12 @@ async def ada(migrated_database_url: Callable[..., str], valkey_url: str) -> Asy
             server.running(config, servicers=registers, verifier=verifier, loops=loops) as running,
             grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
         ):
-            yield User(channel, issuer)
+            yield User(channel, issuer, core.reaper)
 
 
 def other(user: User, **changes: Any) -> User:  # Any: fields of User
     fields = {"organization_id": user.organization_id, "user_id": user.user_id, "scopes": user.scopes, **changes}
-    return User(user.channel, user.issuer, **fields)
+    return User(user.channel, user.issuer, user.reaper, **fields)
 
 
 async def test_a_conversation_goes_over_the_wire_and_back(ada: User) -> None:
@@ -315,6 +317,43 @@ async def test_every_action_goes_over_the_wire(ada: User) -> None:
     assert {turn.user_message_id for turn in turns[1:]} == {first.user_message_id}
 
 
+async def test_a_turn_is_accepted_with_a_time_of_its_own_and_refused_beyond_the_limit(ada: User) -> None:
+    conversation_id = (await ada.create()).id
+    fields = set()
+    for seconds, nanos in ((600, 1_000), (0, 0), (-1, 0), (2**62, 0)):
+        with pytest.raises(InvalidArgument) as refused:
+            await ada.ask(conversation_id, time_max=duration_pb2.Duration(seconds=seconds, nanos=nanos))
+        fields.add(refused.value.fields[0].field)
+
+    turn = await ada.ask(conversation_id, time_max=duration_pb2.Duration(seconds=600))
+
+    assert fields == {"time_max"}
+    assert turn.state == turn_pb2.TURN_STATE_QUEUED
+
+
+async def test_only_a_failed_turn_is_retried(ada: User) -> None:
+    turn = await ada.ask((await ada.create()).id)
+
+    with pytest.raises(InvalidArgument) as refused:
+        await ada.call("RetryTurn", turns_pb.RetryTurnRequest(turn_id=turn.id))
+
+    assert refused.value.fields[0].field == "turn_id"
+
+
+async def test_a_turn_past_its_time_is_retried_over_the_wire(ada: User) -> None:
+    turn = await ada.ask((await ada.create()).id, time_max=duration_pb2.Duration(nanos=1_000))
+    await ada.reaper.reap()
+
+    request = turns_pb.RetryTurnRequest(turn_id=turn.id, request_id="r1")
+    again = [(await ada.call("RetryTurn", request)).turn for _ in range(2)]
+
+    assert again[0] == again[1]
+    assert (again[0].user_message_id, again[0].state) == (turn.user_message_id, turn_pb2.TURN_STATE_QUEUED)
+    assert (
+        await ada.call("GetTurn", turns_pb.GetTurnRequest(turn_id=turn.id))
+    ).turn.error.reason == "DEADLINE_EXCEEDED"
+
+
 async def test_a_turn_that_queues_or_cancels_is_accepted_where_another_one_is_refused(ada: User) -> None:
     conversation_id = (await ada.create()).id
     await ada.ask(conversation_id)
@@ -401,6 +440,7 @@ async def test_somebody_elses_id_and_a_random_one_are_refused_alike(ada: User, c
             ("ListTurns", turns_pb.ListTurnsRequest(conversation_id=conversation_id)),
             ("GetTurn", turns_pb.GetTurnRequest(turn_id=turn_id)),
             ("CancelTurn", turns_pb.CancelTurnRequest(turn_id=turn_id)),
+            ("RetryTurn", turns_pb.RetryTurnRequest(turn_id=turn_id)),
         ]
         refused = [await refusal(stranger.call(name, request)) for name, request in requests]
         refused.append(await refusal(stranger.ask(conversation_id)))

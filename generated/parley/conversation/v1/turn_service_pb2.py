@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from parley.conversation.v1 import conversation_pb2 as parley_dot_conversation_dot_v1_dot_conversation__pb2
 from parley.conversation.v1 import turn_pb2 as parley_dot_conversation_dot_v1_dot_turn__pb2
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)parley/conversation/v1/turn_service.proto\x12\x16parley.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a)parley/conversation/v1/conversation.proto\x1a!parley/conversation/v1/turn.proto\x1a\x1eparley/options/v1/method.proto\"\x9d\x04\n\x11\x43reateTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x03new\x18\x03 \x01(\x0b\x32\".parley.conversation.v1.NewMessageH\x00\x12\x36\n\x07\x65\x64it_of\x18\x08 \x01(\x0b\x32#.parley.conversation.v1.EditMessageH\x00\x12\x42\n\rregenerate_of\x18\t \x01(\x0b\x32).parley.conversation.v1.RegenerateMessageH\x00\x12>\n\x0b\x63ontinue_of\x18\n \x01(\x0b\x32\'.parley.conversation.v1.ContinueMessageH\x00\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11knowledge_base_id\x18\x05 \x01(\t\x12=\n\x0eretrieval_mode\x18\x06 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12@\n\nparameters\x18\x07 \x01(\x0b\x32,.parley.conversation.v1.GenerationParameters\x12\x37\n\x0bon_conflict\x18\x0b \x01(\x0e\x32\".parley.conversation.v1.OnConflictB\x08\n\x06\x61\x63tion\"@\n\nNewMessage\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\tparent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_parent_id\"/\n\x0b\x45\x64itMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\'\n\x11RegenerateMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"%\n\x0f\x43ontinueMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"\xbe\x01\n\x14GenerationParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_output_tokens_maxB\x07\n\x05_seed\"@\n\x12\x43reateTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"!\n\x0eGetTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"=\n\x0fGetTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"R\n\x10ListTurnsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x11ListTurnsResponse\x12+\n\x05turns\x18\x01 \x03(\x0b\x32\x1c.parley.conversation.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"@\n\x12\x43\x61ncelTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"b\n\x17StreamTurnEventsRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x13\n\x06\x66ollow\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_follow\"M\n\x18StreamTurnEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.parley.conversation.v1.TurnEvent*x\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_CONFLICT_REJECT\x10\x01\x12\x15\n\x11ON_CONFLICT_QUEUE\x10\x02\x12\x1e\n\x1aON_CONFLICT_CANCEL_RUNNING\x10\x03\x32\x80\x08\n\x0bTurnService\x12\x83\x02\n\nCreateTurn\x12).parley.conversation.v1.CreateTurnRequest\x1a*.parley.conversation.v1.CreateTurnResponse\"\x9d\x01\x8a\xb2\x19[\n\x0bturns:write \x03\x32G\n3parley.conversation.v1.TurnService.StreamTurnEvents\x12\x07turn_id\x1a\x07turn.id@\xca\x01\x82\xd3\xe4\x93\x02\x38\"-/api/v1/conversations/{conversation_id}/turns:\x01*b\x04turn\x12\x9b\x01\n\x07GetTurn\x12&.parley.conversation.v1.GetTurnRequest\x1a\'.parley.conversation.v1.GetTurnResponse\"?\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x1f\x12\x17/api/v1/turns/{turn_id}b\x04turn\x12\xb1\x01\n\tListTurns\x12(.parley.conversation.v1.ListTurnsRequest\x1a).parley.conversation.v1.ListTurnsResponse\"O\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02/\x12-/api/v1/conversations/{conversation_id}/turns\x12\xa7\x01\n\nCancelTurn\x12).parley.conversation.v1.CancelTurnRequest\x1a*.parley.conversation.v1.CancelTurnResponse\"B\x8a\xb2\x19\x0f\n\x0bturns:write \x02\x82\xd3\xe4\x93\x02)\"\x1e/api/v1/turns/{turn_id}:cancel:\x01*b\x04turn\x12\xee\x01\n\x10StreamTurnEvents\x12/.parley.conversation.v1.StreamTurnEventsRequest\x1a\x30.parley.conversation.v1.StreamTurnEventsResponse\"u\x8a\xb2\x19K\n\x12\x63onversations:read \x01*3\n\x08sequence\x12\x0e\x61\x66ter_sequence\x1a\x07payload\"\x06\x66ollow*\x06\x65vents\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/turns/{turn_id}/events0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)parley/conversation/v1/turn_service.proto\x12\x16parley.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a)parley/conversation/v1/conversation.proto\x1a!parley/conversation/v1/turn.proto\x1a\x1eparley/options/v1/method.proto\"\xca\x04\n\x11\x43reateTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x03new\x18\x03 \x01(\x0b\x32\".parley.conversation.v1.NewMessageH\x00\x12\x36\n\x07\x65\x64it_of\x18\x08 \x01(\x0b\x32#.parley.conversation.v1.EditMessageH\x00\x12\x42\n\rregenerate_of\x18\t \x01(\x0b\x32).parley.conversation.v1.RegenerateMessageH\x00\x12>\n\x0b\x63ontinue_of\x18\n \x01(\x0b\x32\'.parley.conversation.v1.ContinueMessageH\x00\x12\r\n\x05model\x18\x04 \x01(\t\x12\x19\n\x11knowledge_base_id\x18\x05 \x01(\t\x12=\n\x0eretrieval_mode\x18\x06 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12@\n\nparameters\x18\x07 \x01(\x0b\x32,.parley.conversation.v1.GenerationParameters\x12\x37\n\x0bon_conflict\x18\x0b \x01(\x0e\x32\".parley.conversation.v1.OnConflict\x12+\n\x08time_max\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\n\x06\x61\x63tion\"@\n\nNewMessage\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x16\n\tparent_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x0c\n\n_parent_id\"/\n\x0b\x45\x64itMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\'\n\x11RegenerateMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"%\n\x0f\x43ontinueMessage\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"\xbe\x01\n\x14GenerationParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_output_tokens_maxB\x07\n\x05_seed\"@\n\x12\x43reateTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"!\n\x0eGetTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"=\n\x0fGetTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"R\n\x10ListTurnsRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x11ListTurnsResponse\x12+\n\x05turns\x18\x01 \x03(\x0b\x32\x1c.parley.conversation.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x11\x43\x61ncelTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\"@\n\x12\x43\x61ncelTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"p\n\x10RetryTurnRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x37\n\x0bon_conflict\x18\x03 \x01(\x0e\x32\".parley.conversation.v1.OnConflict\"?\n\x11RetryTurnResponse\x12*\n\x04turn\x18\x01 \x01(\x0b\x32\x1c.parley.conversation.v1.Turn\"b\n\x17StreamTurnEventsRequest\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x13\n\x06\x66ollow\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_follow\"M\n\x18StreamTurnEventsResponse\x12\x31\n\x06\x65vents\x18\x01 \x03(\x0b\x32!.parley.conversation.v1.TurnEvent*x\n\nOnConflict\x12\x1b\n\x17ON_CONFLICT_UNSPECIFIED\x10\x00\x12\x16\n\x12ON_CONFLICT_REJECT\x10\x01\x12\x15\n\x11ON_CONFLICT_QUEUE\x10\x02\x12\x1e\n\x1aON_CONFLICT_CANCEL_RUNNING\x10\x03\x32\xf3\t\n\x0bTurnService\x12\x83\x02\n\nCreateTurn\x12).parley.conversation.v1.CreateTurnRequest\x1a*.parley.conversation.v1.CreateTurnResponse\"\x9d\x01\x8a\xb2\x19[\n\x0bturns:write \x03\x32G\n3parley.conversation.v1.TurnService.StreamTurnEvents\x12\x07turn_id\x1a\x07turn.id@\xca\x01\x82\xd3\xe4\x93\x02\x38\"-/api/v1/conversations/{conversation_id}/turns:\x01*b\x04turn\x12\x9b\x01\n\x07GetTurn\x12&.parley.conversation.v1.GetTurnRequest\x1a\'.parley.conversation.v1.GetTurnResponse\"?\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x1f\x12\x17/api/v1/turns/{turn_id}b\x04turn\x12\xb1\x01\n\tListTurns\x12(.parley.conversation.v1.ListTurnsRequest\x1a).parley.conversation.v1.ListTurnsResponse\"O\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02/\x12-/api/v1/conversations/{conversation_id}/turns\x12\xa7\x01\n\nCancelTurn\x12).parley.conversation.v1.CancelTurnRequest\x1a*.parley.conversation.v1.CancelTurnResponse\"B\x8a\xb2\x19\x0f\n\x0bturns:write \x02\x82\xd3\xe4\x93\x02)\"\x1e/api/v1/turns/{turn_id}:cancel:\x01*b\x04turn\x12\xf0\x01\n\tRetryTurn\x12(.parley.conversation.v1.RetryTurnRequest\x1a).parley.conversation.v1.RetryTurnResponse\"\x8d\x01\x8a\xb2\x19[\n\x0bturns:write \x03\x32G\n3parley.conversation.v1.TurnService.StreamTurnEvents\x12\x07turn_id\x1a\x07turn.id@\xca\x01\x82\xd3\xe4\x93\x02(\"\x1d/api/v1/turns/{turn_id}:retry:\x01*b\x04turn\x12\xee\x01\n\x10StreamTurnEvents\x12/.parley.conversation.v1.StreamTurnEventsRequest\x1a\x30.parley.conversation.v1.StreamTurnEventsResponse\"u\x8a\xb2\x19K\n\x12\x63onversations:read \x01*3\n\x08sequence\x12\x0e\x61\x66ter_sequence\x1a\x07payload\"\x06\x66ollow*\x06\x65vents\x82\xd3\xe4\x93\x02 \x12\x1e/api/v1/turns/{turn_id}/events0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,40 +44,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TURNSERVICE'].methods_by_name['ListTurns']._serialized_options = b'\212\262\031\026\n\022conversations:read \001\202\323\344\223\002/\022-/api/v1/conversations/{conversation_id}/turns'
   _globals['_TURNSERVICE'].methods_by_name['CancelTurn']._loaded_options = None
   _globals['_TURNSERVICE'].methods_by_name['CancelTurn']._serialized_options = b'\212\262\031\017\n\013turns:write \002\202\323\344\223\002)\"\036/api/v1/turns/{turn_id}:cancel:\001*b\004turn'
+  _globals['_TURNSERVICE'].methods_by_name['RetryTurn']._loaded_options = None
+  _globals['_TURNSERVICE'].methods_by_name['RetryTurn']._serialized_options = b'\212\262\031[\n\013turns:write \0032G\n3parley.conversation.v1.TurnService.StreamTurnEvents\022\007turn_id\032\007turn.id@\312\001\202\323\344\223\002(\"\035/api/v1/turns/{turn_id}:retry:\001*b\004turn'
   _globals['_TURNSERVICE'].methods_by_name['StreamTurnEvents']._loaded_options = None
   _globals['_TURNSERVICE'].methods_by_name['StreamTurnEvents']._serialized_options = b'\212\262\031K\n\022conversations:read \001*3\n\010sequence\022\016after_sequence\032\007payload\"\006follow*\006events\202\323\344\223\002 \022\036/api/v1/turns/{turn_id}/events'
-  _globals['_ONCONFLICT']._serialized_start=1763
-  _globals['_ONCONFLICT']._serialized_end=1883
-  _globals['_CREATETURNREQUEST']._serialized_start=210
-  _globals['_CREATETURNREQUEST']._serialized_end=751
-  _globals['_NEWMESSAGE']._serialized_start=753
-  _globals['_NEWMESSAGE']._serialized_end=817
-  _globals['_EDITMESSAGE']._serialized_start=819
-  _globals['_EDITMESSAGE']._serialized_end=866
-  _globals['_REGENERATEMESSAGE']._serialized_start=868
-  _globals['_REGENERATEMESSAGE']._serialized_end=907
-  _globals['_CONTINUEMESSAGE']._serialized_start=909
-  _globals['_CONTINUEMESSAGE']._serialized_end=946
-  _globals['_GENERATIONPARAMETERS']._serialized_start=949
-  _globals['_GENERATIONPARAMETERS']._serialized_end=1139
-  _globals['_CREATETURNRESPONSE']._serialized_start=1141
-  _globals['_CREATETURNRESPONSE']._serialized_end=1205
-  _globals['_GETTURNREQUEST']._serialized_start=1207
-  _globals['_GETTURNREQUEST']._serialized_end=1240
-  _globals['_GETTURNRESPONSE']._serialized_start=1242
-  _globals['_GETTURNRESPONSE']._serialized_end=1303
-  _globals['_LISTTURNSREQUEST']._serialized_start=1305
-  _globals['_LISTTURNSREQUEST']._serialized_end=1387
-  _globals['_LISTTURNSRESPONSE']._serialized_start=1389
-  _globals['_LISTTURNSRESPONSE']._serialized_end=1478
-  _globals['_CANCELTURNREQUEST']._serialized_start=1480
-  _globals['_CANCELTURNREQUEST']._serialized_end=1516
-  _globals['_CANCELTURNRESPONSE']._serialized_start=1518
-  _globals['_CANCELTURNRESPONSE']._serialized_end=1582
-  _globals['_STREAMTURNEVENTSREQUEST']._serialized_start=1584
-  _globals['_STREAMTURNEVENTSREQUEST']._serialized_end=1682
-  _globals['_STREAMTURNEVENTSRESPONSE']._serialized_start=1684
-  _globals['_STREAMTURNEVENTSRESPONSE']._serialized_end=1761
-  _globals['_TURNSERVICE']._serialized_start=1886
-  _globals['_TURNSERVICE']._serialized_end=2910
+  _globals['_ONCONFLICT']._serialized_start=2019
+  _globals['_ONCONFLICT']._serialized_end=2139
+  _globals['_CREATETURNREQUEST']._serialized_start=242
+  _globals['_CREATETURNREQUEST']._serialized_end=828
+  _globals['_NEWMESSAGE']._serialized_start=830
+  _globals['_NEWMESSAGE']._serialized_end=894
+  _globals['_EDITMESSAGE']._serialized_start=896
+  _globals['_EDITMESSAGE']._serialized_end=943
+  _globals['_REGENERATEMESSAGE']._serialized_start=945
+  _globals['_REGENERATEMESSAGE']._serialized_end=984
+  _globals['_CONTINUEMESSAGE']._serialized_start=986
+  _globals['_CONTINUEMESSAGE']._serialized_end=1023
+  _globals['_GENERATIONPARAMETERS']._serialized_start=1026
+  _globals['_GENERATIONPARAMETERS']._serialized_end=1216
+  _globals['_CREATETURNRESPONSE']._serialized_start=1218
+  _globals['_CREATETURNRESPONSE']._serialized_end=1282
+  _globals['_GETTURNREQUEST']._serialized_start=1284
+  _globals['_GETTURNREQUEST']._serialized_end=1317
+  _globals['_GETTURNRESPONSE']._serialized_start=1319
+  _globals['_GETTURNRESPONSE']._serialized_end=1380
+  _globals['_LISTTURNSREQUEST']._serialized_start=1382
+  _globals['_LISTTURNSREQUEST']._serialized_end=1464
+  _globals['_LISTTURNSRESPONSE']._serialized_start=1466
+  _globals['_LISTTURNSRESPONSE']._serialized_end=1555
+  _globals['_CANCELTURNREQUEST']._serialized_start=1557
+  _globals['_CANCELTURNREQUEST']._serialized_end=1593
+  _globals['_CANCELTURNRESPONSE']._serialized_start=1595
+  _globals['_CANCELTURNRESPONSE']._serialized_end=1659
+  _globals['_RETRYTURNREQUEST']._serialized_start=1661
+  _globals['_RETRYTURNREQUEST']._serialized_end=1773
+  _globals['_RETRYTURNRESPONSE']._serialized_start=1775
+  _globals['_RETRYTURNRESPONSE']._serialized_end=1838
+  _globals['_STREAMTURNEVENTSREQUEST']._serialized_start=1840
+  _globals['_STREAMTURNEVENTSREQUEST']._serialized_end=1938
+  _globals['_STREAMTURNEVENTSRESPONSE']._serialized_start=1940
+  _globals['_STREAMTURNEVENTSRESPONSE']._serialized_end=2017
+  _globals['_TURNSERVICE']._serialized_start=2142
+  _globals['_TURNSERVICE']._serialized_end=3409
 # @@protoc_insertion_point(module_scope)

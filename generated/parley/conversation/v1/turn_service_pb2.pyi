@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -76,6 +77,7 @@ class CreateTurnRequest(_message.Message):
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    TIME_MAX_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """conversation_id of the caller."""
     request_id: _builtins.str
@@ -110,6 +112,12 @@ class CreateTurnRequest(_message.Message):
     def parameters(self) -> Global___GenerationParameters:
         """parameters shape the answer."""
 
+    @_builtins.property
+    def time_max(self) -> _duration_pb2.Duration:
+        """time_max is how long the turn may take, all attempts together, before it fails with DEADLINE_EXCEEDED and the text so
+        far; more than 0, at most the platform's limit (600 s unless the operator changed it), which is also the default.
+        """
+
     def __init__(
         self,
         *,
@@ -124,10 +132,11 @@ class CreateTurnRequest(_message.Message):
         retrieval_mode: _conversation_pb2.RetrievalMode.ValueType = ...,
         parameters: Global___GenerationParameters | None = ...,
         on_conflict: Global___OnConflict.ValueType = ...,
+        time_max: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "edit_of", b"edit_of", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "edit_of", b"edit_of", "new", b"new", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "time_max", b"time_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "conversation_id", b"conversation_id", "edit_of", b"edit_of", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "on_conflict", b"on_conflict", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "continue_of", b"continue_of", "conversation_id", b"conversation_id", "edit_of", b"edit_of", "knowledge_base_id", b"knowledge_base_id", "model", b"model", "new", b"new", "on_conflict", b"on_conflict", "parameters", b"parameters", "regenerate_of", b"regenerate_of", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode", "time_max", b"time_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["new", "edit_of", "regenerate_of", "continue_of"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
@@ -467,6 +476,60 @@ class CancelTurnResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelTurnResponse: _TypeAlias = CancelTurnResponse  # noqa: Y015
+
+@_typing.final
+class RetryTurnRequest(_message.Message):
+    """RetryTurnRequest names a failed turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    turn_id: _builtins.str
+    """turn_id of the caller."""
+    request_id: _builtins.str
+    """request_id makes a repeat safe; see CreateTurnRequest."""
+    on_conflict: Global___OnConflict.ValueType
+    """on_conflict is what to do when a turn of the conversation has not ended; refuse when unspecified."""
+    def __init__(
+        self,
+        *,
+        turn_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        on_conflict: Global___OnConflict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_conflict", b"on_conflict", "request_id", b"request_id", "turn_id", b"turn_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryTurnRequest: _TypeAlias = RetryTurnRequest  # noqa: Y015
+
+@_typing.final
+class RetryTurnResponse(_message.Message):
+    """RetryTurnResponse is the accepted turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def turn(self) -> _turn_pb2.Turn:
+        """turn is durable, and another one than the failed turn."""
+
+    def __init__(
+        self,
+        *,
+        turn: _turn_pb2.Turn | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryTurnResponse: _TypeAlias = RetryTurnResponse  # noqa: Y015
 
 @_typing.final
 class StreamTurnEventsRequest(_message.Message):

@@ -55,6 +55,11 @@ class TurnServiceStub:
                 request_serializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnRequest.SerializeToString,
                 response_deserializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnResponse.FromString,
                 _registered_method=True)
+        self.RetryTurn = channel.unary_unary(
+                '/parley.conversation.v1.TurnService/RetryTurn',
+                request_serializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnRequest.SerializeToString,
+                response_deserializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnResponse.FromString,
+                _registered_method=True)
         self.StreamTurnEvents = channel.unary_stream(
                 '/parley.conversation.v1.TurnService/StreamTurnEvents',
                 request_serializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.StreamTurnEventsRequest.SerializeToString,
@@ -96,6 +101,15 @@ class TurnServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryTurn(self, request, context):
+        """RetryTurn answers the question of a failed turn anew, with the options of that turn. What has ended is never changed, and
+        its watchers have seen its end, so the answer is a new turn's: a sibling of the failed answer, as with regenerate_of. To
+        keep the text of the failed answer instead, create a turn with continue_of. Another turn than a failed one is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamTurnEvents(self, request, context):
         """StreamTurnEvents returns the events after a sequence and goes on until the turn ends. Any number of watchers may come,
         leave and come again, on any replica. Events that are no longer kept are replaced by one snapshot.
@@ -126,6 +140,11 @@ def add_TurnServiceServicer_to_server(servicer, server):
                     servicer.CancelTurn,
                     request_deserializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnRequest.FromString,
                     response_serializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnResponse.SerializeToString,
+            ),
+            'RetryTurn': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTurn,
+                    request_deserializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnRequest.FromString,
+                    response_serializer=parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnResponse.SerializeToString,
             ),
             'StreamTurnEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamTurnEvents,
@@ -242,6 +261,33 @@ class TurnService:
             '/parley.conversation.v1.TurnService/CancelTurn',
             parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnRequest.SerializeToString,
             parley_dot_conversation_dot_v1_dot_turn__service__pb2.CancelTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTurn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.conversation.v1.TurnService/RetryTurn',
+            parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnRequest.SerializeToString,
+            parley_dot_conversation_dot_v1_dot_turn__service__pb2.RetryTurnResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,11 @@ class TurnServiceStub:
     """ListTurns returns a conversation's turns, newest first."""
     CancelTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.CancelTurnRequest, _turn_service_pb2.CancelTurnResponse]
     """CancelTurn stops a turn; the text so far stands. A turn that has ended is returned as it is."""
+    RetryTurn: _aio.UnaryUnaryMultiCallable[_turn_service_pb2.RetryTurnRequest, _turn_service_pb2.RetryTurnResponse]
+    """RetryTurn answers the question of a failed turn anew, with the options of that turn. What has ended is never changed, and
+    its watchers have seen its end, so the answer is a new turn's: a sibling of the failed answer, as with regenerate_of. To
+    keep the text of the failed answer instead, create a turn with continue_of. Another turn than a failed one is refused.
+    """
     StreamTurnEvents: _aio.UnaryStreamMultiCallable[_turn_service_pb2.StreamTurnEventsRequest, _turn_service_pb2.StreamTurnEventsResponse]
     """StreamTurnEvents returns the events after a sequence and goes on until the turn ends. Any number of watchers may come,
     leave and come again, on any replica. Events that are no longer kept are replaced by one snapshot.
@@ -69,6 +74,17 @@ class TurnServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_turn_service_pb2.CancelTurnRequest, _abc.Awaitable[_turn_service_pb2.CancelTurnResponse]],
     ) -> _abc.Awaitable[_turn_service_pb2.CancelTurnResponse]:
         """CancelTurn stops a turn; the text so far stands. A turn that has ended is returned as it is."""
+
+    @_abc_1.abstractmethod
+    def RetryTurn(
+        self,
+        request: _turn_service_pb2.RetryTurnRequest,
+        context: _aio.ServicerContext[_turn_service_pb2.RetryTurnRequest, _abc.Awaitable[_turn_service_pb2.RetryTurnResponse]],
+    ) -> _abc.Awaitable[_turn_service_pb2.RetryTurnResponse]:
+        """RetryTurn answers the question of a failed turn anew, with the options of that turn. What has ended is never changed, and
+        its watchers have seen its end, so the answer is a new turn's: a sibling of the failed answer, as with regenerate_of. To
+        keep the text of the failed answer instead, create a turn with continue_of. Another turn than a failed one is refused.
+        """
 
     @_abc_1.abstractmethod
     def StreamTurnEvents(
