@@ -194,7 +194,10 @@ class Watching:
         """The events that follow, without a hole; None when there is one."""
         events = place.feed.after(place.position) if is_certain else None
         if events is None:
+            is_behind = place.feed.position > place.position
             events = await self._read(turn_id, place.position)
+            if is_behind and not events:  # the feed was told of events that the journal has lost since
+                return None
         if events and events[0].sequence != place.position + 1:
             return None
         return _contiguous(events)

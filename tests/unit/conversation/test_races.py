@@ -1,17 +1,20 @@
 """Moments between two steps, each found by a seed of the simulation."""
 
 import asyncio
+from dataclasses import replace
 
-from services.conversation.events import TurnEvent, TurnStarted
+from services.conversation.events import PartStarted, TurnEvent, TurnStarted
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Batch
-from services.conversation.model import Turn, TurnState
+from services.conversation.model import FinishReason, Turn, TurnState
 from services.conversation.queue.memory import MemoryQueue
-from services.conversation.store import Claim, TurnRef
+from services.conversation.store import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from tests.support.conversation import ADA, Rig, memory_rig, running
+from tests.support.conversation import ADA, Rig, ending, memory_rig, replayed, running
 from tests.support.waiting import until
+
+DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)
 
 
 class Doors:
@@ -79,6 +82,26 @@ async def test_a_journal_wiped_while_a_watcher_comes_back_does_not_refuse_it() -
     assert await rig.look(turn, after=1) == []
 
 
+async def test_a_watcher_of_what_the_journal_has_lost_sees_the_end() -> None:
+    rig, journal = _rig()
+    turn, claim = await _shown(rig)
+    async with asyncio.TaskGroup() as group:
+        feeds = group.create_task(rig.feeds.run())
+        early = group.create_task(rig.watch(turn, after=1))
+        await until(lambda: turn.id in rig.feeds._feeds)
+        await rig.journal.append([Batch(turn.id, claim.hold.fence, (TurnEvent(2, 1, PartStarted("p1")),))])
+        await until(lambda: rig.feeds._feeds[turn.id].position == 2)
+        journal.lose_everything()
+        late = group.create_task(rig.watch(turn))
+        await until(lambda: rig.feeds._feeds[turn.id].watchers == 2)
+        draft = replayed([_started(turn), TurnEvent(2, 1, PartStarted("p1"))])
+        assert await rig.store.finish(claim.hold, replace(Fold.of(draft), last_sequence=3), DONE)
+
+        assert ending(await early).state is TurnState.COMPLETED
+        assert ending(await late).state is TurnState.COMPLETED
+        feeds.cancel()
+
+
 def _rig() -> tuple[Rig, ShortLived]:
     journal = ShortLived()
     return Rig(MemoryStore(), MemoryQueue(), journal, journal), journal
@@ -90,9 +113,13 @@ async def _shown(rig: Rig) -> tuple[Turn, Claim]:
     ref = TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
     claim = await rig.store.claim(ref, lease_s=30, epoch=await rig.recovery.epoch(), spend_attempt=True)
     assert claim is not None
-    started = TurnStarted(turn.id, turn.conversation_id, turn.user_message_id, turn.assistant_message_id)
-    await rig.journal.append([Batch(turn.id, claim.hold.fence, (TurnEvent(1, 1, started),))])
+    await rig.journal.append([Batch(turn.id, claim.hold.fence, (_started(turn),))])
     return turn, claim
+
+
+def _started(turn: Turn) -> TurnEvent:
+    started = TurnStarted(turn.id, turn.conversation_id, turn.user_message_id, turn.assistant_message_id)
+    return TurnEvent(1, 1, started)
 
 
 def _state(rig: Rig, turn: Turn) -> TurnState:
