@@ -87,11 +87,7 @@ class Worker:
             asyncio.TaskGroup() as group,
         ):
             watch = group.create_task(self._stop_unwanted())
-            again = group.create_task(self._take_redelivered(group, commit))
-            try:
-                await self._take_new(group, commit)
-            finally:
-                again.cancel()
+            await self._take_waiting(group, commit)
             while self._taken:
                 await self._wait_for_change()
             watch.cancel()
@@ -110,21 +106,20 @@ class Worker:
         while self._taken:
             await self._wait_for_change()
 
-    async def _take_new(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
+    async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
+        """Takes what waits; what a dead worker received comes first, or a backlog would hold it up for ever."""
+        now, idle_s = asyncio.get_running_loop().time, self._pace.redeliver_after_s
+        wait_s = min(RECEIVE_WAIT_S, idle_s)
+        redeliver_at = now() + idle_s
         while not self._is_draining:
-            free = self._pace.concurrency - self._taken
-            if free <= 0:
+            if self._pace.concurrency <= self._taken:
                 await self._wait_for_change()
-                continue
-            await self._take(group, commit, lambda count: self._queue.receive(count_max=count, wait_s=RECEIVE_WAIT_S))
-        await self._queue.leave()
-
-    async def _take_redelivered(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
-        idle_s = self._pace.redeliver_after_s
-        while True:
-            await asyncio.sleep(idle_s)
-            if self._pace.concurrency > self._taken:
+            elif now() >= redeliver_at:
                 await self._take(group, commit, lambda count: self._queue.redeliver(count_max=count, idle_s=idle_s))
+                redeliver_at = now() + idle_s
+            else:
+                await self._take(group, commit, lambda count: self._queue.receive(count_max=count, wait_s=wait_s))
+        await self._queue.leave()
 
     async def _take(
         self,

@@ -343,6 +343,28 @@ async def test_no_more_turns_run_at_once_than_allowed() -> None:
     assert endings == [TurnState.COMPLETED] * 5
 
 
+async def test_a_turn_that_a_dead_worker_received_does_not_wait_for_a_backlog() -> None:
+    rig = memory_rig(MemoryStore(), concurrency=1)
+    await rig.ask("Mine?")
+    await rig.queue.receive(count_max=1, wait_s=0.0)  # by a worker that dies before it claims the turn
+    asked: list[str] = []
+    loop = asyncio.get_running_loop()
+    overdue_at = loop.time() + 0.5
+
+    async def answer_slowly(index: int) -> None:
+        if index == 0:
+            asked.append(rig.inference.requests[-1][1].messages[-1].text)
+            await until(lambda: loop.time() > overdue_at)
+
+    rig.inference.gate = answer_slowly
+    for question in ("First?", "Second?", "Third?"):
+        await rig.ask(question)
+    async with running(rig):
+        await until(lambda: len(asked) >= 2)
+
+    assert asked[1] == "Mine?"
+
+
 async def test_a_drained_worker_hands_its_turn_back_without_spending_an_attempt() -> None:
     rig = memory_rig(MemoryStore())
     stop = Stop(before=2)
