@@ -68,11 +68,11 @@ async def _run(given: argparse.Namespace) -> int:
 
 async def _break(given: argparse.Namespace) -> int:
     catches: list[Catch] = []
-    for mutant in (mutant for mutant in (CONTROL, *MUTANTS) if given.only in mutant.name):
+    for mutant in (mutant for mutant in (*MUTANTS, CONTROL) if given.only in mutant.name):
         _say(f"\n== {mutant.name}")
         folder = _FOLDER / f"mutants-{os.getpid()}" / mutant.slug
         catches.append(await hunt(mutant, rate=given.rate, folder=folder, say=_say))
-        _say(f"== {'caught' if catches[-1].violations else 'not caught'} after {catches[-1].took_s:.0f} s")
+        _say(f"== {'caught' if catches[-1].is_caught else 'not caught'} after {catches[-1].took_s:.0f} s")
     _say(f"\n{table(catches)}")
     return 0 if all(catch.is_right for catch in catches) else 1
 

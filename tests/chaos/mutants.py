@@ -21,9 +21,15 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One break."""
+    """One break.
+
+    Attributes:
+        breaks: invariants of which at least one is broken by it. That others are, too, may be so; that only others
+            are would be luck.
+    """
 
     name: str
+    breaks: frozenset[str]
     edits: tuple[Edit, ...]
 
     @property
@@ -47,31 +53,35 @@ class Mutant:
             path.write_text(path.read_text(encoding="utf-8").replace(edit.old, edit.new), encoding="utf-8")
 
 
-def _one(name: str, path: str, old: str, new: str) -> Mutant:
-    return Mutant(name, (Edit(path, old, new),))
+def _one(name: str, breaks: str, path: str, old: str, new: str) -> Mutant:
+    return Mutant(name, frozenset(breaks.split()), (Edit(path, old, new),))
 
 
 MUTANTS: Final = (
     _one(
         "no fence in the database",
+        "I5",
         f"{_CONVERSATION}/store_postgres/work.py",
         "        _turns.fence == hold.fence,\n        _turns.state",
         "        _turns.state",
     ),
     _one(
         "acknowledged before the commit is durable",
+        "I1",
         "services/mesh/database.py",
         '"application_name": application,',
         '"application_name": application, "synchronous_commit": "off",',
     ),
     _one(
         "a retried question is taken for a new one",
+        "I2",
         f"{_CONVERSATION}/store_postgres/conversations.py",
         "    if key is None:\n        return None",
         '    if key is None or key.method == "CreateTurn":\n        return None',
     ),
     Mutant(
         "no outbox: a publish that fails is forgotten",
+        frozenset({"I3", "I10"}),
         (
             Edit(
                 f"{_CONVERSATION}/relay.py",
@@ -93,90 +103,105 @@ MUTANTS: Final = (
     ),
     _one(
         "wrong partition: some that nobody reads",
+        "I3 I10",
         f"{_CONVERSATION}/queue/port.py",
         "% PARTITIONS",
         "% (PARTITIONS + 16)",
     ),
     _one(
         "queue messages are never acknowledged",
+        "I10",
         f"{_CONVERSATION}/worker.py",
         "        try:\n            await self._queue.acknowledge([delivery])",
         "        try:\n            pass",
     ),
     _one(
         "no reaper",
+        "I3 I10",
         f"{_CONVERSATION}/reaper.py",
         '        """One round."""\n',
         '        """One round."""\n        return\n',
     ),
     _one(
         "the lease is never looked at",
+        "I3 I10",
         f"{_CONVERSATION}/store_postgres/work.py",
         "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())",
         "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time.is_not(None))",
     ),
     _one(
         "the journal is not read at a takeover",
+        "I5",
         f"{_CONVERSATION}/recovery.py",
         "while events := await self._journal.read(turn_id, after=draft.last_sequence, limit=READ_MAX):",
         "while events := ():",
     ),
     _one(
         "numbers are used again when the journal is gone",
+        "I5",
         f"{_CONVERSATION}/recovery.py",
         "            draft.last_sequence = claim.sequence_limit\n",
         "",
     ),
     _one(
         "the end is told before it is stored",
+        "I5",
         f"{_CONVERSATION}/recovery.py",
         "        last = draft.last_sequence + 1\n",
         "        last = draft.last_sequence + 1\n        await self._announce(hold, last, attempt, ending)\n",
     ),
     _one(
         "offsets count bytes",
+        "I3",
         f"{_CONVERSATION}/events.py",
         "        self.length += len(delta.text)",
         "        self.length += len(delta.text.encode())",
     ),
     _one(
         "the cached history is believed",
+        "I4",
         f"{_CONVERSATION}/history.py",
         "cached is not None and cached.leaf_id == leaf_id",
         "cached is not None",
     ),
     _one(
         "a hole in the journal is passed on",
+        "I5",
         f"{_CONVERSATION}/watching.py",
         "        if events and events[0].sequence != place.position + 1:\n            return None\n",
         "",
     ),
     _one(
         "Last-Event-ID is ignored",
+        "I5",
         "edge/transcoding/requests.py",
         "    return int(text)",
         "    return None",
     ),
     _one(
         "an attempt writes on without looking at what is there",
+        "I3 I5",
         f"{_CONVERSATION}/continuation.py",
         "        if not is_takeover:",
         "        if not is_takeover or self._old:",
     ),
     _one(
         "a turn is anybody's who knows its id",
+        "I6",
         f"{_CONVERSATION}/store_postgres/turns.py",
         "        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)\n    )",
         "    )",
     ),
     _one(
         "a revoked key is forgotten by nobody",
+        "I9",
         "services/auth/principals.py",
         "        await self._cache.forget([_secret_name(key.secret_hash)])",
         "        return",
     ),
     _one(
         "a fold forgets the sequence",
+        "I5",
         f"{_CONVERSATION}/store_postgres/work.py",
         '        "last_sequence": fold.last_sequence,\n',
         "",

@@ -60,7 +60,7 @@ class Options:
         rate: questions per second.
         tree: the checkout to run.
         is_calm: without faults.
-        is_hasty: stop a run that is not healthy in time, for what comes after it can only add to the verdict.
+        is_hasty: half the peace, and none where the stack is not healthy in time: the verdict is known by then.
         folder: where history and end state go; each seed has a folder of its own there.
     """
 
@@ -128,7 +128,7 @@ class Arena:
             history.add("mark", name="healed")
             is_healthy = await self._recover(asking, say, bound_s=RECOVERY_S_MAX * (1 if options.is_hasty else 2))
             if is_healthy or not options.is_hasty:
-                await asyncio.sleep(PEACE_S)
+                await asyncio.sleep(PEACE_S / 2 if options.is_hasty else PEACE_S)
             asking.is_open = False
             revoking.cancel()
             try:
