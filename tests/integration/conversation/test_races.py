@@ -23,13 +23,15 @@ from services.mesh.errors import TurnAlreadyRunning
 from tests.support.conversation import ADA, database_settings, new_conversation, new_turn
 
 PARALLEL = 50
+CROWD = 20
+"""All that are accepted one after the other: no more than there are connections, so that none waits for one in vain."""
 FOLD = Fold(last_sequence=1, text="x", citations=(), retrieval=None, usage=None, model="m")
 DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)
 
 
 @pytest.fixture
 async def store(migrated_database_url: Callable[..., str]) -> AsyncIterator[PostgresStore]:
-    settings = database_settings(migrated_database_url("conversation")).model_copy(update={"database_pool_size": 20})
+    settings = database_settings(migrated_database_url("conversation")).model_copy(update={"database_pool_size": CROWD})
     async with open_database(settings, application="tests") as database:
         yield PostgresStore(database)
 
@@ -69,13 +71,13 @@ async def test_questions_that_queue_at_once_run_one_at_a_time_in_the_order_of_th
     count = TURNS_WAITING_MAX + 1
 
     results = await asyncio.gather(
-        *(store.create_turn(replace(new_turn(conversation.id), on_conflict=OnConflict.QUEUE)) for _ in range(PARALLEL)),
+        *(store.create_turn(replace(new_turn(conversation.id), on_conflict=OnConflict.QUEUE)) for _ in range(CROWD)),
         return_exceptions=True,
     )
 
     accepted = [result for result in results if not isinstance(result, BaseException)]
     assert Counter(turn.state for turn in accepted) == {TurnState.QUEUED: 1, TurnState.WAITING: TURNS_WAITING_MAX}
-    assert sum(isinstance(result, TurnAlreadyRunning) for result in results) == PARALLEL - count
+    assert sum(isinstance(result, TurnAlreadyRunning) for result in results) == CROWD - count
     ran = [await run_next(store) for _ in range(count)]
     assert await run_next(store) is None
     leaf_id = (await store.conversation(ADA, conversation.id)).leaf_message_id
@@ -84,7 +86,7 @@ async def test_questions_that_queue_at_once_run_one_at_a_time_in_the_order_of_th
     assert set(ran) == {turn.id for turn in accepted}
 
 
-async def test_of_fifty_that_cancel_at_once_the_last_one_runs(store: PostgresStore) -> None:
+async def test_of_a_crowd_that_cancels_at_once_the_last_one_runs(store: PostgresStore) -> None:
     conversation = await store.create_conversation(new_conversation())
     running = await store.create_turn(new_turn(conversation.id))
     ref = TurnRef(ADA.organization_id, conversation.id, running.id)
@@ -95,12 +97,12 @@ async def test_of_fifty_that_cancel_at_once_the_last_one_runs(store: PostgresSto
         turns = await asyncio.gather(
             *(
                 store.create_turn(replace(new_turn(conversation.id), on_conflict=OnConflict.CANCEL_RUNNING))
-                for _ in range(PARALLEL)
+                for _ in range(CROWD)
             )
         )
 
     states = Counter([(await store.turn(ADA, turn.id)).state for turn in turns])
-    assert states == {TurnState.CANCELLED: PARALLEL - 1, TurnState.WAITING: 1}
+    assert states == {TurnState.CANCELLED: CROWD - 1, TurnState.WAITING: 1}
     assert await store.unwanted([claim.hold]) == {running.id}
     assert await store.finish(claim.hold, FOLD, Ending(TurnState.CANCELLED, FinishReason.CANCELLED))
     leaf_id = (await store.conversation(ADA, conversation.id)).leaf_message_id
