@@ -51,9 +51,9 @@ test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
 .PHONY: chaos
-chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… replay and stretch it
+chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… QUEUE=kafka
 	@$(DEV) -m tests.chaos run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
-	$(if $(RATE),--rate $(RATE)) $(ARGS)
+	$(if $(RATE),--rate $(RATE)) $(if $(QUEUE),--queue $(QUEUE)) $(ARGS)
 
 .PHONY: chaos-mutants
 chaos-mutants: setup-dev ## Break the product on purpose: each break has to be noticed within three seeds

@@ -33,6 +33,7 @@ def main() -> int:
     run.add_argument("--seeds", type=int, default=3, help="how many random seeds, where none is given")
     run.add_argument("--minutes", type=float, default=5.0, help="of the whole run")
     run.add_argument("--rate", type=float, default=RATE, help="questions per second")
+    run.add_argument("--queue", choices=("valkey", "kafka"), default="valkey", help="where turns wait")
     run.add_argument("--calm", action="store_true", help="load without faults")
     check = commands.add_parser("check")
     check.add_argument("folder", type=Path)
@@ -56,6 +57,7 @@ async def _run(given: argparse.Namespace) -> int:
         faults_s=faults_s,
         rate=given.rate,
         folder=_FOLDER / f"{time.strftime('%H%M%S')}-{os.getpid()}",
+        queue=given.queue,
         is_calm=given.calm,
     )
     _say(f"seeds {' '.join(map(str, seeds))}; replay one with `make chaos SEED={seeds[0]} MINUTES=…`")

@@ -1,8 +1,11 @@
 """The stack under attack: start, find, signal and wipe its processes. It knows nothing of turns."""
 
 import asyncio
+import contextlib
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,9 +15,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import httpx
+
 from dev.postgres import Cluster
 from dev.spawning import launched
-from dev.valkey import Store
 from tests.chaos.links import LINKS, Link
 from tests.chaos.proxy import Proxy
 from tests.support.stack import Stack
@@ -25,6 +29,10 @@ _STARTS: Final = 4
 """A port that was free when the stack chose it can be taken when it uses it; every start chooses anew."""
 _STOP_S_MAX: Final = 90.0
 _GONE_S_MAX: Final = 5.0
+_LOOKS: Final = 15
+UNKNOWN: Final = -1
+"""What a queue holds that does not tell."""
+_DEPTH: Final = re.compile(r"^parley_conversation_queue_depth_messages (\S+)$", re.MULTILINE)
 _FOREIGN: Final = ("PARLEY_", "OPENAI_", "ANTHROPIC_", "CHAOS_")
 
 
@@ -130,22 +138,32 @@ class Fleet(Stack):
         for name in tuple(self._stopped):
             self.wake(name)
 
-    async def wipe_valkey(self) -> bool:
-        """Kills Valkey and removes everything that it stored, before the supervisor starts it again."""
-        pid = self.states()["valkey"]["pid"]
-        if pid is None or not self.send("valkey", signal.SIGKILL):
+    async def wipe(self, name: str) -> bool:
+        """Kills Valkey or Kafka and removes everything that it stored, before the supervisor starts it again."""
+        pid = self.states()[name]["pid"]
+        if pid is None or not self.send(name, signal.SIGKILL):
             return False
         await until(lambda: not Path(f"/proc/{pid}").exists(), within_s=_GONE_S_MAX)
-        shutil.rmtree(self.folder / "valkey" / "data")
+        shutil.rmtree(self.folder / name / "data", ignore_errors=True)
         return True
+
+    async def queued(self) -> int:
+        """Turns that the queue holds, as a worker tells its operator; once it has looked again."""
+        url = f"http://127.0.0.1:{self.ports('conversation-worker')['debug']}/metrics"
+        depth = float("nan")
+        async with httpx.AsyncClient(trust_env=False) as http:
+            for _ in range(_LOOKS):
+                with contextlib.suppress(httpx.HTTPError):
+                    found = _DEPTH.search((await http.get(url)).text)
+                    depth = float(found[1]) if found else depth
+                if depth == 0:
+                    break
+                await asyncio.sleep(1.0)
+        return UNKNOWN if math.isnan(depth) else int(depth)
 
     def database_url(self) -> str:
         """Straight to PostgreSQL, around the proxies."""
         return Cluster(self.folder / "postgres").url(self.ports("postgres")["postgres"])
-
-    def valkey_url(self) -> str:
-        """Straight to Valkey."""
-        return Store(self.folder / "valkey").url(self.ports("valkey")["valkey"])
 
     def _signal_group(self, name: str, number: signal.Signals) -> bool:
         pid = self.states()[name]["pid"]

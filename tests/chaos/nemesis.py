@@ -80,7 +80,7 @@ class Nemesis:
                 await asyncio.sleep(_BETWEEN_S)
                 return await self._killed(strike.how) or paused
             case Blow.WIPE:
-                wiped = await self._fleet.wipe_valkey()
+                wiped = await self._fleet.wipe(strike.target)
                 self.kills += wiped
                 return wiped
             case Blow.LINK:

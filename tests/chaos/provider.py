@@ -27,7 +27,7 @@ _PIECE_S: Final = (0.03, 0.09)
 _SHORT: Final = (4, 10)
 _LONG: Final = (40, 60)
 """Pieces of an answer: most are over before anything can happen to them, some take three seconds."""
-_LONG_SHARE: Final = 0.15
+_LONG_SHARE: Final = 0.25
 
 
 def question(key: str) -> str:

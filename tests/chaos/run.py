@@ -35,6 +35,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "PARLEY_CONVERSATION_REPUBLISH_AFTER_S": "2",
     "PARLEY_CONVERSATION_REDELIVER_AFTER_S": "3",
     "PARLEY_CONVERSATION_HAND_BACK_AFTER_S": "1",
+    "PARLEY_CONVERSATION_QUEUE_MEASURE_EVERY_S": "1",
     "PARLEY_CONVERSATION_TURN_S_MAX": str(TURN_S_MAX),
     "PARLEY_CONVERSATION_SILENCE_S_MAX": "15",
     "PARLEY_INFERENCE_STALL_S": "3",
@@ -59,6 +60,7 @@ class Options:
         faults_s: of each seed.
         rate: questions per second.
         tree: the checkout to run.
+        queue: `valkey` or `kafka`.
         is_calm: without faults.
         is_hasty: half the peace, and none where the stack is not healthy in time: the verdict is known by then.
         folder: where history and end state go; each seed has a folder of its own there.
@@ -68,6 +70,7 @@ class Options:
     rate: float
     folder: Path
     tree: Path = ROOT
+    queue: str = "valkey"
     is_calm: bool = False
     is_hasty: bool = False
 
@@ -98,14 +101,16 @@ class Arena:
         history = History(folder / "history.jsonl")
         self.history.to(history)
         begun = time.time()
-        strikes = () if options.is_calm else schedule(seed, seconds=options.faults_s, lease_s=LEASE_S)
+        strikes = (
+            () if options.is_calm else schedule(seed, seconds=options.faults_s, lease_s=LEASE_S, queue=options.queue)
+        )
         nemesis = Nemesis(self.fleet, self.provider, history, say)
         try:
             await self._phases(seed, options, strikes, nemesis, say)
         finally:
             nemesis.heal()
             history.close()
-        stored = await read_stored(self.fleet.database_url(), self.fleet.valkey_url(), since=begun)
+        stored = await read_stored(self.fleet.database_url(), since=begun, queued=await self.fleet.queued())
         stored.save(folder / "stored.json")
         verdict = judged(folder)
         for violation in verdict.violations[:20]:
@@ -204,7 +209,12 @@ async def arena(options: Options, say: Say) -> AsyncIterator[Arena]:
         provider = await stack.enter_async_context(running_provider(history))
         begun = time.monotonic()
         url = f"http://127.0.0.1:{provider.port}/v1"
-        settings = {**SETTINGS, "OPENAI_BASE_URL": url, "PARLEY_INFERENCE_DEFAULT_MODEL": MODEL}
+        settings = {
+            **SETTINGS,
+            "OPENAI_BASE_URL": url,
+            "PARLEY_INFERENCE_DEFAULT_MODEL": MODEL,
+            "CHAOS_QUEUE": options.queue,
+        }
         fleet = await stack.enter_async_context(running_fleet(place / "dev", settings, tree=options.tree))
         stack.callback(shutil.copytree, fleet.folder / "logs", options.folder / "logs", dirs_exist_ok=True)
         chance = random.Random(0)

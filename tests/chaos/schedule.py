@@ -66,7 +66,7 @@ GAP_S: Final = (1.0, 4.0)
 PAUSE_S: Final = (0.5, 3.0)
 
 
-def schedule(seed: int, *, seconds: float, lease_s: float) -> tuple[Strike, ...]:
+def schedule(seed: int, *, seconds: float, lease_s: float, queue: str = "valkey") -> tuple[Strike, ...]:
     """The strikes of a run.
 
     Every run begins with the strikes that the product's promises turn on, in a random order; others follow by chance.
@@ -75,9 +75,12 @@ def schedule(seed: int, *, seconds: float, lease_s: float) -> tuple[Strike, ...]
         seed: of everything.
         seconds: strikes begin before.
         lease_s: of a turn; a paused worker sleeps past it.
+        queue: `kafka` adds a broker that can be struck.
     """
     chance = random.Random(seed)
     deck = _essentials(chance, lease_s)
+    if queue == "kafka":
+        deck += [_now(Blow.KILL, queue), _now(Blow.WIPE, queue), Strike(0.0, Blow.PAUSE, queue, PAUSE_S[1])]
     chance.shuffle(deck)
     strikes: list[Strike] = []
     at_s = chance.uniform(*GAP_S)
@@ -89,7 +92,8 @@ def schedule(seed: int, *, seconds: float, lease_s: float) -> tuple[Strike, ...]
 
 
 def _essentials(chance: random.Random, lease_s: float) -> list[Strike]:
-    beyond_lease_s = lease_s * chance.uniform(1.3, 1.7)
+    # Just past the lease: the next worker is in the middle of the turn when the late writes of the last one arrive.
+    beyond_lease_s = lease_s * chance.uniform(1.15, 1.5)
     return [
         _now(Blow.KILL, chance.choice(WORKERS)),
         _now(Blow.KILL, chance.choice(APIS)),

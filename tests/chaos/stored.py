@@ -1,4 +1,4 @@
-"""What PostgreSQL and Valkey hold in the end, read around proxies and services, as a file beside the history."""
+"""What PostgreSQL holds in the end, read around proxies and services, as a file beside the history."""
 
 import json
 from dataclasses import dataclass
@@ -6,14 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.conversation import tables
 
-_QUEUE: Final = "parley:conversation:queue:*"
 _TABLES: Final = (tables.turns, tables.messages, tables.outbox)
 
 Row = dict[str, Any]  # Any: columns
@@ -43,8 +41,8 @@ class Stored:
         path.write_text(json.dumps(found, default=_plain, ensure_ascii=False), encoding="utf-8")
 
 
-async def read_stored(database_url: str, valkey_url: str, *, since: float) -> Stored:
-    """Reads both servers, of turns and messages those created after an instant; times become seconds of the epoch."""
+async def read_stored(database_url: str, *, since: float, queued: int) -> Stored:
+    """Reads what was created after an instant; times become seconds of the epoch."""
     engine = create_async_engine(make_url(database_url).set(drivername="postgresql+asyncpg"))
     try:
         async with engine.connect() as connection:
@@ -55,15 +53,7 @@ async def read_stored(database_url: str, valkey_url: str, *, since: float) -> St
                 rows[table.name] = [dict(row) for row in (await connection.execute(query)).mappings()]
     finally:
         await engine.dispose()
-    return Stored(**rows, queued=await _queued(valkey_url))
-
-
-async def _queued(valkey_url: str) -> int:
-    client = Redis.from_url(valkey_url)
-    try:
-        return sum([await client.xlen(name) async for name in client.scan_iter(_QUEUE, count=1_000)])
-    finally:
-        await client.aclose()
+    return Stored(**rows, queued=queued)
 
 
 def _plain(value: Any) -> Any:  # Any: what JSON does not know: instants

@@ -1,7 +1,7 @@
 """`python -m tests.chaos.up`: the dev stack with a second API and a second worker, its connections led over proxies.
 
-It runs in the tree under test, which may be a mutated copy. `CHAOS_LINKS` maps each link to the port of its proxy; the
-port behind each is written to `links.json` in the stack's folder.
+It runs in the tree under test, which may be a mutated copy. `CHAOS_QUEUE=kafka` adds a broker. `CHAOS_LINKS` maps each
+link to the port of its proxy; the port behind each is written to `links.json` in the stack's folder.
 """
 
 import asyncio
@@ -11,14 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from dev import up
+from dev import kafka, up
 from dev.home import Home
 from dev.ports import LOOPBACK, free_ports
 from dev.process import Process
-from dev.table import Plan, _http_ready, plan
+from dev.table import Plan, _http_ready, _inherited, plan
 from tests.chaos.links import LINKS
 
 REPLICATED = ("conversation", "conversation-worker")
+_SERVED = ("grpc", "http", "postgres", "valkey")
 
 
 def main() -> None:
@@ -32,7 +33,9 @@ def main() -> None:
 def altered(planned: Plan, proxies: Mapping[str, int], home: Home) -> Plan:
     """The plan with replicas, and with proxies on every link."""
     table = _replicated(planned.table)
-    port_of = {process.name: port for process in table for kind, port in process.ports.items() if kind != "debug"}
+    if os.environ.get("CHAOS_QUEUE") == "kafka":
+        table = _with_kafka(table, home)
+    port_of = {process.name: port for process in table for kind, port in process.ports.items() if kind in _SERVED}
     upstream = {str(link): port_of[link.called] for link in LINKS}
     (home.folder / "links.json").write_text(json.dumps(upstream), encoding="utf-8")
     return replace(planned, table=[_led_over(process, proxies, port_of) for process in table])
@@ -46,6 +49,31 @@ def _replicated(table: list[Process]) -> list[Process]:
     both = f"{LOOPBACK}:{first},{LOOPBACK}:{copies['conversation'].ports['grpc']}"
     known = [_with(process, PARLEY_CONVERSATION_TARGET=both) for process in table]
     return [*known, *copies.values()]
+
+
+def _with_kafka(table: list[Process], home: Home) -> list[Process]:
+    """The table with a broker that the queue is on."""
+    taken = {port for process in table for port in process.ports.values()}
+    free = (port for port in free_ports(min(taken)) if port not in taken)
+    port, controller = next(free), next(free)
+    broker = kafka.Broker(home.folder / "kafka")
+    server = Process(
+        "kafka",
+        lambda: broker.prepare(port, controller),
+        is_ready=lambda _: broker.is_ready(port),
+        environment=_inherited(os.environ, "kafka"),
+        ports={"kafka": port},
+        stop_signal=kafka.STOP_SIGNAL,
+        start_s_max=120.0,
+    )
+    settings = {"PARLEY_QUEUE": "kafka", "PARLEY_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{port}"}
+    users = [
+        replace(process, after=(*process.after, "kafka"), environment={**process.environment, **settings})
+        if process.name.startswith(REPLICATED)
+        else process
+        for process in table
+    ]
+    return [server, *users]
 
 
 def _copy(process: Process, ports: Iterator[int]) -> Process:

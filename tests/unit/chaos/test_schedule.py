@@ -63,3 +63,9 @@ def test_strike_is_told_in_words() -> None:
 
     assert "kill -9 postgres" in told
     assert "lost reply for" in told
+
+
+def test_kafka_is_killed_wiped_and_frozen_where_turns_wait_there() -> None:
+    strikes = schedule(7, seconds=60, lease_s=LEASE_S, queue="kafka")
+
+    assert {strike.blow for strike in strikes if strike.target == "kafka"} == {Blow.KILL, Blow.WIPE, Blow.PAUSE}
