@@ -59,6 +59,10 @@ chaos: setup-dev ## Break real processes under load and hold every promise; SEED
 chaos-mutants: setup-dev ## Break the product on purpose: each break has to be noticed within three seeds
 	@$(DEV) -m tests.chaos mutants $(ARGS)
 
+.PHONY: simulate
+simulate: setup-dev ## Simulate turns under faults on a virtual clock; SEED=7 replays one, SEEDS=10000, ARGS=--mutants
+	@$(DEV) -m tests.simulation $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10000) $(ARGS)
+
 .PHONY: eval-retrieval
 eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion; DATA=folder of the labelled set
 	@$(RUN) -m services.retrieval.evaluation --data "$(DATA)" $(ARGS)

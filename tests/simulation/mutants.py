@@ -1,0 +1,143 @@
+# ruff: noqa: ARG001 - what stands in for a method takes what the method takes
+"""The program, broken on purpose: each of these has to be caught, or the simulation proves nothing.
+
+A mutant replaces one method while a run lasts. Each breaks one promise that the architecture makes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+
+from services.conversation.events import Draft, TurnEvent
+from services.conversation.journal.memory import MemoryJournal
+from services.conversation.journal.writer import TurnWriter
+from services.conversation.model import TurnId
+from services.conversation.reaper import Reaper
+from services.conversation.recovery import Recovered, Recovery
+from services.conversation.relay import Relay
+from services.conversation.store import Claim, Ending, Hold, TurnRef
+from services.conversation.store_memory import MemoryStore
+from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
+from services.conversation.turn_run import TurnRun
+from services.conversation.watching import Watching
+
+Change = Callable[[], AbstractContextManager[object]]
+
+
+def replaced(owner: type, name: str, method: Callable[..., Any]) -> Change:
+    """A change that gives a class another method while it lasts."""
+
+    @contextmanager
+    def change() -> Iterator[None]:
+        was = owner.__dict__.get(name)
+        setattr(owner, name, method)
+        try:
+            yield
+        finally:
+            if was is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, was)
+
+    return change
+
+
+def _held_by_anybody(row: StoredTurn, hold: Hold) -> bool:
+    return row.turn.state == "running"
+
+
+def _held_for_ever(row: StoredTurn, hold: Hold) -> bool:
+    return row.fence == hold.fence
+
+
+async def _announced_first(recovery: Recovery, hold: Hold, draft: Draft, attempt: int, ending: Ending) -> bool:
+    await recovery._announce(hold, draft.last_sequence + 1, attempt, ending)
+    return await _FINISH(recovery, hold, draft, attempt, ending)
+
+
+async def _journal_ignored(recovery: Recovery, claim: Claim, epoch: str) -> Draft | None:
+    return Draft.of(claim.answer)
+
+
+async def _no_seizure(journal: MemoryJournal, turn_id: str, fence: int) -> None:
+    journal._check()
+
+
+async def _no_jump(recovery: Recovery, claim: Claim, epoch: str) -> Recovered | None:
+    recovered = await _TAKE_OVER(recovery, claim, epoch)
+    if recovered is not None and recovered.draft.last_sequence == claim.sequence_limit:
+        recovered.draft.last_sequence = claim.answer.last_sequence
+    return recovered
+
+
+async def _relay_drops(relay: Relay) -> int:
+    async with relay._store.outbox(limit=500) as refs:
+        return len(refs)
+
+
+async def _reaps_nothing(reaper: Reaper) -> None:
+    """It sleeps."""
+
+
+async def _nothing_lapsed(store: MemoryStore, **_limits: int) -> tuple[list[TurnRef], list[Any]]:
+    return [], []
+
+
+async def _nothing_stale(store: MemoryStore, **_limits: float) -> list[TurnRef]:
+    return []
+
+
+async def _none_unwanted(store: MemoryStore, holds: Sequence[Hold]) -> set[TurnId]:
+    return set()
+
+
+async def _never_renewed(run: TurnRun, writer: TurnWriter) -> bool:
+    return True
+
+
+def _remembers_nothing(store: MemoryConversations, *_request: object) -> None:
+    """Each call is a new one."""
+
+
+async def _gaps_shown(watching: Watching, turn_id: str, place: Any, *, is_certain: bool) -> list[TurnEvent] | None:
+    events = place.feed.after(place.position) if is_certain else None
+    return await watching._read(turn_id, place.position) if events is None else events
+
+
+async def _one_too_far(watching: Watching, turn_id: str, position: int) -> list[TurnEvent]:
+    return await _READ(watching, turn_id, position + (position > 3))
+
+
+async def _release_spends(store: MemoryStore, hold: Hold, *, spend_attempt: bool) -> bool:
+    return await _RELEASE(store, hold, spend_attempt=True)
+
+
+async def _same_epoch(journal: MemoryJournal) -> str:
+    journal._check()
+    return "epoch"
+
+
+_FINISH: Final = Recovery.finish
+_TAKE_OVER: Final = Recovery.take_over
+_READ: Final = Watching._read
+_RELEASE: Final = MemoryStore.release
+
+MUTANTS: Final[dict[str, Change]] = {
+    "the database does not check the fence": replaced(StoredTurn, "is_held", _held_by_anybody),
+    "the database lets a turn end twice": replaced(StoredTurn, "is_held", _held_for_ever),
+    "the end is announced before the commit": replaced(Recovery, "finish", _announced_first),
+    "a takeover ignores the journal": replaced(Recovery, "_replayed", _journal_ignored),
+    "a takeover does not seize the journal": replaced(MemoryJournal, "seize", _no_seizure),
+    "numbers go on after a loss of the journal": replaced(Recovery, "take_over", _no_jump),
+    "the journal keeps its epoch when it is wiped": replaced(MemoryJournal, "epoch", _same_epoch),
+    "the relay drops what it takes": replaced(Relay, "relay_once", _relay_drops),
+    "the reaper sleeps": replaced(Reaper, "reap", _reaps_nothing),
+    "lapsed leases are not found": replaced(MemoryStore, "requeue_lapsed", _nothing_lapsed),
+    "lost messages are not published again": replaced(MemoryStore, "stale_queued", _nothing_stale),
+    "cancelled turns are not told": replaced(MemoryStore, "unwanted", _none_unwanted),
+    "leases are not renewed": replaced(TurnRun, "_renew", _never_renewed),
+    "request ids are not remembered": replaced(MemoryConversations, "remember", _remembers_nothing),
+    "watchers are shown gaps": replaced(Watching, "_next", _gaps_shown),
+    "a watcher comes back one event too far": replaced(Watching, "_read", _one_too_far),
+    "handing back spends an attempt": replaced(MemoryStore, "release", _release_spends),
+}

@@ -1,0 +1,170 @@
+"""A deployment of conversation: API replicas and workers on one store, queue and journal."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from services.conversation.generation import Sources
+from services.conversation.history import History as Prompts
+from services.conversation.reaper import Reaper, ReaperPace
+from services.conversation.recovery import Recovery
+from services.conversation.references import References
+from services.conversation.relay import Relay
+from services.conversation.store_memory import MemoryStore
+from services.conversation.turn_run import Timing
+from services.conversation.turns import TurnLimits, Turns
+from services.conversation.watching import Feeds, Watching
+from services.conversation.worker import Backends as WorkerBackends
+from services.conversation.worker import Pace, Worker
+from services.mesh.tasks import Loop, periodic, supervised
+from tests.simulation.backends import Backends, FaultyJournal, FaultyQueue, Guard, Ids, LoopClock, Servers, backends
+from tests.simulation.history import History
+from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.sources import Model, Mood, Search
+from tests.simulation.wire import Weather, Wire
+from tests.support.conversation import FakeKnowledgeBases, MemoryHistoryCache
+
+LEASE_S: Final = 6.0
+TURN_S_MAX: Final = 90.0
+ATTEMPTS_MAX: Final = 5
+REAP_EVERY_S: Final = 1.5
+REPUBLISH_AFTER_S: Final = 3.0
+HAND_BACK_AFTER_S: Final = 1.0
+DRAIN_S: Final = 8.0
+JOURNAL_KEEP_S: Final = 10
+APIS: Final = 2
+WORKERS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A replica of the API."""
+
+    process: Process
+    turns: Turns
+    watching: Watching
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place where a process runs, and is started again."""
+
+    name: str
+    start: Callable[["Slot"], None]
+    process: Process | None = None
+    api: Api | None = None
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a process runs here, and is not on its way out."""
+        return self.process is not None and self.process.is_alive and not self.stop.is_set()
+
+
+class World:
+    """Everything that a run consists of, but people and fate.
+
+    Args:
+        loop: where it runs.
+        chance: of everything here.
+    """
+
+    def __init__(self, loop: VirtualLoop, chance: random.Random) -> None:
+        self.loop = loop
+        self.chance = chance
+        self.history = History(loop.time)
+        self.weather = Weather()
+        self.mood = Mood()
+        self.wire = Wire(chance, self.weather)
+        self.servers = Servers(MemoryStore(LoopClock()), FaultyQueue(chance), FaultyJournal(), MemoryHistoryCache())
+        self.guard = Guard(self.servers, self.history)
+        self.ids = Ids()
+        self.slots = [Slot(f"api-{n}", self._start_api) for n in range(APIS)]
+        self.slots += [Slot(f"worker-{n}", self._start_worker) for n in range(WORKERS)]
+        self.graves: list[Process] = []
+
+    @property
+    def apis(self) -> list[Api]:
+        """Replicas that take calls."""
+        return [slot.api for slot in self.slots if slot.is_up and slot.api is not None]
+
+    def start(self, slot: Slot) -> None:
+        """Starts a process where none runs."""
+        slot.process = Process(f"{slot.name}.{len(self.graves)}")
+        slot.process.off_stage = partial(self.loop.pause, slot.process)
+        self.graves.append(slot.process)
+        slot.stop = asyncio.Event()
+        slot.start(slot)
+
+    def kill(self, slot: Slot) -> None:
+        """As kill -9 does."""
+        if slot.process is not None:
+            slot.process.kill()
+
+    def bury(self) -> None:
+        """The run is over: nothing that is still done changes anything."""
+        self.wire.close()
+        self.loop.bury(self.graves)
+
+    def _start_api(self, slot: Slot) -> None:
+        assert slot.process is not None
+        mine, recovery = self._backends()
+        relay = Relay(mine.store, mine.queue, every_s=1.0)
+        feeds = Feeds(mine.tail)
+        references = References(FakeKnowledgeBases("kb_1"), mine.store)
+        limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
+        turns = Turns(mine.store, relay, recovery, references, limits=limits, new_id=self.ids)
+        slot.api = Api(slot.process, turns, Watching(mine.store, mine.journal, feeds, poll_s=1.0))
+        self._run(slot, mine, recovery, Loop("relay", relay.run), Loop("feeds", feeds.run))
+
+    def _start_worker(self, slot: Slot) -> None:
+        mine, recovery = self._backends()
+        sources = Sources(
+            history=Prompts(mine.store, mine.cache, messages_max=100),
+            retrieval=Search(self.chance, self.mood, self.wire),
+            inference=Model(self.chance, self.mood, self.history),
+            passages_max=8,
+        )
+        worker = Worker(
+            WorkerBackends(store=mine.store, queue=mine.queue, journal=mine.journal, recovery=recovery),
+            sources,
+            timing=Timing(
+                lease_s=LEASE_S,
+                heartbeat_s=LEASE_S / 3,
+                fold_every_s=0.5,
+                attempts_max=ATTEMPTS_MAX,
+                clock=self.loop.time,
+            ),
+            pace=Pace(
+                concurrency=4,
+                redeliver_after_s=2.0,
+                republish_after_s=REPUBLISH_AFTER_S,
+                cancel_poll_s=0.5,
+                hand_back_after_s=HAND_BACK_AFTER_S,
+            ),
+        )
+        self._run(slot, mine, recovery, Loop("turns", worker.run, drain=worker.drain))
+
+    def _backends(self) -> tuple[Backends, Recovery]:
+        mine = backends(self.servers, self.wire, self.guard)
+        return mine, Recovery(mine.store, mine.journal, lease_s=LEASE_S, journal_keep_s=JOURNAL_KEEP_S)
+
+    def _run(self, slot: Slot, mine: Backends, recovery: Recovery, *loops: Loop) -> None:
+        pace = ReaperPace(
+            lease_s=LEASE_S, attempts_max=ATTEMPTS_MAX, republish_after_s=REPUBLISH_AFTER_S, request_keep_s=3_600.0
+        )
+        reaper = Reaper(mine.store, mine.queue, recovery, pace)
+        all_loops = (*loops, periodic("reaper", reaper.reap, every_s=REAP_EVERY_S, jitter=self.chance.random))
+        process, stop = slot.process, slot.stop
+        assert process is not None
+
+        async def run() -> None:
+            async with supervised(all_loops, drain_s=DRAIN_S, jitter=self.chance.random):
+                await stop.wait()
+            process.kill()  # nothing of it is left by then; whoever still holds a connection to it learns so
+
+        slot.done = process.spawn(run())
