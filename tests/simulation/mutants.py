@@ -59,10 +59,6 @@ async def _journal_ignored(recovery: Recovery, claim: Claim, epoch: str) -> Draf
     return Draft.of(claim.answer)
 
 
-async def _no_seizure(journal: MemoryJournal, turn_id: str, fence: int) -> None:
-    journal._check()
-
-
 async def _no_jump(recovery: Recovery, claim: Claim, epoch: str) -> Recovered | None:
     recovered = await _TAKE_OVER(recovery, claim, epoch)
     if recovered is not None and recovered.draft.last_sequence == claim.sequence_limit:
@@ -127,7 +123,6 @@ MUTANTS: Final[dict[str, Change]] = {
     "the database lets a turn end twice": replaced(StoredTurn, "is_held", _held_for_ever),
     "the end is announced before the commit": replaced(Recovery, "finish", _announced_first),
     "a takeover ignores the journal": replaced(Recovery, "_replayed", _journal_ignored),
-    "a takeover does not seize the journal": replaced(MemoryJournal, "seize", _no_seizure),
     "numbers go on after a loss of the journal": replaced(Recovery, "take_over", _no_jump),
     "the journal keeps its epoch when it is wiped": replaced(MemoryJournal, "epoch", _same_epoch),
     "the relay drops what it takes": replaced(Relay, "relay_once", _relay_drops),
