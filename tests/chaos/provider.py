@@ -23,11 +23,11 @@ from tests.support.waiting import until
 MODEL: Final = "openai/chaos"
 _KEY: Final = re.compile(r"Question (\S+)\.")
 _WORDS: Final = ("Wind", "wave", "Küste", "phare", "灯台", "маяк", "sea🌊", "gull", "🧑‍🚀", "tide", "rope", "night")
-_PIECE_S: Final = (0.03, 0.09)
+_PIECE_S: Final = (0.05, 0.11)
 _SHORT: Final = (4, 10)
 _LONG: Final = (40, 60)
-"""Pieces of an answer: most are over before anything can happen to them, some take three seconds."""
-_LONG_SHARE: Final = 0.25
+"""Pieces of an answer: most are over before anything can happen to them, some take four seconds."""
+_LONG_SHARE: Final = 0.35
 
 
 def question(key: str) -> str:
