@@ -15,7 +15,7 @@ from tests.chaos.mutants import Mutant
 from tests.chaos.run import Options, arena
 
 SEEDS: Final = (11, 12, 13)
-FAULTS_S: Final = 25.0
+FAULTS_S: Final = 35.0
 
 
 CONTROL: Final = Mutant("(none: the product as it is)", frozenset(f"I{number}" for number in range(1, 11)), ())

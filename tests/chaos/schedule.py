@@ -69,7 +69,9 @@ PAUSE_S: Final = (0.5, 3.0)
 def schedule(seed: int, *, seconds: float, lease_s: float, queue: str = "valkey") -> tuple[Strike, ...]:
     """The strikes of a run.
 
-    Every run begins with the strikes that the product's promises turn on, in a random order; others follow by chance.
+    Every run begins with a worker that is cut off for longer than its lease while everybody else is well, so that what
+    it writes late meets a turn that another one has. Then come, in a random order, the strikes that the product's
+    promises turn on; others follow by chance.
 
     Args:
         seed: of everything.
@@ -78,12 +80,13 @@ def schedule(seed: int, *, seconds: float, lease_s: float, queue: str = "valkey"
         queue: `kafka` adds a broker that can be struck.
     """
     chance = random.Random(seed)
+    opening = _opening(chance, lease_s)
     deck = _essentials(chance, lease_s)
     if queue == "kafka":
         deck += [_now(Blow.KILL, queue), _now(Blow.WIPE, queue), Strike(0.0, Blow.PAUSE, queue, PAUSE_S[1])]
     chance.shuffle(deck)
-    strikes: list[Strike] = []
-    at_s = chance.uniform(*GAP_S)
+    strikes = [opening]
+    at_s = opening.at_s + opening.lasts_s + chance.uniform(*GAP_S)
     while at_s < seconds:
         drawn = deck.pop() if deck else _any(chance, lease_s)
         strikes.append(Strike(round(at_s, 2), drawn.blow, drawn.target, round(drawn.lasts_s, 2), drawn.how))
@@ -91,9 +94,18 @@ def schedule(seed: int, *, seconds: float, lease_s: float, queue: str = "valkey"
     return tuple(strikes)
 
 
+def _opening(chance: random.Random, lease_s: float) -> Strike:
+    lasts_s = round(_beyond(chance, lease_s), 2)
+    at_s = round(chance.uniform(2.0, 4.0), 2)
+    return Strike(at_s, Blow.LINK, f"{chance.choice(WORKERS)}>postgres", lasts_s, Trouble.BLACK_HOLE.value)
+
+
+def _beyond(chance: random.Random, lease_s: float) -> float:
+    """Just past the lease: the next worker is in the middle of a turn when the late writes of the last one arrive."""
+    return lease_s * chance.uniform(1.15, 1.5)
+
+
 def _essentials(chance: random.Random, lease_s: float) -> list[Strike]:
-    # Just past the lease: the next worker is in the middle of the turn when the late writes of the last one arrive.
-    beyond_lease_s = lease_s * chance.uniform(1.15, 1.5)
     return [
         _now(Blow.KILL, chance.choice(WORKERS)),
         _now(Blow.KILL, chance.choice(APIS)),
@@ -101,10 +113,9 @@ def _essentials(chance: random.Random, lease_s: float) -> list[Strike]:
         _now(Blow.KILL, "edge"),
         _now(Blow.WIPE, "valkey"),
         _now(Blow.DRAIN, chance.choice(WORKERS)),
-        Strike(0.0, Blow.PAUSE, chance.choice(WORKERS), beyond_lease_s),
+        Strike(0.0, Blow.PAUSE, chance.choice(WORKERS), _beyond(chance, lease_s)),
         _pause_and_kill(chance),
         _link(chance, Trouble.LOST_REPLY, chance.choice(APIS), "postgres"),
-        _link(chance, Trouble.BLACK_HOLE, chance.choice(WORKERS), "postgres", lasts_s=beyond_lease_s),
         _provider(chance),
     ]
 

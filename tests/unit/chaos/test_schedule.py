@@ -69,3 +69,12 @@ def test_kafka_is_killed_wiped_and_frozen_where_turns_wait_there() -> None:
     strikes = schedule(7, seconds=60, lease_s=LEASE_S, queue="kafka")
 
     assert {strike.blow for strike in strikes if strike.target == "kafka"} == {Blow.KILL, Blow.WIPE, Blow.PAUSE}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_run_begins_with_a_worker_cut_off_past_its_lease_and_nothing_else(seed: int) -> None:
+    first, second, *_ = schedule(seed, seconds=60, lease_s=LEASE_S)
+
+    assert (first.blow, first.how) == (Blow.LINK, Trouble.BLACK_HOLE)
+    assert first.lasts_s > LEASE_S
+    assert second.at_s > first.at_s + first.lasts_s
