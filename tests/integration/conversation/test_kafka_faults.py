@@ -1,6 +1,7 @@
 """The queue on Kafka when a broker answers with errors, on librdkafka's mock cluster: no Java needed."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -65,8 +66,9 @@ async def until_away(queue: KafkaQueue) -> None:
 async def until_depth(queue: KafkaQueue, depth: int) -> None:
     async with asyncio.timeout(WITHIN_S):
         while True:
-            if await queue.depth() == depth:
-                return
+            with contextlib.suppress(Unavailable):
+                if await queue.depth() == depth:
+                    return
             await asyncio.sleep(0.05)
 
 
@@ -141,6 +143,21 @@ async def test_reading_survives_a_passing_error(mock: MockCluster, queue: KafkaQ
     await queue.publish(refs(5))
 
     assert set(await received(queue, 5)) == set(refs(5))
+
+
+@pytest.mark.parametrize(
+    "error", [KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS]
+)
+async def test_a_coordinator_that_moves_does_not_hide_the_depth(
+    mock: MockCluster, options: KafkaOptions, error: int
+) -> None:
+    async with open_kafka_queue(options) as onlooker:  # as in an API process, which is no member of the group
+        await onlooker.publish(refs(3))
+        mock.fail(Request.OFFSET_FETCH, error)
+
+        await until_depth(onlooker, 3)
+
+    assert mock.left_to_fail(Request.OFFSET_FETCH) == 0
 
 
 async def test_a_member_that_the_group_forgot_joins_again(mock: MockCluster, queue: KafkaQueue) -> None:

@@ -1,14 +1,15 @@
 """The Kafka cluster: how it is reached, which topics the queue has on it, and how far they are done."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined] # not in an __all__
+from confluent_kafka.aio import AIOConsumer
 
 from services.conversation.queue.port import PARTITIONS
 from services.mesh import telemetry
@@ -119,13 +120,12 @@ class KafkaCluster:
         await self.make_topics()
         count = 1 if topic == self.options.dead_topic else PARTITIONS
         partitions = [TopicPartition(topic, number) for number in range(count)]
-        asked = ConsumerGroupTopicPartitions(group, partitions)
-        with translated():
-            offsets = self._admin.list_consumer_group_offsets([asked], request_timeout=REQUEST_S)
+        async with self.looking(group) as consumer:
+            # Not the admin client: librdkafka 2.16 crashes the process when a coordinator that moves refuses it.
+            committed = await consumer.committed(partitions, timeout=REQUEST_S)
             firsts = self._list_offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call] # as its authors left it
             lasts = self._list_offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call] # as above
-            committed = await asyncio.wrap_future(offsets[group])
-            starts = {part.partition: part.offset for part in committed.topic_partitions}
+            starts = {part.partition: part.offset for part in committed}
             spans = {
                 part.partition: Span(
                     max(starts.get(part.partition, 0), (await _result(firsts[part])).offset),
@@ -134,6 +134,19 @@ class KafkaCluster:
                 for part in partitions
             }
         return {number: span for number, span in spans.items() if span.length}
+
+    @asynccontextmanager
+    async def looking(self, group: str, **more: object) -> AsyncIterator[AIOConsumer]:
+        """A consumer that knows the group's positions and is no member of it. Raises Unavailable."""
+        configuration = self.configuration(
+            group_id=group, enable_auto_commit=False, auto_offset_reset="earliest", **more
+        )
+        with translated():
+            consumer = AIOConsumer(configuration, max_workers=1)
+            try:
+                yield consumer
+            finally:
+                await consumer.close()
 
     def _list_offsets(self, partitions: list[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, Future[Any]]:
         return self._admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=REQUEST_S)

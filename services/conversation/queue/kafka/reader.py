@@ -8,7 +8,7 @@ from typing import Final
 from confluent_kafka import Message, TopicPartition
 from confluent_kafka.aio import AIOConsumer
 
-from services.conversation.queue.kafka.cluster import KafkaCluster, Span, translated
+from services.conversation.queue.kafka.cluster import KafkaCluster, Span
 
 LOOK_S: Final = 3.0
 """One look; what was not seen by then is not told."""
@@ -57,20 +57,12 @@ class KafkaReader:
 
     @asynccontextmanager
     async def _opened(self, topic: str, spans: Mapping[int, Span], *, group: str) -> AsyncIterator[AIOConsumer]:
-        configuration = self._cluster.configuration(
-            group_id=group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_message_max_bytes=_FETCH_BYTES,
-            fetch_wait_max_ms=int(_POLL_S * 1_000),
+        looking = self._cluster.looking(
+            group, fetch_message_max_bytes=_FETCH_BYTES, fetch_wait_max_ms=int(_POLL_S * 1_000)
         )
-        with translated():
-            consumer = AIOConsumer(configuration, max_workers=1)
-            try:
-                await consumer.assign([TopicPartition(topic, number, span.start) for number, span in spans.items()])
-                yield consumer
-            finally:
-                await consumer.close()
+        async with looking as consumer:
+            await consumer.assign([TopicPartition(topic, number, span.start) for number, span in spans.items()])
+            yield consumer
 
 
 @asynccontextmanager

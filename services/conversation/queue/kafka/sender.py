@@ -18,6 +18,8 @@ SEND_S: Final = 5.0
 _SLACK_S: Final = 1.0
 _BATCH_MAX: Final = 1_000
 """Messages before the producer sends by itself, which would be in the midst of a batch."""
+# After a fatal error the package may raise its exception in a way that Python itself calls a SystemError.
+_FAILURES: Final = (KafkaException, BufferError, TimeoutError, SystemError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ class KafkaSender:
                 await self._cluster.make_topics()
                 try:
                     await self._send(letters[start : start + _BATCH_MAX - 1])
-                except (KafkaException, BufferError, TimeoutError) as error:
+                except _FAILURES as error:
                     await self.close()
                     self._cluster.doubt_topics()
                     raise Unavailable("the queue server cannot be reached now", retry_after_s=1.0) from error
@@ -59,7 +61,7 @@ class KafkaSender:
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        with contextlib.suppress(KafkaException, TimeoutError):
+        with contextlib.suppress(*_FAILURES):
             async with asyncio.timeout(SEND_S):
                 await producer.purge()
                 await producer.close()
