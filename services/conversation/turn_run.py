@@ -115,9 +115,7 @@ class TurnRun:
         return False
 
     async def _answer(self, recovered: Recovered) -> bool:
-        writer = TurnWriter(
-            self._commit, self.claim, recovered, lease_s=self._timing.lease_s, clock=self._timing.clock
-        )
+        writer = TurnWriter(self._commit, self.claim, recovered, lease_s=self._timing.lease_s, clock=self._timing.clock)
         self._folded = recovered.draft.last_sequence
         generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
         async with self._kept(writer, recovered.epoch):
