@@ -236,7 +236,7 @@ def _streams(case: Case, seen: dict[int, viewers.Viewer]) -> Iterator[Violation]
         yield Violation("I5", turn_id, f"event {sequence} was shown in two versions")
     for record in case.by_op["watched"]:
         if record["how"][:1] == "4" and not record["key"]:
-            yield Violation("I5", record["turn"], f"resuming was refused: {record['how']}")
+            yield Violation("I5", record["turn"], f"resuming was refused: {record['how'].partition(',')[0]}")
 
 
 def _tenancy(case: Case) -> Iterator[Violation]:

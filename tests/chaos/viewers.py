@@ -47,7 +47,7 @@ class Viewer:
             self.watcher.see(ServerSentEvent(record["id"], record["event"], data))
         except StreamBrokenError:
             return
-        except AssertionError as problem:
+        except (AssertionError, LookupError, ValueError) as problem:  # an event that the contract does not know, too
             held = f"after event {self.sequence}, with {len(self.text)} code points"
             self.problems.append(f"{record['event']} {record['id']} {held}: {str(problem) or 'does not fit'}")
             return
