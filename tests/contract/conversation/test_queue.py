@@ -200,6 +200,13 @@ async def test_depth_counts_what_waits_and_what_is_in_hand(queue: Queue) -> None
     assert await queue.depth() == 3
 
 
+async def test_publishing_what_waits_does_not_deepen_the_queue(queue: Queue) -> None:
+    for _ in range(3):
+        await queue.publish([ref(1), ref(2)])
+
+    assert await queue.depth() == 2
+
+
 async def test_the_oldest_message_tells_its_age(queue: Queue) -> None:
     begun = time.time()
     await queue.publish([ref(1)])

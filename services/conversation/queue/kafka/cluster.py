@@ -118,6 +118,13 @@ class KafkaCluster:
     async def spans(self, topic: str, group: str) -> dict[int, Span]:
         """What the group has not done yet, by partition, empty partitions left out. Raises Unavailable."""
         await self.make_topics()
+        try:
+            return await self._spans(topic, group)
+        except Unavailable:
+            self.doubt_topics()
+            raise
+
+    async def _spans(self, topic: str, group: str) -> dict[int, Span]:
         count = 1 if topic == self.options.dead_topic else PARTITIONS
         partitions = [TopicPartition(topic, number) for number in range(count)]
         async with self.looking(group) as consumer:

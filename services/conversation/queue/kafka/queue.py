@@ -9,6 +9,7 @@ from typing import Any, Final
 from services.conversation.queue.body import dead_letter, encode
 from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions
 from services.conversation.queue.kafka.intake import KafkaIntake
+from services.conversation.queue.kafka.published import Published
 from services.conversation.queue.kafka.reader import KafkaReader
 from services.conversation.queue.kafka.sender import KafkaSender, Letter
 from services.conversation.queue.ledger import Ledger
@@ -29,12 +30,16 @@ class KafkaQueue:
         self._reader = KafkaReader(self._cluster)
         self._ledger = Ledger()
         self.intake = KafkaIntake(self._cluster, self._ledger, self._bury_unreadable)
+        self._published = Published()
         self._options = options
 
     async def publish(self, refs: Sequence[TurnRef]) -> None:
         """See `Queue.publish`."""
-        if refs:
-            await self._sender.send([self._letter(ref) for ref in refs])
+        if self._published.knows_any(refs):
+            refs = self._published.missing(refs, await self._cluster.spans(self._options.topic, self._options.group))
+        letters = [self._letter(ref) for ref in refs]
+        for ref, letter, offset in zip(refs, letters, await self._sender.send(letters), strict=True):
+            self._published.remember(ref, letter.partition, offset)
 
     async def receive(self, *, count_max: int, wait_s: float) -> list[Delivery]:
         """See `Queue.receive`."""
@@ -51,13 +56,14 @@ class KafkaQueue:
                 again.append(self._ledger.hand_out_again(held))
             else:
                 await self._bury(encode(held.delivery.ref), "unacknowledged")
-                self._ledger.acknowledge(held.delivery.token)
+                await self.acknowledge([held.delivery])
         return again
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Queue.acknowledge`: the intake tells the broker a moment later."""
         for delivery in deliveries:
             self._ledger.acknowledge(delivery.token)
+            self._published.forget(delivery.ref)
 
     async def leave(self) -> None:
         """See `Queue.leave`."""

@@ -40,21 +40,23 @@ class KafkaSender:
         self._producer: AIOProducer | None = None
         self._sending = asyncio.Lock()
 
-    async def send(self, letters: Sequence[Letter]) -> None:
-        """Returns when every replica that has to has the messages.
+    async def send(self, letters: Sequence[Letter]) -> list[int]:
+        """Returns the offsets of the messages, when every replica that has to has them.
 
         Raises:
             Unavailable: some of them may be missing.
         """
+        offsets: list[int] = []
         async with self._sending:
             for start in range(0, len(letters), _BATCH_MAX - 1):
                 await self._cluster.make_topics()
                 try:
-                    await self._send(letters[start : start + _BATCH_MAX - 1])
+                    offsets += await self._send(letters[start : start + _BATCH_MAX - 1])
                 except _FAILURES as error:
                     await self.close()
                     self._cluster.doubt_topics()
                     raise Unavailable("the queue server cannot be reached now", retry_after_s=1.0) from error
+        return offsets
 
     async def close(self) -> None:
         """Gives up what was not sent. The next `send` starts afresh."""
@@ -66,7 +68,7 @@ class KafkaSender:
                 await producer.purge()
                 await producer.close()
 
-    async def _send(self, letters: Sequence[Letter]) -> None:
+    async def _send(self, letters: Sequence[Letter]) -> list[int]:
         if self._producer is None:
             self._producer = self._opened()
         async with asyncio.timeout(SEND_S + _SLACK_S):
@@ -77,6 +79,7 @@ class KafkaSender:
             raise TimeoutError("some messages were not sent in time")
         for failure in [failure for report in reports if (failure := _failure(report)) is not None]:
             raise failure
+        return [report.result().offset() for report in reports]
 
     def _opened(self) -> AIOProducer:
         configuration = self._cluster.configuration(
