@@ -19,15 +19,19 @@ class Revoker:
     Args:
         client: of the organization whose keys they are.
         history: gets every revocation and every use.
+
+    Attributes:
+        is_open: whether it goes on.
     """
 
     def __init__(self, client: Client, history: Notes) -> None:
         self._client = client
         self._history = history
+        self.is_open = True
 
     async def run(self) -> None:
-        """Works until cancelled."""
-        while True:
+        """Works until closed."""
+        while self.is_open:
             try:
                 await self._round()
             except (httpx.HTTPError, KeyError, ValueError):  # another round will do
@@ -38,20 +42,24 @@ class Revoker:
         made = await http.post("/api/v1/api_keys", json={"display_name": "revoked soon"})
         key_id, secret = made.json()["api_key"]["id"], made.json()["secret"]
         await self._use(key_id, secret)
-        while True:
-            try:
-                answer = await http.delete(f"/api/v1/api_keys/{key_id}")
-            except httpx.HTTPError:
-                continue
-            if answer.is_success or answer.status_code == httpx.codes.NOT_FOUND:
-                break
+        while not await self._revoked(key_id):
+            if not self.is_open:
+                return
             await asyncio.sleep(_POLL_S)
         self._history.add("revoked", key_id=key_id)
         loop = asyncio.get_running_loop()
         until = loop.time() + USED_FOR_S
-        while loop.time() < until:
+        while self.is_open and loop.time() < until:
             await self._use(key_id, secret)
             await asyncio.sleep(_POLL_S)
+
+    async def _revoked(self, key_id: str) -> bool:
+        """Asks for it; a key that is not there any more was revoked by a call whose answer was lost."""
+        try:
+            answer = await self._client.http.delete(f"/api/v1/api_keys/{key_id}")
+        except httpx.HTTPError:
+            return False
+        return answer.is_success or answer.status_code == httpx.codes.NOT_FOUND
 
     async def _use(self, key_id: str, secret: str) -> None:
         sent_at = self._history.now()

@@ -123,7 +123,7 @@ class Arena:
         revoker = Revoker(self.clients[0], history)
         async with asyncio.TaskGroup() as group:
             progress = group.create_task(_progress(asking, say))
-            revoking = group.create_task(revoker.run())
+            group.create_task(revoker.run())
             loading = group.create_task(asking.run())
             say(f"seed {seed}: {len(strikes)} strikes in {options.faults_s:.0f} s, {options.rate:.0f} questions/s")
             begun = time.monotonic()
@@ -135,7 +135,7 @@ class Arena:
             if is_healthy or not options.is_hasty:
                 await asyncio.sleep(PEACE_S / 2 if options.is_hasty else PEACE_S)
             asking.is_open = False
-            revoking.cancel()
+            revoker.is_open = False
             try:
                 async with asyncio.timeout(HASTY_DRAIN_S_MAX if options.is_hasty else DRAIN_S_MAX):
                     await loading
