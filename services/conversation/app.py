@@ -158,6 +158,8 @@ async def open_queue(config: QueueSettings, valkey: Client, waiting: Client) -> 
     options = KafkaOptions(
         bootstrap=config.kafka_bootstrap,
         options={name: value.get_secret_value() for name, value in config.kafka_options.items()},
+        topic=f"{config.kafka_prefix}.turns",
+        group=f"{config.kafka_prefix}.workers",
         session_s=config.kafka_session_s,
     )
     async with open_kafka_queue(options) as queue:

@@ -40,6 +40,12 @@ class QueueSettings(ValkeySettings):
         validation_alias="PARLEY_KAFKA_OPTIONS",
         description='Further settings of librdkafka as JSON, such as {"security.protocol": "SASL_SSL", …}.',
     )
+    kafka_prefix: str = Field(
+        default="parley.conversation",
+        pattern=r"^[a-zA-Z0-9._-]{1,100}$",
+        validation_alias="PARLEY_KAFKA_PREFIX",
+        description="Begins the names of topics and groups, so that several installations can share a cluster.",
+    )
     kafka_session_s: float = Field(
         default=10.0,
         ge=1.0,

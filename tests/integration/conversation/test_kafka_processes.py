@@ -8,6 +8,7 @@ import pytest
 
 from dev.kafka import Server
 from parley.conversation.v1 import turn_pb2
+from services.mesh.ids import new_id
 from tests.integration.conversation.conftest import Processes
 from tests.integration.conversation.test_processes import TEXT, Client, text_of
 from tests.support.waiting import until
@@ -21,6 +22,8 @@ def on_kafka(processes: Processes, kafka_server: Server) -> Processes:
         "PARLEY_QUEUE": "kafka",
         "PARLEY_KAFKA_BOOTSTRAP": kafka_server.bootstrap,
         "PARLEY_KAFKA_SESSION_S": "6",
+        # The broker is shared: what another test left waiting must not be counted here.
+        "PARLEY_KAFKA_PREFIX": new_id("test"),
     }
     return processes
 

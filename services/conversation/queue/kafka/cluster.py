@@ -43,9 +43,9 @@ class KafkaOptions:
     """
 
     bootstrap: str
+    topic: str
+    group: str
     options: Mapping[str, str] = field(default_factory=dict)
-    topic: str = "parley.conversation.turns"
-    group: str = "parley.conversation.workers"
     session_s: float = 10.0
 
     @property
