@@ -19,6 +19,8 @@ _BACKOFF_S: Final = (0.2, 5.0)
 """First and longest pause before a retry; it doubles in between, with jitter."""
 _TIMEOUT: Final = httpx.Timeout(20.0, connect=3.0, pool=30.0)
 """The edge says something every 15 seconds."""
+BROKEN: Final = (httpx.HTTPError, AttributeError)
+"""A connection that failed. anyio, below httpx, says AttributeError of one that uvloop closed while it was being made."""
 _TURN_HEADER: Final = "x-parley-turn"
 _viewers: Final = count(1)
 
@@ -172,7 +174,7 @@ class Client:
                     await self._take(events, seen, leaves_after)
         except Leave:
             how = "left"
-        except httpx.HTTPError as error:
+        except BROKEN as error:
             how = f"broken {type(error).__name__}"
         finally:
             self._history.add("watched", viewer=seen.viewer, turn=seen.turn_id, key=key, how=how)
@@ -192,7 +194,7 @@ class Client:
     async def _try(self, method: str, path: str, body: Json | None, key: str) -> httpx.Response | None:
         try:
             return await self.http.request(method, path, json=body, headers={"idempotency-key": key} if key else {})
-        except httpx.HTTPError as error:
+        except BROKEN as error:
             self._history.add("broken", path=path, key=key, error=type(error).__name__)
             return None
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import httpx
 
-from tests.chaos.client import Client
+from tests.chaos.client import BROKEN, Client
 from tests.chaos.history import Notes
 
 USED_FOR_S: Final = 8.0
@@ -34,7 +34,7 @@ class Revoker:
         while self.is_open:
             try:
                 await self._round()
-            except (httpx.HTTPError, KeyError, ValueError):  # another round will do
+            except (*BROKEN, KeyError, ValueError):  # another round will do
                 await asyncio.sleep(_POLL_S)
 
     async def _round(self) -> None:
@@ -57,7 +57,7 @@ class Revoker:
         """Asks for it; a key that is not there any more was revoked by a call whose answer was lost."""
         try:
             answer = await self._client.http.delete(f"/api/v1/api_keys/{key_id}")
-        except httpx.HTTPError:
+        except BROKEN:
             return False
         return answer.is_success or answer.status_code == httpx.codes.NOT_FOUND
 
@@ -65,6 +65,6 @@ class Revoker:
         sent_at = self._history.now()
         try:
             answer = await self._client.http.get("/api/v1/users/me", headers={"authorization": f"Bearer {secret}"})
-        except httpx.HTTPError:
+        except BROKEN:
             return
         self._history.add("used", key_id=key_id, sent_at=sent_at, status=answer.status_code)
