@@ -20,7 +20,7 @@ _BACKOFF_S: Final = (0.2, 5.0)
 _TIMEOUT: Final = httpx.Timeout(20.0, connect=3.0, pool=30.0)
 """The edge says something every 15 seconds."""
 BROKEN: Final = (httpx.HTTPError, AttributeError)
-"""A connection that failed. anyio, below httpx, says AttributeError of one that uvloop closed while it was being made."""
+"""A connection that failed. anyio, below httpx, says AttributeError where uvloop closed it while it was being made."""
 _TURN_HEADER: Final = "x-parley-turn"
 _viewers: Final = count(1)
 
