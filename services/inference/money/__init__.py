@@ -1,0 +1,1 @@
+"""What calls cost: reservations, the ledger, budgets and usage."""
