@@ -5,6 +5,7 @@ Knows nothing of leases, queues and journals: it puts steps and says how the att
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
 from services.conversation.continuation import Continuation, Extension, Written
@@ -80,8 +81,24 @@ class Sources:
     passages_max: int
 
 
+class Stage(StrEnum):
+    """What an attempt was about when something ended it."""
+
+    HISTORY = "history"
+    SEARCH = "search"
+    ANSWER = "answer"
+
+
 class Interrupted(Exception):  # noqa: N818 - it is no error of the turn: another attempt may well end it
-    """The attempt broke off for a reason that another attempt may not meet; the text so far stands."""
+    """The attempt broke off for a reason that another attempt may not meet; the text so far stands.
+
+    Args:
+        error: what it met.
+    """
+
+    def __init__(self, error: MeshError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class Generation:
@@ -92,6 +109,10 @@ class Generation:
         claim: the turn.
         draft: the answer as the last attempt left it; only read.
         put: takes the steps.
+
+    Attributes:
+        stage: what it is about now.
+        history: what the question follows, once it is read.
     """
 
     def __init__(self, sources: Sources, claim: Claim, draft: Draft, put: Put) -> None:
@@ -103,6 +124,7 @@ class Generation:
         self._has_part = draft.has_part
         self._standing = (claim.continued.text or "") if claim.continued is not None else ""
         self._extension = Extension(self._standing)
+        self.stage = Stage.HISTORY
         self.history: Branch | None = None
 
     async def run(self) -> Ending:
@@ -115,7 +137,7 @@ class Generation:
         try:
             return await self._run()
         except (Unavailable, Overloaded) as error:
-            raise Interrupted(error.message) from error
+            raise Interrupted(error) from error
 
     async def _run(self) -> Ending:
         claim = self._claim
@@ -126,7 +148,9 @@ class Generation:
         text, citations = self._draft.text, tuple(self._draft.citations)
         text, citations = self._stand(text, citations)
         self.history = await self._sources.history.before(claim.owner, claim.question)
+        self.stage = Stage.SEARCH
         evidence = await self._search(self.history)
+        self.stage = Stage.ANSWER
         continuation = self._continuation(evidence, text, citations)
         self._passages = evidence.passages
         request = GenerationRequest(
@@ -203,7 +227,7 @@ class Generation:
             async for batch in batches:
                 ending = self._take(batch, continuation) or ending
         if ending is None:
-            raise Interrupted("inference ended without an end")
+            raise Interrupted(Unavailable("inference ended without an end"))
         return ending
 
     def _take(self, batch: Sequence[Generated], continuation: Continuation) -> Ending | None:

@@ -57,7 +57,9 @@ class Reaper:
             ending = ending_of(Unavailable("the answer broke off too often; try again later"))
             await self._close(lapsed.ref, "spent", ending)
         stale = await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=BATCH_MAX)
-        await self._publish(requeued, "lapsed")
+        for one in requeued:
+            _log.warning("turn_lapsed", turn_id=one.ref.turn_id, attempt=one.attempt, fence=one.fence)
+        await self._publish([one.ref for one in requeued], "lapsed")
         await self._publish(stale, "stale")
         await self._store.prune(older_s=self._pace.request_keep_s, limit=PRUNE_MAX)
 
@@ -77,4 +79,5 @@ class Reaper:
         )
         if claim is not None and await self._recovery.close(claim, ending):
             _CLOSED.labels(cause).inc()
-            _log.warning("turn_closed", cause=cause, turn_id=ref.turn_id, attempt=claim.turn.attempt)
+            turn = claim.turn
+            _log.warning("turn_closed", cause=cause, turn_id=turn.id, attempt=turn.attempt, fence=claim.hold.fence)

@@ -53,7 +53,10 @@ class Recovery:
         if claim.hold.fence == 1:
             return Recovered(Draft.of(claim.answer), epoch, claim.sequence_limit)
         draft = await self._replayed(claim, epoch)
-        _RECOVERIES.labels("lost" if draft is None else "whole").inc()
+        found = "lost" if draft is None else "whole"
+        _RECOVERIES.labels(found).inc()
+        turn = claim.turn
+        _log.info("turn_taken_over", turn_id=turn.id, attempt=turn.attempt, fence=claim.hold.fence, journal=found)
         if draft is None:
             draft = Draft.of(claim.answer)
             draft.last_sequence = claim.sequence_limit

@@ -174,10 +174,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Lapsed:
-    """A turn whose worker has let its lease lapse; `attempt` is the one that died."""
+    """A turn whose worker has let its lease lapse; `attempt` and `fence` are those of the one that died."""
 
     ref: TurnRef
     attempt: int
+    fence: int
 
 
 class ConversationStore(Protocol):
@@ -332,7 +333,7 @@ class WorkStore(Protocol):
         """Which of these turns shall stop: cancelled, taken by others, or deleted."""
         ...
 
-    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[TurnRef], list[Lapsed]]:
+    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """Queues turns again whose workers are gone.
 
         Returns:

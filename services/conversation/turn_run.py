@@ -12,9 +12,10 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final
 
+from services.conversation.events import Draft
 from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
 from services.conversation.journal.port import Batch
-from services.conversation.journal.writer import TurnWriter
+from services.conversation.journal.writer import Loss, TurnWriter
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
 from services.conversation.store import Claim, Ending, Fold, WorkStore
 from services.mesh import telemetry
@@ -88,6 +89,8 @@ class TurnRun:
         self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
         self._folded = 0
         self._renewed_at = timing.clock()
+        self._given_up = False
+        self._log = _log.bind(turn_id=claim.turn.id, attempt=claim.turn.attempt, fence=claim.hold.fence)
 
     def interrupt(self, cause: Interrupt) -> None:
         """Stops the turn; the first cause counts."""
@@ -103,15 +106,15 @@ class TurnRun:
         with _TURN_S.time():
             recovered = await self._recovery.take_over(self.claim, epoch)
             if recovered is None:
-                _LEFT.labels("lost").inc()
-                return False
+                return self._lost(Loss.STORE)
             if self.claim.is_cancel_requested:
                 return await self._finish_recovered(recovered, CANCELLED)
             return await self._answer(recovered)
 
     async def _finish_recovered(self, recovered: Recovered, ending: Ending) -> bool:
-        if await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
-            _ENDED.labels(ending.state.value).inc()
+        if not await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
+            return self._lost(Loss.STORE)
+        self._ended(recovered.draft, ending)
         return False
 
     async def _answer(self, recovered: Recovered) -> bool:
@@ -138,22 +141,28 @@ class TurnRun:
         return CANCELLED if cause is Interrupt.CANCEL else cause
 
     async def _generated(self, generation: Generation) -> Ending | Interrupted:
-        turn = self.claim.turn
         try:
             async with asyncio.timeout(max(0.0, self.claim.deadline_s)):
                 return await generation.run()
         except TimeoutError:
-            return ending_of(DeadlineExceeded("the answer was not finished in its time"))
+            late = DeadlineExceeded("the answer was not finished in its time")
+            return self._failed(generation, late, late)
         except Interrupted as interrupted:
-            if turn.attempt < self._timing.attempts_max:
+            if self.claim.turn.attempt < self._timing.attempts_max:
+                self._log.warning("turn_interrupted", **_cause(generation, interrupted.error))
                 return interrupted
-            return ending_of(Unavailable("the answer broke off too often; try again later"))
+            spent = Unavailable("the answer broke off too often; try again later")
+            return self._failed(generation, interrupted.error, spent)
         except MeshError as error:
-            _log.warning("turn_failed", turn_id=turn.id, attempt=turn.attempt, reason=error.reason)
-            return ending_of(error)
+            return self._failed(generation, error, error)
         except Exception:  # noqa: BLE001 - the worker's border: a bug of ours ends one turn, openly
-            _log.exception("turn_broken", turn_id=turn.id, attempt=turn.attempt)
+            self._log.exception("turn_broken", stage=generation.stage)
             return ending_of(INTERNAL)
+
+    def _failed(self, generation: Generation, cause: MeshError, told: MeshError) -> Ending:
+        """The end of a turn by an error; what is told of it may be less than what is logged."""
+        self._log.warning("turn_failed", **_cause(generation, cause), told=told.reason)
+        return ending_of(told)
 
     async def _end(self, writer: TurnWriter, generation: Generation, epoch: str, ending: Ending) -> bool:
         while writer.has_waiting and not writer.lost.is_set():
@@ -161,17 +170,8 @@ class TurnRun:
             await writer.flush(wait_s=FLUSH_S)
         claim = self.claim
         if not await self._insist(lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)):
-            _LEFT.labels("lost").inc()
-            return False
-        _ENDED.labels(ending.state.value).inc()
-        _log.info(
-            "turn_ended",
-            turn_id=claim.turn.id,
-            state=ending.state.value,
-            attempt=claim.turn.attempt,
-            events=writer.draft.last_sequence,
-            characters=writer.draft.length,
-        )
+            return self._lost(writer.lost_by or Loss.STORE)
+        self._ended(writer.draft, ending)
         if generation.history is not None:
             answer = claim.answer
             await self._sources.history.append(
@@ -182,18 +182,34 @@ class TurnRun:
     async def _leave(self, writer: TurnWriter, epoch: str, cause: Interrupt | Interrupted) -> bool:
         """Gives the turn to another worker with everything that watchers have seen."""
         if cause is Interrupt.LOST or writer.lost.is_set():
-            _LEFT.labels("lost").inc()
-            return False
+            return self._lost(writer.lost_by or Loss.STORE)
         is_fault = isinstance(cause, Interrupted)
         if is_fault:
-            _log.warning("turn_interrupted", turn_id=self.claim.turn.id, attempt=self.claim.turn.attempt)
             async with self._kept(writer, epoch):
                 pause_s = min(BACKOFF_S_MAX, 0.25 * 2.0**self.claim.turn.attempt)
                 await asyncio.wait({self._interrupt}, timeout=pause_s)
         await self._insist(lambda: self._fold(writer, epoch))
-        is_released = await self._insist(lambda: self._store.release(self.claim.hold, spend_attempt=is_fault))
+        if not await self._insist(lambda: self._store.release(self.claim.hold, spend_attempt=is_fault)):
+            return self._lost(writer.lost_by or Loss.STORE)
+        self._log.info("turn_released", spent=is_fault, events=writer.draft.last_sequence)
         _LEFT.labels("interrupted" if is_fault else "handed_back").inc()
-        return is_released
+        return True
+
+    def _ended(self, draft: Draft, ending: Ending) -> None:
+        _ENDED.labels(ending.state.value).inc()
+        self._log.info(
+            "turn_ended",
+            state=ending.state.value,
+            reason=ending.error.reason if ending.error else ending.finish_reason.value,
+            events=draft.last_sequence,
+            characters=draft.length,
+        )
+
+    def _lost(self, by: Loss) -> bool:
+        """Another worker has the turn, or will soon: nothing is left to do here."""
+        _LEFT.labels("lost").inc()
+        self._log.warning("turn_lost", by=Loss.SILENCE if self._given_up else by)
+        return False
 
     @asynccontextmanager
     async def _kept(self, writer: TurnWriter, epoch: str) -> AsyncIterator[None]:
@@ -229,7 +245,7 @@ class TurnRun:
             else:
                 return
         except MeshError as error:  # the lease lasts for several tries, and the text is still here
-            _log.warning("turn_not_kept", turn_id=self.claim.turn.id, reason=error.reason)
+            self._log.warning("turn_not_kept", reason=error.reason)
             return
         if not is_held:
             self.interrupt(Interrupt.LOST)
@@ -265,6 +281,17 @@ class TurnRun:
                 return await write()
             except MeshError as error:
                 if self._timing.clock() >= give_up_at:
-                    _log.warning("turn_given_up", turn_id=self.claim.turn.id, reason=error.reason)
+                    self._log.warning("turn_given_up", reason=error.reason)
+                    self._given_up = True
                     return False
                 await asyncio.sleep(RETRY_S)
+
+
+def _cause(generation: Generation, error: MeshError) -> dict[str, object]:
+    """What a log tells of an error that an attempt met: enough to find the fault, nothing that was said."""
+    return {
+        "stage": generation.stage.value,
+        "reason": error.reason.value,
+        "problem": error.message,
+        "retry_after_s": error.retry_after_s,
+    }

@@ -172,7 +172,7 @@ class Worker:
         try:
             await self._answer(commit, ref, delivery)
         except MeshError as error:
-            _log.warning("turn_left", turn_id=ref.turn_id, reason=error.reason)
+            _log.warning("turn_left", turn_id=ref.turn_id, reason=error.reason, problem=error.message)
         except Exception:  # noqa: BLE001 - the worker's loop: one turn's failure must not end the others
             _log.exception("turn_crashed", turn_id=ref.turn_id)
         finally:
@@ -216,6 +216,7 @@ class Worker:
                 continue
             for hold, run in runs.items():
                 if hold.ref.turn_id in unwanted:
+                    _log.info("turn_unwanted", turn_id=hold.ref.turn_id, fence=hold.fence)
                     run.interrupt(Interrupt.CANCEL)
 
     async def _wait_for_change(self) -> None:

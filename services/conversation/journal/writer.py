@@ -6,6 +6,7 @@ one shows the same text in fewer events.
 
 import asyncio
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from services.conversation.events import Payload, TextDelta, TurnEvent
@@ -23,6 +24,19 @@ UNSENT_MAX: Final = 2_000
 RETRY_S: Final = 0.2
 
 
+class Loss(StrEnum):
+    """What tells a worker that a turn is no longer its own."""
+
+    CLOCK = "clock"
+    """Its lease has passed by its own clock: it was paused, or could not renew it."""
+    JOURNAL = "journal"
+    """A later fence is in the journal."""
+    STORE = "store"
+    """PostgreSQL refused a write under its fence."""
+    SILENCE = "silence"
+    """PostgreSQL was away for as long as a lease."""
+
+
 class TurnWriter:
     """The only one who adds to a turn's draft while its worker has it.
 
@@ -37,6 +51,7 @@ class TurnWriter:
         draft: the answer so far; `draft.last_sequence` is the last number given.
         sequence_limit: no event gets a higher number before a fold has raised the limit.
         lost: is set when a later worker has the turn.
+        lost_by: what told so.
     """
 
     def __init__(
@@ -51,6 +66,7 @@ class TurnWriter:
         self.draft = recovered.draft
         self.sequence_limit = recovered.sequence_limit
         self.lost = asyncio.Event()
+        self.lost_by: Loss | None = None
         self._commit = commit
         self._hold = claim.hold
         self._attempt = claim.turn.attempt
@@ -137,7 +153,7 @@ class TurnWriter:
 
     async def _send(self) -> None:
         if self._clock() >= self._lease_until:
-            self.lost.set()
+            self._lose(Loss.CLOCK)
             return
         batch = tuple(self._unsent[:BATCH_MAX])
         try:
@@ -146,7 +162,11 @@ class TurnWriter:
             await asyncio.sleep(RETRY_S)
             return
         if not is_held:
-            self.lost.set()
+            self._lose(Loss.JOURNAL)
             return
         sent = batch[-1].sequence
         self._unsent = [event for event in self._unsent if event.sequence > sent]
+
+    def _lose(self, by: Loss) -> None:
+        self.lost_by = by
+        self.lost.set()

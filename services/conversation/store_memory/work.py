@@ -149,14 +149,15 @@ class MemoryWork(MemoryConversations):
         wanted = {hold.ref.turn_id for hold in holds if (row := self._held(hold)) and not row.is_cancel_requested}
         return {hold.ref.turn_id for hold in holds} - wanted
 
-    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[TurnRef], list[Lapsed]]:
+    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """See `WorkStore.requeue_lapsed`."""
         lapsed = [row for row in self.tables.turns.values() if self._has_lapsed(row)]
         due = [row for row in lapsed if row.turn.attempt < attempts_max][:limit]
         for row in due:
             self._queue(row)
         spent = [row for row in lapsed if row.turn.attempt >= attempts_max][:limit]
-        return [row.ref() for row in due], [Lapsed(row.ref(), row.turn.attempt) for row in spent]
+        requeued, left = ([Lapsed(row.ref(), row.turn.attempt, row.fence) for row in rows] for rows in (due, spent))
+        return requeued, left
 
     async def stale_queued(self, *, older_s: float, limit: int) -> list[TurnRef]:
         """See `WorkStore.stale_queued`."""

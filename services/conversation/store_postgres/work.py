@@ -155,21 +155,23 @@ class WorkQueries:
             wanted = set((await read.execute(query)).scalars())
         return {hold.ref.turn_id for hold in holds} - wanted
 
-    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[TurnRef], list[Lapsed]]:
+    async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """See `WorkStore.requeue_lapsed`."""
-        lapsed = select(_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt).where(_has_lapsed())
+        lapsed = select(_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt, _turns.fence).where(
+            _has_lapsed()
+        )
 
-        async def work(write: ReadWrite) -> tuple[list[TurnRef], list[Lapsed]]:
+        async def work(write: ReadWrite) -> tuple[list[Lapsed], list[Lapsed]]:
             due = lapsed.where(_turns.attempt < attempts_max).limit(limit).with_for_update(skip_locked=True)
-            refs = [_ref(*row[:3]) for row in (await write.execute(due)).all()]
-            if refs:
+            requeued = [Lapsed(_ref(*row[:3]), row[3], row[4]) for row in (await write.execute(due)).all()]
+            if requeued:
                 await write.execute(
                     update(tables.turns)
-                    .where(tuple_(_turns.organization_id, _turns.id).in_(_keys(refs)))
+                    .where(tuple_(_turns.organization_id, _turns.id).in_(_keys([one.ref for one in requeued])))
                     .values(state=TurnState.QUEUED.value, lease_expire_time=None, publish_time=func.now())
                 )
             spent = lapsed.where(_turns.attempt >= attempts_max).limit(limit)
-            return refs, [Lapsed(_ref(*row[:3]), row[3]) for row in (await write.execute(spent)).all()]
+            return requeued, [Lapsed(_ref(*row[:3]), row[3], row[4]) for row in (await write.execute(spent)).all()]
 
         return await self._database.transact(work)
 

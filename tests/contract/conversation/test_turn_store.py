@@ -20,7 +20,7 @@ from services.conversation.model import (
     TurnState,
     Usage,
 )
-from services.conversation.store import Claim, Ending, Fold, Hold, Store, TurnRef
+from services.conversation.store import Claim, Ending, Fold, Hold, Lapsed, Store, TurnRef
 from services.mesh.errors import IdempotencyMismatch, NotFound, TurnAlreadyRunning
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, new_conversation, new_turn
@@ -317,8 +317,8 @@ async def test_lapsed_turns_are_queued_again_while_attempts_are_left(store: Stor
 
     requeued, left = await store.requeue_lapsed(attempts_max=2, limit=10)
 
-    assert requeued == [ref_of(lapsed)]
-    assert [(one.ref, one.attempt) for one in left] == [(ref_of(spent), 2)]
+    assert requeued == [Lapsed(ref_of(lapsed), attempt=1, fence=1)]
+    assert left == [Lapsed(ref_of(spent), attempt=2, fence=2)]
     assert (await store.turn(ADA, lapsed.id)).state is TurnState.QUEUED
     assert (await store.turn(ADA, alive.id)).state is TurnState.RUNNING
 
