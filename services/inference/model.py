@@ -7,6 +7,18 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from services.inference.parts import (
+    PARTS_MAX,
+    TOOLS_MAX,
+    AnswerFormat,
+    Part,
+    PartDelta,
+    ReasoningWish,
+    Tool,
+    ToolChoice,
+    ToolResult,
+    text_of,
+)
 from services.mesh.errors import invalid_field
 
 # Bounds of a prompt, as the contract states them.
@@ -34,14 +46,42 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     CONTENT_FILTER = "content_filter"
     NO_EVIDENCE = "no_evidence"
+    TOOL_CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of the conversation so far."""
+    """A message of the conversation so far.
+
+    Attributes:
+        text: all of it, or the words in its parts.
+        parts: everything in its order when it is more than text; empty otherwise.
+    """
 
     role: Role
     text: str
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def of(cls, role: Role, parts: tuple[Part, ...]) -> "Message":
+        """A message of parts.
+
+        Raises:
+            InvalidArgument: too many.
+        """
+        if len(parts) > PARTS_MAX:
+            raise invalid_field("prompt.messages", f"must hold messages of at most {PARTS_MAX} parts")
+        return cls(role, text_of(parts), parts)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is said or shown."""
+        return not self.parts and not self.text.strip()
+
+    @property
+    def answers_tools(self) -> bool:
+        """Whether it holds results of tools, which must not be parted from the calls before it."""
+        return any(isinstance(part, ToolResult) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +110,7 @@ class Prompt:
         messages: the conversation, oldest first; the last one is the person's question.
         passages: evidence, best first.
         input_tokens_max: budget; 0 means the model's window less the answer.
+        tools: what the model may ask to be run.
 
     Raises:
         InvalidArgument: a bound of the contract is passed, or there is no question.
@@ -80,6 +121,7 @@ class Prompt:
     examples: tuple[Example, ...] = ()
     passages: tuple[Passage, ...] = ()
     input_tokens_max: int = 0
+    tools: tuple[Tool, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.system) > SYSTEM_CHARS_MAX:
@@ -92,13 +134,24 @@ class Prompt:
             raise invalid_field("prompt.passages", f"must hold at most {PASSAGES_MAX} passages")
         if self.input_tokens_max < 0:
             raise invalid_field("prompt.input_tokens_max", "must be 0 or more")
-        if not self.messages or self.messages[-1].role is not Role.USER or not self.messages[-1].text.strip():
+        if len(self.tools) > TOOLS_MAX:
+            raise invalid_field("prompt.tools", f"must hold at most {TOOLS_MAX} tools")
+        if not self.messages or self.messages[-1].role is not Role.USER or self.messages[-1].is_empty:
             raise invalid_field("prompt.messages", "must end with the user's question, which must not be empty")
 
     @property
+    def question_at(self) -> int:
+        """Index of the person's last message: after it there are only calls of tools and their results."""
+        for index in range(len(self.messages) - 1, 0, -1):
+            message = self.messages[index]
+            if message.role is Role.USER and not message.answers_tools:
+                return index
+        return 0
+
+    @property
     def question(self) -> str:
-        """The last message."""
-        return self.messages[-1].text
+        """The words of the person's last message."""
+        return self.messages[self.question_at].text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +167,9 @@ class Parameters:
     output_tokens_max: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    tool_choice: ToolChoice | None = None
+    format: AnswerFormat | None = None
+    reasoning: ReasoningWish | None = None
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not 0 <= self.temperature <= TEMPERATURE_MAX:
@@ -203,7 +259,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A whole generated answer; `model` is what answered, not always what was asked."""
+    """A whole generated answer; `model` is what answered, not always what was asked.
+
+    Attributes:
+        text: what was said, a refusal's words included.
+        parts: everything in its order when it is more than text; empty otherwise.
+        stop_text: which of the stop texts ended it, where the provider tells.
+    """
 
     text: str
     citations: tuple[PassageCitation, ...]
@@ -211,6 +273,8 @@ class Answer:
     model: str
     usage: Usage
     context: ContextReport
+    parts: tuple[Part, ...] = ()
+    stop_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +291,7 @@ class TextDelta:
 
     offset: int
     text: str
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,4 +311,4 @@ class Finished:
     answer: Answer
 
 
-Event: TypeAlias = Started | TextDelta | PassageCitation | ProviderSwitched | Finished
+Event: TypeAlias = Started | TextDelta | PartDelta | PassageCitation | ProviderSwitched | Finished

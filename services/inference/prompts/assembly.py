@@ -1,11 +1,15 @@
-"""Fits a prompt into a budget: system text, examples and question always, passages and history as far as they go."""
+"""Fits a prompt into a budget: system text, examples and question always, passages and history as far as they go.
+
+What follows the question, calls of tools and their results, belongs to it: a result without its call is refused.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final
 
 from services.inference.model import ContextReport, Example, Message, Passage, Prompt, Role
+from services.inference.parts import TextPart
 from services.inference.prompts.tokens import TokenEstimate
 from services.inference.prompts.wording import GROUNDING, passage_text, question_text, system_text
 from services.mesh.errors import ContextLengthExceeded
@@ -59,7 +63,8 @@ def assemble(prompt: Prompt, *, tokens: TokenEstimate, budget: int, is_grounded:
     Raises:
         ContextLengthExceeded: system text, examples and question alone do not fit.
     """
-    history = _spoken(prompt.messages[:-1])
+    at = prompt.question_at
+    history, asked, tools_used = _spoken(prompt.messages[:at]), prompt.messages[at], prompt.messages[at + 1 :]
     sizes = _measure(prompt, history, tokens, is_grounded=is_grounded)
     if sizes.fixed > budget:
         raise ContextLengthExceeded(
@@ -73,8 +78,8 @@ def assemble(prompt: Prompt, *, tokens: TokenEstimate, budget: int, is_grounded:
     history_tokens = sizes.question + sum(sizes.history[len(history) - len(recent) :])
     return Assembled(
         system=system_text(prompt.system, is_grounded=is_grounded and bool(kept)),
-        turns=(*_turns(prompt.examples), *recent, Message(Role.USER, question_text(prompt.question, kept))),
-        messages=(*recent, prompt.messages[-1]),
+        turns=(*_turns(prompt.examples), *recent, _with_passages(asked, kept), *tools_used),
+        messages=(*recent, asked, *tools_used),
         passages=kept,
         report=ContextReport(
             system_tokens=sizes.system,
@@ -89,7 +94,7 @@ def assemble(prompt: Prompt, *, tokens: TokenEstimate, budget: int, is_grounded:
 
 def measure(prompt: Prompt, *, tokens: TokenEstimate, is_grounded: bool) -> int:
     """Tokens of the whole prompt, nothing dropped."""
-    sizes = _measure(prompt, _spoken(prompt.messages[:-1]), tokens, is_grounded=is_grounded)
+    sizes = _measure(prompt, _spoken(prompt.messages[: prompt.question_at]), tokens, is_grounded=is_grounded)
     return sizes.fixed + sum(sizes.history) + sum(sizes.passages)
 
 
@@ -100,12 +105,27 @@ def _measure(prompt: Prompt, history: Sequence[Message], tokens: TokenEstimate, 
     if sizes:  # the frame and the rules go with the last passage that goes
         sizes[0] += _FRAME_TOKENS + (tokens.of_message(GROUNDING) if is_grounded else 0)
     return _Sizes(
-        system=tokens.of_message(system) if system else 0,
+        system=(tokens.of_message(system) if system else 0) + tokens.of_tools(prompt.tools),
         examples=sum(tokens.of_message(turn.text) for turn in _turns(prompt.examples)),
-        question=tokens.of_message(prompt.question),
-        history=tuple(tokens.of_message(message.text) for message in history),
+        question=sum(_message_tokens(message, tokens) for message in prompt.messages[prompt.question_at :]),
+        history=tuple(_message_tokens(message, tokens) for message in history),
         passages=tuple(sizes),
     )
+
+
+def _message_tokens(message: Message, tokens: TokenEstimate) -> int:
+    if not message.parts:
+        return tokens.of_message(message.text)
+    return tokens.of_message("") + tokens.of_parts(message.parts)
+
+
+def _with_passages(question: Message, passages: Sequence[Passage]) -> Message:
+    """The question as the model reads it: behind the passages."""
+    if not question.parts:
+        return Message(Role.USER, question_text(question.text, passages))
+    if not passages:
+        return question
+    return replace(question, parts=(TextPart(question_text("", passages)), *question.parts))
 
 
 def _fitting(sizes: Sequence[int], room: int) -> int:
@@ -115,13 +135,13 @@ def _fitting(sizes: Sequence[int], room: int) -> int:
 
 def _spoken(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Messages with text; an answer that failed before its first word has none, and providers refuse empty ones."""
-    return tuple(message for message in messages if message.text.strip())
+    return tuple(message for message in messages if not message.is_empty)
 
 
 def _opening_with_user(messages: Sequence[Message]) -> tuple[Message, ...]:
     """An answer whose question was dropped would stand there as if the model had begun the talk."""
     for index, message in enumerate(messages):
-        if message.role is Role.USER:
+        if message.role is Role.USER and not message.answers_tools:
             return tuple(messages[index:])
     return ()
 

@@ -44,6 +44,66 @@ ROLE_ASSISTANT: Role.ValueType  # 2
 """ROLE_ASSISTANT is the model."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _ToolMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_MODE_UNSPECIFIED: _ToolMode.ValueType  # 0
+    """TOOL_MODE_UNSPECIFIED leaves it to the provider."""
+    TOOL_MODE_AUTO: _ToolMode.ValueType  # 1
+    """TOOL_MODE_AUTO lets the model decide."""
+    TOOL_MODE_NONE: _ToolMode.ValueType  # 2
+    """TOOL_MODE_NONE forbids calls."""
+    TOOL_MODE_REQUIRED: _ToolMode.ValueType  # 3
+    """TOOL_MODE_REQUIRED demands a call of any tool."""
+    TOOL_MODE_NAMED: _ToolMode.ValueType  # 4
+    """TOOL_MODE_NAMED demands a call of the named tool."""
+
+class ToolMode(_ToolMode, metaclass=_ToolModeEnumTypeWrapper):
+    """ToolMode is whether tools must, may or must not be called."""
+
+TOOL_MODE_UNSPECIFIED: ToolMode.ValueType  # 0
+"""TOOL_MODE_UNSPECIFIED leaves it to the provider."""
+TOOL_MODE_AUTO: ToolMode.ValueType  # 1
+"""TOOL_MODE_AUTO lets the model decide."""
+TOOL_MODE_NONE: ToolMode.ValueType  # 2
+"""TOOL_MODE_NONE forbids calls."""
+TOOL_MODE_REQUIRED: ToolMode.ValueType  # 3
+"""TOOL_MODE_REQUIRED demands a call of any tool."""
+TOOL_MODE_NAMED: ToolMode.ValueType  # 4
+"""TOOL_MODE_NAMED demands a call of the named tool."""
+Global___ToolMode: _TypeAlias = ToolMode  # noqa: Y015
+
+class _ReasoningMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReasoningModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasoningMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REASONING_MODE_UNSPECIFIED: _ReasoningMode.ValueType  # 0
+    """REASONING_MODE_UNSPECIFIED leaves it to the provider."""
+    REASONING_MODE_OFF: _ReasoningMode.ValueType  # 1
+    """REASONING_MODE_OFF asks for none."""
+    REASONING_MODE_ADAPTIVE: _ReasoningMode.ValueType  # 2
+    """REASONING_MODE_ADAPTIVE lets the model decide how much."""
+    REASONING_MODE_BUDGET: _ReasoningMode.ValueType  # 3
+    """REASONING_MODE_BUDGET thinks with up to tokens_max tokens."""
+
+class ReasoningMode(_ReasoningMode, metaclass=_ReasoningModeEnumTypeWrapper):
+    """ReasoningMode is whether a model thinks before it answers."""
+
+REASONING_MODE_UNSPECIFIED: ReasoningMode.ValueType  # 0
+"""REASONING_MODE_UNSPECIFIED leaves it to the provider."""
+REASONING_MODE_OFF: ReasoningMode.ValueType  # 1
+"""REASONING_MODE_OFF asks for none."""
+REASONING_MODE_ADAPTIVE: ReasoningMode.ValueType  # 2
+"""REASONING_MODE_ADAPTIVE lets the model decide how much."""
+REASONING_MODE_BUDGET: ReasoningMode.ValueType  # 3
+"""REASONING_MODE_BUDGET thinks with up to tokens_max tokens."""
+Global___ReasoningMode: _TypeAlias = ReasoningMode  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -60,6 +120,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     """FINISH_REASON_CONTENT_FILTER was stopped by the provider."""
     FINISH_REASON_NO_EVIDENCE: _FinishReason.ValueType  # 4
     """FINISH_REASON_NO_EVIDENCE is the extractive model's word that the passages hold no answer."""
+    FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 5
+    """FINISH_REASON_TOOL_CALLS waits for the results of tool calls."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason is why an answer ended."""
@@ -74,6 +136,8 @@ FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
 """FINISH_REASON_CONTENT_FILTER was stopped by the provider."""
 FINISH_REASON_NO_EVIDENCE: FinishReason.ValueType  # 4
 """FINISH_REASON_NO_EVIDENCE is the extractive model's word that the passages hold no answer."""
+FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 5
+"""FINISH_REASON_TOOL_CALLS waits for the results of tool calls."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -84,23 +148,243 @@ class PromptMessage(_message.Message):
 
     ROLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """role of the author."""
     text: _builtins.str
-    """text of the message."""
+    """text of a message that is nothing but text; empty when there are parts."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """parts of a message that is more than text, in their order; at most 1,000."""
+
     def __init__(
         self,
         *,
         role: Global___Role.ValueType = ...,
         text: _builtins.str = ...,
+        parts: _abc.Iterable[Global___Part] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "role", b"role", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromptMessage: _TypeAlias = PromptMessage  # noqa: Y015
+
+@_typing.final
+class Part(_message.Message):
+    """Part is a piece of a message or of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FIELD_NUMBER: _builtins.int
+    TOOL_RESULT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text is plain text or Markdown."""
+    refusal: _builtins.str
+    """refusal is the model's word that it will not answer; in a message of the assistant."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """image is shown to the model; in a message of the user or in a tool's result."""
+
+    @_builtins.property
+    def tool_call(self) -> Global___ToolCall:
+        """tool_call is the model's wish that a tool be run; in a message of the assistant."""
+
+    @_builtins.property
+    def tool_result(self) -> Global___ToolResult:
+        """tool_result is what a tool gave; in a message of the user."""
+
+    @_builtins.property
+    def reasoning(self) -> Global___Reasoning:
+        """reasoning is what the model thought before it answered; in a message of the assistant."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        image: Global___Image | None = ...,
+        tool_call: Global___ToolCall | None = ...,
+        tool_result: Global___ToolResult | None = ...,
+        reasoning: Global___Reasoning | None = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "reasoning", b"reasoning", "refusal", b"refusal", "text", b"text", "tool_call", b"tool_call", "tool_result", b"tool_result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "image", "tool_call", "tool_result", "reasoning", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
+class Image(_message.Message):
+    """Image is a picture, by value or by address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    media_type: _builtins.str
+    """media_type of data, such as `image/png`; empty with a url."""
+    data: _builtins.bytes
+    """data is the file itself; empty with a url."""
+    url: _builtins.str
+    """url is fetched by the provider, never by the platform: `https` only."""
+    detail: _builtins.str
+    """detail is how closely OpenAI's models look: `low`, `high` or `auto`; empty leaves it to the provider."""
+    def __init__(
+        self,
+        *,
+        media_type: _builtins.str = ...,
+        data: _builtins.bytes = ...,
+        url: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "detail", b"detail", "media_type", b"media_type", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class ToolCall(_message.Message):
+    """ToolCall is the model's wish that a tool be run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id that the result refers to, as the provider made it."""
+    name: _builtins.str
+    """name of the tool."""
+    arguments: _builtins.str
+    """arguments are JSON text as the model wrote it, which need not be valid; the empty text means no arguments."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "id", b"id", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolResult(_message.Message):
+    """ToolResult is what a tool gave for a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    IS_ERROR_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """call_id of the tool call."""
+    is_error: _builtins.bool
+    """is_error is true when the tool failed."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """parts are texts and images."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        parts: _abc.Iterable[Global___Part] | None = ...,
+        is_error: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "is_error", b"is_error", "parts", b"parts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
+class Reasoning(_message.Message):
+    """Reasoning is what a model thought before it answered. Its provider may want it back unchanged with a tool's result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    ENCRYPTED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text of the thoughts or of their summary; empty when the provider keeps it to itself."""
+    signature: _builtins.str
+    """signature by which the provider recognises its own text; opaque."""
+    encrypted: _builtins.str
+    """encrypted thoughts that only the provider can read; opaque."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        signature: _builtins.str = ...,
+        encrypted: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encrypted", b"encrypted", "signature", b"signature", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reasoning: _TypeAlias = Reasoning  # noqa: Y015
+
+@_typing.final
+class Tool(_message.Message):
+    """Tool is something that the model may ask to be run. The platform runs none: the caller does, and sends the result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    IS_STRICT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """name that the model calls it by; 1 to 128 characters."""
+    description: _builtins.str
+    """description tells the model what it is for."""
+    input_schema: _builtins.str
+    """input_schema is the JSON schema of its arguments, as JSON text; no arguments when empty."""
+    is_strict: _builtins.bool
+    """is_strict binds the arguments to the schema, where the provider can; absent leaves it to the provider."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_schema: _builtins.str = ...,
+        is_strict: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict", "is_strict", b"is_strict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict", "description", b"description", "input_schema", b"input_schema", "is_strict", b"is_strict", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_strict: _TypeAlias = _typing.Literal["is_strict"]  # noqa: Y015
+    _WhichOneofArgType__is_strict: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_strict) -> _WhichOneofReturnType__is_strict | None: ...
+
+Global___Tool: _TypeAlias = Tool  # noqa: Y015
 
 @_typing.final
 class Example(_message.Message):
@@ -167,6 +451,7 @@ class Prompt(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     INPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
     system: _builtins.str
     """system text of the conversation; at most 32,000 characters."""
     input_tokens_max: _builtins.int
@@ -183,6 +468,10 @@ class Prompt(_message.Message):
     def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptPassage]:
         """passages, best first; at most 50."""
 
+    @_builtins.property
+    def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tool]:
+        """tools that the model may call; at most 256. They are never dropped."""
+
     def __init__(
         self,
         *,
@@ -191,10 +480,11 @@ class Prompt(_message.Message):
         messages: _abc.Iterable[Global___PromptMessage] | None = ...,
         passages: _abc.Iterable[Global___PromptPassage] | None = ...,
         input_tokens_max: _builtins.int = ...,
+        tools: _abc.Iterable[Global___Tool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "input_tokens_max", b"input_tokens_max", "messages", b"messages", "passages", b"passages", "system", b"system"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "input_tokens_max", b"input_tokens_max", "messages", b"messages", "passages", b"passages", "system", b"system", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +501,9 @@ class Parameters(_message.Message):
     OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     STOP_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """temperature is 0 to 2."""
     top_p: _builtins.float
@@ -223,6 +516,18 @@ class Parameters(_message.Message):
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """stop lists texts that end the answer; at most 4."""
 
+    @_builtins.property
+    def tool_choice(self) -> Global___ToolChoice:
+        """tool_choice says whether tools must, may or must not be called; they may when it is absent."""
+
+    @_builtins.property
+    def format(self) -> Global___AnswerFormat:
+        """format binds the answer to JSON; text when absent."""
+
+    @_builtins.property
+    def reasoning(self) -> Global___ReasoningWish:
+        """reasoning says how much the model shall think; the provider's default when absent."""
+
     def __init__(
         self,
         *,
@@ -231,10 +536,13 @@ class Parameters(_message.Message):
         output_tokens_max: _builtins.int | None = ...,
         stop: _abc.Iterable[_builtins.str] | None = ...,
         seed: _builtins.int | None = ...,
+        tool_choice: Global___ToolChoice | None = ...,
+        format: Global___AnswerFormat | None = ...,
+        reasoning: Global___ReasoningWish | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "output_tokens_max", b"output_tokens_max", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "format", b"format", "output_tokens_max", b"output_tokens_max", "reasoning", b"reasoning", "seed", b"seed", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "output_tokens_max", b"output_tokens_max", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "format", b"format", "output_tokens_max", b"output_tokens_max", "reasoning", b"reasoning", "seed", b"seed", "stop", b"stop", "temperature", b"temperature", "tool_choice", b"tool_choice", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__output_tokens_max: _TypeAlias = _typing.Literal["output_tokens_max"]  # noqa: Y015
     _WhichOneofArgType__output_tokens_max: _TypeAlias = _typing.Literal["_output_tokens_max", b"_output_tokens_max"]  # noqa: Y015
@@ -254,6 +562,110 @@ class Parameters(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
 
 Global___Parameters: _TypeAlias = Parameters  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """ToolChoice says whether tools must, may or must not be called."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_PARALLEL_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolMode.ValueType
+    """mode of calling."""
+    name: _builtins.str
+    """name of the one tool that must be called, with TOOL_MODE_NAMED."""
+    is_parallel: _builtins.bool
+    """is_parallel allows several calls in one answer; absent leaves it to the provider."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolMode.ValueType = ...,
+        name: _builtins.str = ...,
+        is_parallel: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel", "is_parallel", b"is_parallel"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel", "is_parallel", b"is_parallel", "mode", b"mode", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_parallel: _TypeAlias = _typing.Literal["is_parallel"]  # noqa: Y015
+    _WhichOneofArgType__is_parallel: _TypeAlias = _typing.Literal["_is_parallel", b"_is_parallel"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_parallel) -> _WhichOneofReturnType__is_parallel | None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class AnswerFormat(_message.Message):
+    """AnswerFormat binds an answer to JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    IS_STRICT_FIELD_NUMBER: _builtins.int
+    json_schema: _builtins.str
+    """json_schema of the answer, as JSON text; any JSON object when empty."""
+    name: _builtins.str
+    """name of the schema; 1 to 64 letters, digits, `_` and `-`, or `answer` when empty."""
+    description: _builtins.str
+    """description tells the model what the schema is for."""
+    is_strict: _builtins.bool
+    """is_strict binds the answer to the schema where the provider lets one choose; absent leaves it to the provider."""
+    def __init__(
+        self,
+        *,
+        json_schema: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        is_strict: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict", "is_strict", b"is_strict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict", "description", b"description", "is_strict", b"is_strict", "json_schema", b"json_schema", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__is_strict: _TypeAlias = _typing.Literal["is_strict"]  # noqa: Y015
+    _WhichOneofArgType__is_strict: _TypeAlias = _typing.Literal["_is_strict", b"_is_strict"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_strict) -> _WhichOneofReturnType__is_strict | None: ...
+
+Global___AnswerFormat: _TypeAlias = AnswerFormat  # noqa: Y015
+
+@_typing.final
+class ReasoningWish(_message.Message):
+    """ReasoningWish says how much the model shall think. Providers that know only one of the two measures get the other
+    one translated.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
+    TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    DISPLAY_FIELD_NUMBER: _builtins.int
+    mode: Global___ReasoningMode.ValueType
+    """mode of thinking."""
+    effort: _builtins.str
+    """effort is `minimal`, `low`, `medium`, `high`, `xhigh` or `max`; the provider's default when empty."""
+    tokens_max: _builtins.int
+    """tokens_max is how many tokens the model may think with; the provider's default when 0."""
+    display: _builtins.str
+    """display is `summarized` or `omitted`: whether thoughts are shown; the provider's default when empty."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ReasoningMode.ValueType = ...,
+        effort: _builtins.str = ...,
+        tokens_max: _builtins.int = ...,
+        display: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display", b"display", "effort", b"effort", "mode", b"mode", "tokens_max", b"tokens_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasoningWish: _TypeAlias = ReasoningWish  # noqa: Y015
 
 @_typing.final
 class PassageCitation(_message.Message):
@@ -347,12 +759,16 @@ class Answer(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    STOP_TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """text of the answer."""
+    """text of the answer, that of a refusal included; what citations point into."""
     finish_reason: Global___FinishReason.ValueType
     """finish_reason is why it ended."""
     model: _builtins.str
     """model is what answered, `<provider>/<model>`; not always what was asked."""
+    stop_text: _builtins.str
+    """stop_text is which of the stop texts ended the answer, where the provider tells."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageCitation]:
         """citations of the answer, in the order of their start."""
@@ -365,6 +781,10 @@ class Answer(_message.Message):
     def context(self) -> Global___ContextReport:
         """context tells what the model was given."""
 
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+        """parts of an answer that is more than text, in their order, texts included; empty when it is nothing but text."""
+
     def __init__(
         self,
         *,
@@ -374,10 +794,12 @@ class Answer(_message.Message):
         model: _builtins.str = ...,
         usage: _usage_pb2.Usage | None = ...,
         context: Global___ContextReport | None = ...,
+        parts: _abc.Iterable[Global___Part] | None = ...,
+        stop_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -158,6 +158,7 @@ class GenerateEvent(_message.Message):
     CITATION_FIELD_NUMBER: _builtins.int
     PROVIDER_SWITCHED_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started:
         """started comes first."""
@@ -178,6 +179,10 @@ class GenerateEvent(_message.Message):
     def finished(self) -> Global___Finished:
         """finished comes last."""
 
+    @_builtins.property
+    def part(self) -> Global___PartDelta:
+        """part is a piece of the answer that is not text."""
+
     def __init__(
         self,
         *,
@@ -186,12 +191,13 @@ class GenerateEvent(_message.Message):
         citation: _generation_pb2.PassageCitation | None = ...,
         provider_switched: Global___ProviderSwitched | None = ...,
         finished: Global___Finished | None = ...,
+        part: Global___PartDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "provider_switched", b"provider_switched", "started", b"started", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "part", b"part", "provider_switched", b"provider_switched", "started", b"started", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "provider_switched", b"provider_switched", "started", b"started", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citation", b"citation", "event", b"event", "finished", b"finished", "part", b"part", "provider_switched", b"provider_switched", "started", b"started", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text", "citation", "provider_switched", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text", "citation", "provider_switched", "finished", "part"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -233,23 +239,59 @@ class TextDelta(_message.Message):
 
     OFFSET_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    IS_REFUSAL_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
     """offset of the first code point in the answer."""
     text: _builtins.str
     """text of the piece."""
+    is_refusal: _builtins.bool
+    """is_refusal is true when the piece belongs to the model's word that it will not answer."""
     def __init__(
         self,
         *,
         offset: _builtins.int = ...,
         text: _builtins.str = ...,
+        is_refusal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_refusal", b"is_refusal", "offset", b"offset", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
+
+@_typing.final
+class PartDelta(_message.Message):
+    """PartDelta is a piece of a part that is not text: a tool call or reasoning. Text between two such parts is a part of
+    its own.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """number of the part: 0 for the first tool call or reasoning of the answer, and so on. The first piece with a number
+    opens the part; pieces of several tool calls may alternate.
+    """
+    @_builtins.property
+    def piece(self) -> _generation_pb2.Part:
+        """piece of the part. Its texts are appended to those of the part so far; id and name come once, with the first."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        piece: _generation_pb2.Part | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["piece", b"piece"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "piece", b"piece"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartDelta: _TypeAlias = PartDelta  # noqa: Y015
 
 @_typing.final
 class ProviderSwitched(_message.Message):

@@ -64,8 +64,8 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """StreamGenerate returns an answer as it is written: Started, then TextDelta, PassageCitation and ProviderSwitched,
-        then Finished. An error after Started ends the stream with a status; the text so far stands.
+        """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
+        ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,8 +19,8 @@ class GenerationServiceStub:
     Generate: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.GenerateRequest, _generation_service_pb2.GenerateResponse]
     """Generate returns a whole answer."""
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generation_service_pb2.StreamGenerateRequest, _generation_service_pb2.StreamGenerateResponse]
-    """StreamGenerate returns an answer as it is written: Started, then TextDelta, PassageCitation and ProviderSwitched,
-    then Finished. An error after Started ends the stream with a status; the text so far stands.
+    """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
+    ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.CountTokensRequest, _generation_service_pb2.CountTokensResponse]
     """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so."""
@@ -42,8 +42,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_service_pb2.StreamGenerateRequest,
         context: _aio.ServicerContext[_generation_service_pb2.StreamGenerateRequest, _abc.AsyncIterator[_generation_service_pb2.StreamGenerateResponse]],
     ) -> _abc.AsyncIterator[_generation_service_pb2.StreamGenerateResponse]:
-        """StreamGenerate returns an answer as it is written: Started, then TextDelta, PassageCitation and ProviderSwitched,
-        then Finished. An error after Started ends the stream with a status; the text so far stands.
+        """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
+        ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
         """
 
     @_abc_1.abstractmethod

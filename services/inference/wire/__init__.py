@@ -24,7 +24,9 @@ from services.inference.model import (
     TextDelta,
     Usage,
 )
+from services.inference.parts import PartDelta
 from services.inference.routing import Listing
+from services.inference.wire import parts as wire_parts
 from services.mesh.errors import invalid_field
 
 # A float of the wire has 24 bits; what the caller wrote has at most this many decimals of them.
@@ -39,6 +41,7 @@ _FINISH_REASONS: Final[Mapping[FinishReason, generation_pb2.FinishReason.ValueTy
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
     FinishReason.NO_EVIDENCE: generation_pb2.FINISH_REASON_NO_EVIDENCE,
+    FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
 }
 
 
@@ -70,6 +73,7 @@ def prompt(message: generation_pb2.Prompt) -> Prompt:
         messages=tuple(_messages(message.messages)),
         passages=tuple(Passage(passage.title, passage.text) for passage in message.passages),
         input_tokens_max=message.input_tokens_max,
+        tools=tuple(wire_parts.tool(tool) for tool in message.tools),
     )
 
 
@@ -85,6 +89,9 @@ def parameters(message: generation_pb2.Parameters) -> Parameters:
         output_tokens_max=message.output_tokens_max if message.HasField("output_tokens_max") else None,
         stop=tuple(message.stop),
         seed=message.seed if message.HasField("seed") else None,
+        tool_choice=wire_parts.tool_choice(message.tool_choice) if message.HasField("tool_choice") else None,
+        format=wire_parts.answer_format(message.format) if message.HasField("format") else None,
+        reasoning=wire_parts.reasoning_wish(message.reasoning) if message.HasField("reasoning") else None,
     )
 
 
@@ -102,6 +109,8 @@ def to_answer(answer: Answer) -> generation_pb2.Answer:
         model=answer.model,
         usage=_to_usage(answer.usage),
         context=_to_context(answer.context),
+        parts=[wire_parts.to_part(part) for part in answer.parts],
+        stop_text=answer.stop_text,
     )
 
 
@@ -127,13 +136,22 @@ def _messages(messages: Iterable[generation_pb2.PromptMessage]) -> Iterable[Mess
         role = _ROLES.get(message.role)
         if role is None:
             raise invalid_field(f"prompt.messages[{index}].role", "must be user or assistant")
-        yield Message(role, message.text)
+        if not message.parts:
+            yield Message(role, message.text)
+        elif message.text:
+            raise invalid_field(f"prompt.messages[{index}].text", "must be empty when there are parts")
+        else:
+            yield Message.of(role, tuple(wire_parts.part(part) for part in message.parts))
 
 
 def _to_event(event: Event) -> generation_service_pb2.GenerateEvent:
     match event:
-        case TextDelta(offset, text):
-            return generation_service_pb2.GenerateEvent(text=generation_service_pb2.TextDelta(offset=offset, text=text))
+        case TextDelta(offset, text, is_refusal):
+            delta = generation_service_pb2.TextDelta(offset=offset, text=text, is_refusal=is_refusal)
+            return generation_service_pb2.GenerateEvent(text=delta)
+        case PartDelta(number=number, piece=piece):
+            part = generation_service_pb2.PartDelta(number=number, piece=wire_parts.to_part(piece))
+            return generation_service_pb2.GenerateEvent(part=part)
         case PassageCitation():
             return generation_service_pb2.GenerateEvent(citation=_to_citation(event))
         case Started():
