@@ -14,7 +14,6 @@ from services.inference.model import (
     ContextReport,
     Event,
     Finished,
-    FinishReason,
     Generation,
     PassageCitation,
     Prompt,
@@ -23,8 +22,10 @@ from services.inference.model import (
     TextDelta,
     Usage,
 )
+from services.inference.parts import PartDelta, PartsRead
 from services.inference.prompts.assembly import Assembled, assemble, measure
 from services.inference.providers.base import Cited, Ended, Limits, Task, Text, TokenCounts, bounded
+from services.inference.providers.failures import Failure
 from services.inference.routing import Router, Target
 from services.mesh import deadline
 from services.mesh.clock import SYSTEM_CLOCK, Clock
@@ -81,11 +82,12 @@ class Generator:
                     async for event in events:
                         yield event
                 return
-            except MeshError as error:
+            except (MeshError, Failure) as problem:
+                error = problem.error if isinstance(problem, Failure) else problem
                 attempt.record_failure(error)
                 errors.append(error)
                 if not may_switch(error, is_begun=attempt.is_begun):
-                    raise
+                    raise error from None
                 if following is None:
                     raise exhausted(errors, targets[0].name) from error
                 if len(errors) == 1 and not attempt.is_announced:
@@ -138,18 +140,21 @@ class Generator:
             parameters=wish.parameters,
             output_tokens_max=output_tokens_max,
             limits=replace(self._limits, total_s=left_s),
+            tools=wish.prompt.tools,
         )
         try:
             async with aclosing(bounded(target.provider, task, label=target.name)) as provided:
                 async for event in provided:
                     match event:
-                        case Text(text):
-                            for step in attempt.add(text):
+                        case Text(text, is_refusal):
+                            for step in attempt.add(text, is_refusal=is_refusal):
                                 yield step
+                        case PartDelta():
+                            yield attempt.add_part(event)
                         case Cited(citation):
                             yield attempt.cite(citation)
-                        case Ended(finish_reason, counts):
-                            yield Finished(attempt.finish(finish_reason, counts))
+                        case Ended():
+                            yield Finished(attempt.finish(event))
         except (GeneratorExit, asyncio.CancelledError):
             attempt.record_abandoned()
             raise
@@ -179,6 +184,8 @@ class _Attempt:
         self._started = clock.monotonic()
         self._report = ContextReport()
         self._pieces: list[str] = []
+        self._parts = PartsRead()
+        self._has_parts = False
         self._length = 0
         self._citations: list[PassageCitation] = []
         self._reader: CitationReader | None = None
@@ -186,42 +193,51 @@ class _Attempt:
 
     @property
     def is_begun(self) -> bool:
-        """Whether text has been sent."""
-        return bool(self._pieces)
+        """Whether any of the answer has been sent."""
+        return bool(self._pieces) or self._has_parts
 
     def begin(self, assembled: Assembled) -> None:
         """The prompt stands."""
         self._report = assembled.report
         self._reader = None if self.target.provider.profile.cites else CitationReader(assembled.passages)
 
-    def add(self, text: str) -> list[Event]:
+    def add(self, text: str, *, is_refusal: bool) -> list[Event]:
         """Text has come: it and the citations that it completes."""
-        if not self._pieces:
-            metrics.first_token(self.target, self._clock.monotonic() - self._started)
-        delta = TextDelta(self._length, text)
+        self._note_first()
+        delta = TextDelta(self._length, text, is_refusal)
         self._pieces.append(text)
+        self._parts.add_text(text, is_refusal=is_refusal)
         self._length += len(text)
         found = self._reader.feed(text) if self._reader is not None else []
         self._citations.extend(found)
         return [delta, *found]
+
+    def add_part(self, delta: PartDelta) -> PartDelta:
+        """A piece of something other than text has come."""
+        self._note_first()
+        self._has_parts = True
+        self._parts.add(delta)
+        return delta
 
     def cite(self, citation: PassageCitation) -> PassageCitation:
         """The provider has cited by itself."""
         self._citations.append(citation)
         return citation
 
-    def finish(self, finish_reason: FinishReason, counts: TokenCounts | None) -> Answer:
+    def finish(self, ended: Ended) -> Answer:
         """The answer is whole."""
         self._is_over = True
-        usage = self._usage(counts)
-        metrics.answered(self.target, finish_reason, usage)
+        usage = self._usage(ended.counts)
+        metrics.answered(self.target, ended.finish_reason, usage)
         return Answer(
             text="".join(self._pieces),
             citations=tuple(sorted(self._citations, key=lambda one: (one.start, one.end))),
-            finish_reason=finish_reason,
+            finish_reason=ended.finish_reason,
             model=self.target.name,
             usage=usage,
             context=self._report,
+            parts=self._parts.parts(),
+            stop_text=ended.stop_text,
         )
 
     def record_failure(self, error: MeshError) -> None:
@@ -233,11 +249,20 @@ class _Attempt:
         if not self._is_over:
             metrics.abandoned(self.target, self._usage(None))
 
+    def _note_first(self) -> None:
+        if not self.is_begun:
+            metrics.first_token(self.target, self._clock.monotonic() - self._started)
+
+    def _written(self) -> int:
+        """Tokens of the answer so far, estimated."""
+        tokens, parts = self.target.provider.profile.tokens, self._parts.parts()
+        return tokens.of_parts(parts) if parts else tokens.of("".join(self._pieces))
+
     def _usage(self, counts: TokenCounts | None) -> Usage:
         if counts is None:
             usage = Usage(
                 input_tokens=self._report.input_tokens,
-                output_tokens=self.target.provider.profile.tokens.of("".join(self._pieces)),
+                output_tokens=self._written(),
                 estimated=True,
             )
         else:

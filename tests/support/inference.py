@@ -28,6 +28,7 @@ from services.inference.providers.base import (
     TokenCounts,
     bounded,
 )
+from services.inference.providers.failures import Failure
 from services.inference.routing import Router
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import MeshError
@@ -85,8 +86,8 @@ async def collect_until(provider: Provider, wanted: Task) -> tuple[list[Provider
     try:
         async for event in bounded(provider, wanted, label="label"):
             events.append(event)  # noqa: PERF401 - those before the error are wanted
-    except MeshError as error:
-        return events, error
+    except Failure as failure:
+        return events, failure.error
     raise AssertionError(f"no error after {events}")
 
 

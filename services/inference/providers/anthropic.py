@@ -3,24 +3,26 @@
 The SDK makes the request and owns the connection; the stream is read here, for the reasons given in `openai.py`.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from typing import Final
+from typing import Any, Final, cast
 
 import anthropic
 import httpx2
-from anthropic.types import AssistantMessageParam, MessageParam, UserMessageParam
+from anthropic.types import MessageParam
 
-from services.inference.model import FinishReason, Parameters, Role
+from services.inference.model import FinishReason, Parameters
+from services.inference.parts import PartDelta
 from services.inference.prompts.tokens import TokenEstimate
-from services.inference.providers import faults, names
-from services.inference.providers.base import Ended, Profile, ProviderEvent, Task, Text, TokenCounts
+from services.inference.providers import allowances, anthropic_format, faults, names
+from services.inference.providers.base import Accepted, Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.inference.providers.sse import (
     ByteStream,
     MalformedStream,
     ServerEvent,
     count_at,
     parse,
+    require_events,
     server_events,
     settle,
     text_at,
@@ -32,12 +34,10 @@ BASE_URL: Final = "https://api.anthropic.com"
 # 3.8 ASCII characters of English on each; the rest is headroom.
 TOKENS: Final = TokenEstimate(ascii_chars_per_token=2.7)
 
-# The API wants a length; callers that name none get this much, which every model since Claude 3.5 can write.
-OUTPUT_TOKENS_DEFAULT: Final = 8_192
-
 _REASONS: Final = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
+    "tool_use": FinishReason.TOOL_CALLS,
     "max_tokens": FinishReason.LENGTH,
     "model_context_window_exceeded": FinishReason.LENGTH,
     "refusal": FinishReason.CONTENT_FILTER,
@@ -50,10 +50,14 @@ class AnthropicProvider:
     Args:
         api_key: the operator's key.
         base_url: where the server is; empty for Anthropic itself.
+        name: first part of its models' names.
+        takes_prefix: its models go on with an answer that has begun; those since Claude 4.6 refuse to.
     """
 
-    def __init__(self, *, api_key: str, base_url: str = "") -> None:
-        self.profile: Final = Profile(name=names.ANTHROPIC, tokens=TOKENS)
+    def __init__(
+        self, *, api_key: str, base_url: str = "", name: str = names.ANTHROPIC, takes_prefix: bool = False
+    ) -> None:
+        self.profile: Final = Profile(name=name, tokens=TOKENS, takes_prefix=takes_prefix)
         self._client = anthropic.AsyncAnthropic(
             api_key=api_key,
             base_url=base_url or BASE_URL,
@@ -63,21 +67,26 @@ class AnthropicProvider:
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
-        label = f"{names.ANTHROPIC}/{task.model}"
+        label = f"{self.profile.name}/{task.model}"
+        is_begun = False
         try:
             async with AsyncExitStack() as stack:
                 response = await stack.enter_async_context(self._request(task))
+                is_begun = True
+                require_events(response)
+                if (allowance := allowances.of_anthropic(response.headers)) is not None:
+                    yield Accepted(allowance)
                 events = await stack.enter_async_context(aclosing(_read(response.iter_bytes(), label)))
                 async for event in events:
                     yield event
         except anthropic.APIStatusError as error:
-            raise faults.to_mesh_error(_fault(error), label) from None
+            raise faults.failure_of(_fault(error), faults.ANTHROPIC, label) from None
         except (anthropic.APITimeoutError, httpx2.TimeoutException):
             raise faults.too_slow(label) from None
         except (anthropic.APIConnectionError, httpx2.HTTPError):
-            raise faults.unreachable(label) from None
+            raise faults.unreachable(label, is_begun=is_begun) from None
         except MalformedStream:
-            raise faults.malformed(label) from None
+            raise faults.corrupt(label) from None
 
     async def close(self) -> None:
         """See `Provider.close`."""
@@ -87,26 +96,18 @@ class AnthropicProvider:
         wanted, limits = task.parameters, task.limits
         return self._client.messages.with_streaming_response.create(
             model=task.model,
-            system=task.system or anthropic.omit,
-            messages=list(_messages(task)),
+            system=anthropic_format.system(task) or anthropic.omit,
+            messages=cast("list[MessageParam]", list(anthropic_format.messages(task))),  # as the vendor documents them
             stream=True,
-            max_tokens=task.output_tokens_max or OUTPUT_TOKENS_DEFAULT,
+            max_tokens=anthropic_format.max_tokens(task),
             stop_sequences=list(wanted.stop) or anthropic.omit,
             # Claude 5 takes no sampling parameters and the SDK names none any more; older models take them as before.
-            extra_body=_sampling(wanted) or None,
+            extra_body=_sampling(wanted) | anthropic_format.options(task.tools, wanted) or None,
             timeout=anthropic.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
         )
 
 
-def _messages(task: Task) -> Iterator[MessageParam]:
-    for turn in task.turns:
-        if turn.role is Role.USER:
-            yield UserMessageParam(role="user", content=turn.text)
-        else:
-            yield AssistantMessageParam(role="assistant", content=turn.text)
-
-
-def _sampling(wanted: Parameters) -> dict[str, float]:
+def _sampling(wanted: Parameters) -> dict[str, Any]:  # Any: the vendor's JSON
     named = {"temperature": wanted.temperature, "top_p": wanted.top_p}
     return {name: value for name, value in named.items() if value is not None}
 
@@ -115,15 +116,14 @@ async def _read(chunks: AsyncIterator[bytes], label: str) -> AsyncGenerator[Prov
     reading = _Reading(label)
     async with aclosing(server_events(chunks)) as events:
         async for event in events:
-            text = reading.take(event)
-            if text:
-                yield Text(text)
+            for piece in reading.take(event):
+                yield piece
             if reading.finish_reason is not None:
                 break
         else:
             return
         await settle(events, reading.take, is_last=lambda event: event.name == "message_stop")
-    yield Ended(reading.finish_reason, reading.counts)
+    yield Ended(reading.finish_reason, reading.counts, reading.stop_text)
 
 
 class _Reading:
@@ -131,7 +131,10 @@ class _Reading:
 
     def __init__(self, label: str) -> None:
         self.finish_reason: FinishReason | None = None
+        self.stop_text = ""
         self._label = label
+        self._parts = anthropic_format.PartReader()
+        self._is_begun = False
         self._usage: dict[str, int] = {}
 
     @property
@@ -148,12 +151,19 @@ class _Reading:
             reasoning_tokens=usage.get("thinking_tokens", 0),
         )
 
-    def take(self, event: ServerEvent) -> str:
-        """Reads one event and gives the text in it."""
+    def take(self, event: ServerEvent) -> list[Text | PartDelta]:
+        """Reads one event and gives what it says of the answer."""
         match event.name:
             case "content_block_delta":
-                return text_at(parse(event.data), "delta", "text")
+                return self._parts.delta(parse(event.data))
+            case "content_block_start":
+                return self._parts.start(parse(event.data))
+            case "content_block_stop":
+                return self._parts.stop(parse(event.data))
             case "message_start":
+                if self._is_begun:
+                    raise MalformedStream("the answer begins twice")
+                self._is_begun = True
                 self._count(parse(event.data), "message", "usage")
             case "message_delta":
                 body = parse(event.data)
@@ -161,11 +171,15 @@ class _Reading:
                 reason = text_at(body, "delta", "stop_reason")
                 if reason:
                     self.finish_reason = _REASONS.get(reason, FinishReason.STOP)
+                    self.stop_text = text_at(body, "delta", "stop_sequence")
+                words = text_at(body, "delta", "stop_details", "explanation")
+                if words:
+                    return [Text(words, is_refusal=True)]
             case "error":
-                raise faults.to_mesh_error(_fault_in_stream(parse(event.data)), self._label)
-            case _:  # pings, borders of blocks and kinds of events that are yet to be invented
+                raise faults.failure_of(_fault_in_stream(parse(event.data)), faults.ANTHROPIC, self._label)
+            case _:  # pings and kinds of events that are yet to be invented
                 pass
-        return ""
+        return []
 
     def _count(self, body: object, *path: str) -> None:
         for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
@@ -182,6 +196,7 @@ def _fault(error: anthropic.APIStatusError) -> faults.Fault:
         status=error.status_code,
         code=f"{error.error_code} {error.type} {error.message}",
         retry_after_s=faults.retry_after_s(error.response.headers),
+        allowance=allowances.of_anthropic(error.response.headers),
     )
 
 

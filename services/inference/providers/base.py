@@ -1,7 +1,7 @@
 """What a provider is: one method that turns an assembled prompt into events, and a profile that says what it can.
 
 Callers look at the profile, never at the class. `bounded` holds every provider to the same time limits and to the rule
-that a stream without its end is an error.
+that a stream without its end is an error; whatever goes wrong with a provider leaves it as a `Failure`.
 """
 
 import asyncio
@@ -12,8 +12,11 @@ from time import monotonic
 from typing import Final, Protocol, TypeAlias
 
 from services.inference.model import FinishReason, Message, Parameters, Passage, PassageCitation
+from services.inference.parts import PartDelta, Tool, ToolCall
 from services.inference.prompts.tokens import TokenEstimate
-from services.mesh.errors import ProviderTimeout, ProviderUnavailable
+from services.inference.providers.allowances import Allowance
+from services.inference.providers.failures import Failure, Kind
+from services.mesh.errors import MeshError, ProviderTimeout, ProviderUnavailable
 
 # An answer that is longer is cut off as a fault: no catalogued model writes as much (128,000 tokens of ~5 characters).
 ANSWER_CHARS_MAX: Final = 1_000_000
@@ -27,11 +30,13 @@ class Profile:
         name: first part of its models' names.
         tokens: how its tokens are estimated before it has counted them.
         cites: it emits citations itself, and needs no instructions or marks for them.
+        takes_prefix: it goes on with an answer that `Task.prefix` begins.
     """
 
     name: str
     tokens: TokenEstimate
     cites: bool = False
+    takes_prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,8 @@ class Task:
         messages: history and question as they were asked.
         passages: evidence, best first.
         output_tokens_max: length of the answer; None leaves it to the provider.
+        tools: what the model may ask to be run.
+        prefix: the answer so far, which the model goes on with; only where the profile says that it can.
     """
 
     model: str
@@ -72,6 +79,8 @@ class Task:
     parameters: Parameters
     output_tokens_max: int | None
     limits: Limits
+    tools: tuple[Tool, ...] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +95,10 @@ class TokenCounts:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of the answer, not empty."""
+    """A piece of the answer, not empty; of a refusal when the model will not answer."""
 
     text: str
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +114,17 @@ class Ended:
 
     finish_reason: FinishReason
     counts: TokenCounts | None = None
+    stop_text: str = ""
 
 
-ProviderEvent: TypeAlias = Text | Cited | Ended
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The provider has taken the request; it says what the key may still ask."""
+
+    allowance: Allowance
+
+
+ProviderEvent: TypeAlias = Accepted | Text | PartDelta | Cited | Ended
 
 
 class Provider(Protocol):
@@ -118,12 +136,13 @@ class Provider(Protocol):
         ...
 
     def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
-        """Answers: `Text` and `Cited` events, then one `Ended`.
+        """Answers: `Text`, `PartDelta` and `Cited` events, then one `Ended`.
 
         Closing the generator, or cancelling it, closes the upstream connection before it returns.
 
         Raises:
-            MeshError: what went wrong, in words that hold neither the provider's text nor its key.
+            Failure: what went wrong, in words that hold neither the provider's text nor its key.
+            MeshError: the same of a provider that knows no kinds of failure.
         """
         ...
 
@@ -141,31 +160,50 @@ async def bounded(provider: Provider, task: Task, *, label: str) -> AsyncGenerat
         label: name of the model for errors.
 
     Raises:
-        ProviderTimeout: nothing came in time.
-        ProviderUnavailable: the stream ended without its end, or does not stop.
-        MeshError: whatever the provider raises.
+        Failure: nothing came in time, the stream ended without its end or does not end, or the provider failed.
     """
     limits = task.limits
-    ends_at = monotonic() + limits.total_s
-    patience_s = limits.first_event_s
+    started = monotonic()
+    ends_at = started + limits.total_s
+    next_at = started + limits.first_event_s
+    lateness = Kind.SLOW
     characters = 0
     async with aclosing(provider.generate(task)) as events:
         while True:
-            try:
-                async with asyncio.timeout(min(patience_s, ends_at - monotonic())):
-                    event = await anext(events)
-            except StopAsyncIteration:
-                raise ProviderUnavailable("the answer broke off before its end", metadata={"model": label}) from None
-            except TimeoutError:
-                raise ProviderTimeout("the provider did not answer in time", metadata={"model": label}) from None
+            event = await _next(events, min(next_at, ends_at) - monotonic(), lateness, label)
             yield event
             match event:
                 case Ended():
                     return
-                case Text(text):
-                    characters += len(text)
-                    if characters > ANSWER_CHARS_MAX:
-                        raise ProviderUnavailable("the answer does not end", metadata={"model": label})
-                case Cited():
+                case Text() | PartDelta():
+                    characters += _length(event)
+                    lateness = Kind.STALLED
+                case Cited() | Accepted():
                     pass
-            patience_s = limits.stall_s
+            if characters > ANSWER_CHARS_MAX:
+                error = ProviderUnavailable("the answer does not end", metadata={"model": label})
+                raise Failure(Kind.ENDLESS, error)
+            if lateness is Kind.STALLED:
+                next_at = monotonic() + limits.stall_s
+
+
+async def _next(
+    events: AsyncGenerator[ProviderEvent, None], patience_s: float, lateness: Kind, label: str
+) -> ProviderEvent:
+    try:
+        async with asyncio.timeout(patience_s):
+            return await anext(events)
+    except StopAsyncIteration:
+        error = ProviderUnavailable("the answer broke off before its end", metadata={"model": label})
+        raise Failure(Kind.CUT, error) from None
+    except TimeoutError:
+        late = ProviderTimeout("the provider did not answer in time", metadata={"model": label})
+        raise Failure(lateness, late) from None
+    except MeshError as error:
+        raise Failure.of(error) from error
+
+
+def _length(event: Text | PartDelta) -> int:
+    if isinstance(event, Text):
+        return len(event.text)
+    return len(event.piece.arguments if isinstance(event.piece, ToolCall) else event.piece.text)

@@ -1,15 +1,17 @@
-"""What the vendors' errors mean: one table from status and code to a MeshError.
+"""What the vendors' errors mean: one table per vendor from status and words to a kind of failure.
 
 The provider's own words never leave this module: they may hold keys, organization names and prompts.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
+from services.inference.providers.allowances import Allowance
+from services.inference.providers.failures import Failure, Kind
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import (
     ContentFiltered,
@@ -30,14 +32,115 @@ RETRY_AFTER_S_DEFAULT: Final = 1.0
 _HTTP_OK_MAX: Final = 399
 _SERVER_ERROR: Final = 500
 
-# Codes of api.openai.com (2026-11), vLLM and llama.cpp; Anthropic tells a prompt that is too long only in words.
-_TOO_LONG: Final = re.compile(
-    r"context_length_exceeded|exceed_context_size|string_above_max_length|request_too_large|prompt is too long|"
-    r"maximum context length|context (?:window|size|length)|too many (?:input )?tokens",
-    re.IGNORECASE,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """An error as a vendor reported it.
+
+    Attributes:
+        status: HTTP status, or the one that its type stands for.
+        code: the vendor's codes and types, and its words where it has no code for a thing; only ever searched.
+        retry_after_s: what the vendor asked for.
+        allowance: what the vendor's headers said of the key.
+    """
+
+    status: int
+    code: str
+    retry_after_s: float | None = None
+    allowance: Allowance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a vendor's table: the first one that fits tells the kind.
+
+    Attributes:
+        statuses: that it fits.
+        kind: what they mean.
+        words: must be found in the vendor's codes and words, where given.
+    """
+
+    statuses: range | frozenset[int]
+    kind: Kind
+    words: re.Pattern[str] | None = None
+
+    def fits(self, fault: Fault) -> bool:
+        """Whether this row tells what `fault` is."""
+        return fault.status in self.statuses and (self.words is None or self.words.search(fault.code) is not None)
+
+
+Table: TypeAlias = tuple[Row, ...]
+
+
+def _on(*statuses: int) -> frozenset[int]:
+    return frozenset(statuses)
+
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+# A success that is none is a redirect or an answer that the SDK could not read; 600 and more do not exist.
+_ANY_SERVER_ERROR: Final = Row(range(_SERVER_ERROR, 600), Kind.SERVER_ERROR)
+_NO_SUCCESS: Final = Row(range(_HTTP_OK_MAX + 1), Kind.SERVER_ERROR)
+_ANY_REFUSAL: Final = Row(range(_HTTP_OK_MAX + 1, _SERVER_ERROR), Kind.REFUSED)
+_REFUSALS: Final = _on(400, 409, 422)
+
+# Codes of api.openai.com (2026-11), vLLM, llama.cpp and Azure.
+OPENAI: Final[Table] = (
+    Row(_on(401, 403), Kind.KEY_REFUSED),
+    Row(_on(402), Kind.QUOTA_SPENT),
+    Row(_on(404), Kind.MODEL_UNKNOWN),
+    Row(_on(408, 504, 524), Kind.SLOW),
+    Row(_on(413), Kind.CONTEXT_LENGTH),
+    Row(_on(429), Kind.QUOTA_SPENT, _words(r"insufficient_quota|billing|credit balance")),
+    Row(_on(429), Kind.RATE_LIMITED),
+    Row(
+        _REFUSALS,
+        Kind.CONTEXT_LENGTH,
+        _words(
+            r"context_length_exceeded|exceed_context_size|string_above_max_length|prompt is too long|"
+            r"maximum context length|context (?:window|size|length)|too many (?:input )?tokens"
+        ),
+    ),
+    Row(_REFUSALS, Kind.CONTENT_FILTERED, _words(r"content_filter|content_policy|responsible_?ai|safety_violation")),
+    Row(_REFUSALS, Kind.QUOTA_SPENT, _words(r"insufficient_quota|billing")),
+    Row(_on(503, 529), Kind.OVERLOADED),
+    _ANY_SERVER_ERROR,
+    _NO_SUCCESS,
+    _ANY_REFUSAL,
 )
-_FILTERED: Final = re.compile(r"content_filter|content_policy|responsible_?ai|safety_violation", re.IGNORECASE)
-_OUT_OF_CREDIT: Final = re.compile(r"insufficient_quota|billing|credit balance", re.IGNORECASE)
+# Types of api.anthropic.com (2026-11); it tells a prompt that is too long, and a spent account, only in words.
+ANTHROPIC: Final[Table] = (
+    Row(_on(401, 403), Kind.KEY_REFUSED),
+    Row(_on(402), Kind.QUOTA_SPENT),
+    Row(_on(404), Kind.MODEL_UNKNOWN),
+    Row(_on(408, 504), Kind.SLOW),
+    Row(_on(413), Kind.CONTEXT_LENGTH),
+    Row(_on(429), Kind.QUOTA_SPENT, _words(r"billing|credit balance")),
+    Row(_on(429), Kind.RATE_LIMITED),
+    Row(_REFUSALS, Kind.CONTEXT_LENGTH, _words(r"prompt is too long|context (?:window|size|length)|too many tokens")),
+    Row(_REFUSALS, Kind.CONTENT_FILTERED, _words(r"content_policy|content_filter|safety_violation")),
+    Row(_REFUSALS, Kind.QUOTA_SPENT, _words(r"credit balance|billing")),
+    Row(_on(503, 529), Kind.OVERLOADED),
+    _ANY_SERVER_ERROR,
+    _NO_SUCCESS,
+    _ANY_REFUSAL,
+)
+
+_ERRORS: Final[Mapping[Kind, tuple[type[MeshError], str]]] = MappingProxyType(
+    {
+        Kind.RATE_LIMITED: (RateLimited, "the provider limits the rate of calls"),
+        Kind.QUOTA_SPENT: (ProviderRejected, "the operator's account at the provider is spent"),
+        Kind.KEY_REFUSED: (ProviderRejected, "the provider refused the operator's key"),
+        Kind.MODEL_UNKNOWN: (ModelUnknown, "the provider has no such model"),
+        Kind.CONTEXT_LENGTH: (ContextLengthExceeded, "the prompt does not fit the model"),
+        Kind.CONTENT_FILTERED: (ContentFiltered, "the provider's content filter refused the prompt"),
+        Kind.SLOW: (ProviderTimeout, "the provider did not answer in time"),
+        Kind.REFUSED: (ProviderRejected, "the provider refused the request"),
+    }
+)
+
 # Parameters that a caller can set; only these names are ever repeated to it.
 _PARAMETER: Final = re.compile(r"\b(temperature|top_p|stop|stop_sequences|seed|max_tokens|max_completion_tokens)\b")
 
@@ -63,27 +166,10 @@ _STATUS_BY_TYPE: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """An error as a vendor reported it.
-
-    Attributes:
-        status: HTTP status, or the one that its type stands for.
-        code: the vendor's codes and types, and its words where it has no code for a thing; only ever searched.
-        retry_after_s: what the vendor asked for.
-    """
-
-    status: int
-    code: str
-    retry_after_s: float | None = None
-
-
-_Maker: TypeAlias = Callable[[Fault, str], MeshError]
-
-
-def to_mesh_error(fault: Fault, model: str) -> MeshError:
-    """The error that a client may see; `model` is the name it asked for."""
-    return _BY_STATUS.get(fault.status, _by_class)(fault, model)
+def failure_of(fault: Fault, table: Table, model: str) -> Failure:
+    """The failure that a vendor's error is; `model` is the name that the client asked for."""
+    kind = next((row.kind for row in table if row.fits(fault)), Kind.SERVER_ERROR)
+    return Failure(kind, _error(kind, fault, model), allowance=fault.allowance)
 
 
 def status_of(*types: str) -> int:
@@ -91,19 +177,20 @@ def status_of(*types: str) -> int:
     return next((_STATUS_BY_TYPE[kind] for kind in types if kind in _STATUS_BY_TYPE), _SERVER_ERROR)
 
 
-def unreachable(model: str) -> ProviderUnavailable:
+def unreachable(model: str, *, is_begun: bool) -> Failure:
     """No connection, or one that broke."""
-    return ProviderUnavailable("the provider cannot be reached", metadata={"model": model})
+    error = ProviderUnavailable("the provider cannot be reached", metadata={"model": model})
+    return Failure(Kind.CUT if is_begun else Kind.UNREACHABLE, error)
 
 
-def malformed(model: str) -> ProviderUnavailable:
+def corrupt(model: str) -> Failure:
     """Bytes that no sound provider sends."""
-    return ProviderUnavailable("the provider's answer is garbled", metadata={"model": model})
+    return Failure(Kind.CORRUPT, ProviderUnavailable("the provider's answer is garbled", metadata={"model": model}))
 
 
-def too_slow(model: str) -> ProviderTimeout:
+def too_slow(model: str) -> Failure:
     """No answer in time."""
-    return ProviderTimeout("the provider did not answer in time", metadata={"model": model})
+    return Failure(Kind.SLOW, ProviderTimeout("the provider did not answer in time", metadata={"model": model}))
 
 
 def retry_after_s(headers: Mapping[str, str], *, clock: Clock = SYSTEM_CLOCK) -> float | None:
@@ -133,64 +220,13 @@ def _within_bounds(seconds: float) -> float:
     return min(max(seconds, 0.0), RETRY_AFTER_S_MAX)
 
 
-def _bad_request(fault: Fault, model: str) -> MeshError:
-    if _TOO_LONG.search(fault.code):
-        return _too_long(fault, model)
-    if _FILTERED.search(fault.code):
-        return ContentFiltered("the provider's content filter refused the prompt", metadata={"model": model})
-    if _OUT_OF_CREDIT.search(fault.code):
-        return _no_credit(fault, model)
-    parameter = _PARAMETER.search(fault.code)
-    about = f": it does not take this {parameter[1]!r}" if parameter else ""
-    return ProviderRejected(f"the provider refused the request{about}", metadata={"model": model})
-
-
-def _key_refused(_fault: Fault, model: str) -> MeshError:
-    return ProviderRejected("the provider refused the operator's key", metadata={"model": model})
-
-
-def _no_credit(_fault: Fault, model: str) -> MeshError:
-    return ProviderRejected("the operator's account at the provider is spent", metadata={"model": model})
-
-
-def _unknown_model(_fault: Fault, model: str) -> MeshError:
-    return ModelUnknown(f"the provider has no model {model!r}", metadata={"model": model})
-
-
-def _too_long(_fault: Fault, model: str) -> MeshError:
-    return ContextLengthExceeded("the prompt does not fit the model", metadata={"model": model})
-
-
-def _timed_out(_fault: Fault, model: str) -> MeshError:
-    return too_slow(model)
-
-
-def _rate_limited(fault: Fault, model: str) -> MeshError:
-    if _OUT_OF_CREDIT.search(fault.code):
-        return _no_credit(fault, model)
-    wait_s = RETRY_AFTER_S_DEFAULT if fault.retry_after_s is None else fault.retry_after_s
-    return RateLimited("the provider limits the rate of calls", metadata={"model": model}, retry_after_s=wait_s)
-
-
-def _by_class(fault: Fault, model: str) -> MeshError:
-    if fault.status >= _SERVER_ERROR or fault.status <= _HTTP_OK_MAX:
-        return ProviderUnavailable(
-            "the provider cannot answer now", metadata={"model": model}, retry_after_s=fault.retry_after_s
-        )
-    return _bad_request(fault, model)
-
-
-_BY_STATUS: Final[Mapping[int, _Maker]] = MappingProxyType(
-    {
-        400: _bad_request,
-        401: _key_refused,
-        402: _no_credit,
-        403: _key_refused,
-        404: _unknown_model,
-        408: _timed_out,
-        413: _too_long,
-        422: _bad_request,
-        429: _rate_limited,
-        504: _timed_out,
-    }
-)
+def _error(kind: Kind, fault: Fault, model: str) -> MeshError:
+    """The error in words for a client."""
+    error, words = _ERRORS.get(kind, (ProviderUnavailable, "the provider cannot answer now"))
+    parameter = _PARAMETER.search(fault.code) if kind is Kind.REFUSED else None
+    if parameter:
+        words = f"{words}: it does not take this {parameter[1]!r}"
+    wait_s = fault.retry_after_s
+    if kind is Kind.RATE_LIMITED and wait_s is None:
+        wait_s = RETRY_AFTER_S_DEFAULT
+    return error(words, metadata={"model": model}, retry_after_s=wait_s)

@@ -4,23 +4,20 @@ The SDK makes the request and owns the connection; the stream is read here, beca
 off for a complete one and builds several objects per token.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast
 
 import httpx2
 import openai
-from openai.types.chat import (
-    ChatCompletionAssistantMessageParam,
-    ChatCompletionMessageParam,
-    ChatCompletionSystemMessageParam,
-    ChatCompletionUserMessageParam,
-)
+from openai.types.chat import ChatCompletionMessageParam
 
-from services.inference.model import FinishReason, Role
+from services.inference.model import FinishReason
+from services.inference.parts import PartDelta
 from services.inference.prompts.tokens import TokenEstimate
-from services.inference.providers import faults, names
-from services.inference.providers.base import Ended, Profile, ProviderEvent, Task, Text, TokenCounts
+from services.inference.providers import allowances, faults, names, openai_format
+from services.inference.providers.base import Accepted, Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.inference.providers.sse import (
     ByteStream,
     MalformedStream,
@@ -28,6 +25,7 @@ from services.inference.providers.sse import (
     at,
     count_at,
     parse,
+    require_events,
     server_events,
     settle,
     text_at,
@@ -43,7 +41,24 @@ _REASONS: Final = {
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
+    "tool_calls": FinishReason.TOOL_CALLS,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quirks:
+    """In what a compatible server differs.
+
+    Attributes:
+        stream_options: it reports token counts of streams when asked.
+        output_limit: its name for the length of an answer; None for OpenAI's newest with OpenAI itself, else for the
+            one that every compatible server knows.
+        assistant_prefix: it goes on with an answer that has begun (vLLM's `continue_final_message`).
+    """
+
+    stream_options: bool = True
+    output_limit: Literal["max_tokens", "max_completion_tokens"] | None = None
+    assistant_prefix: bool = False
 
 
 class OpenAIProvider:
@@ -52,13 +67,22 @@ class OpenAIProvider:
     Args:
         api_key: the operator's key; empty for local servers that want none.
         base_url: where the server is; empty for OpenAI itself.
+        name: first part of its models' names.
+        quirks: in what the server differs.
     """
 
-    def __init__(self, *, api_key: str, base_url: str = "") -> None:
-        self.profile: Final = Profile(name=names.OPENAI, tokens=TOKENS)
-        self._is_vendor = base_url.rstrip("/") in {"", BASE_URL}
+    def __init__(
+        self, *, api_key: str, base_url: str = "", name: str = names.OPENAI, quirks: Quirks | None = None
+    ) -> None:
+        quirks = quirks or Quirks()
+        self.profile: Final = Profile(name=name, tokens=TOKENS, takes_prefix=quirks.assistant_prefix)
+        is_vendor = base_url.rstrip("/") in {"", BASE_URL}
+        # OpenAI's newer models refuse `max_tokens`, many compatible servers know nothing else.
+        limit_name = quirks.output_limit or ("max_completion_tokens" if is_vendor else "max_tokens")
+        self._has_newer_limit = limit_name == "max_completion_tokens"
+        self._takes_reasoning = not is_vendor
         self._has_key = bool(api_key)
-        self._takes_stream_options = True
+        self._takes_stream_options = quirks.stream_options
         self._client = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=base_url or BASE_URL,
@@ -67,21 +91,26 @@ class OpenAIProvider:
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
-        label = f"{names.OPENAI}/{task.model}"
+        label = f"{self.profile.name}/{task.model}"
+        is_begun = False
         try:
             async with AsyncExitStack() as stack:
                 response = await self._open(stack, task)
+                is_begun = True
+                require_events(response)
+                if (allowance := allowances.of_openai(response.headers)) is not None:
+                    yield Accepted(allowance)
                 events = await stack.enter_async_context(aclosing(_read(response.iter_bytes(), label)))
                 async for event in events:
                     yield event
         except openai.APIStatusError as error:
-            raise faults.to_mesh_error(_fault(error), label) from None
+            raise faults.failure_of(_fault(error), faults.OPENAI, label) from None
         except (openai.APITimeoutError, httpx2.TimeoutException):
             raise faults.too_slow(label) from None
         except (openai.APIConnectionError, httpx2.HTTPError):
-            raise faults.unreachable(label) from None
+            raise faults.unreachable(label, is_begun=is_begun) from None
         except MalformedStream:
-            raise faults.malformed(label) from None
+            raise faults.corrupt(label) from None
 
     async def close(self) -> None:
         """See `Provider.close`."""
@@ -103,44 +132,43 @@ class OpenAIProvider:
         length = openai.omit if task.output_tokens_max is None else task.output_tokens_max
         return self._client.chat.completions.with_streaming_response.create(
             model=task.model,
-            messages=list(_messages(task)),
+            messages=self._messages(task),
             stream=True,
             stream_options={"include_usage": True} if with_usage else openai.omit,
-            # OpenAI's newer models refuse `max_tokens`, many compatible servers know nothing else.
-            max_completion_tokens=length if self._is_vendor else openai.omit,
-            max_tokens=openai.omit if self._is_vendor else length,
+            max_completion_tokens=length if self._has_newer_limit else openai.omit,
+            max_tokens=openai.omit if self._has_newer_limit else length,
             temperature=openai.omit if wanted.temperature is None else wanted.temperature,
             top_p=openai.omit if wanted.top_p is None else wanted.top_p,
             stop=list(wanted.stop) or openai.omit,
             seed=openai.omit if wanted.seed is None else wanted.seed,
+            extra_body=_more(task) or None,
             extra_headers={} if self._has_key else {"Authorization": openai.omit},
             timeout=openai.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
         )
 
+    def _messages(self, task: Task) -> list[ChatCompletionMessageParam]:
+        given = list(openai_format.messages(task, takes_reasoning=self._takes_reasoning))
+        return cast("list[ChatCompletionMessageParam]", given)  # dictionaries as the vendor documents them
 
-def _messages(task: Task) -> Iterator[ChatCompletionMessageParam]:
-    if task.system:
-        yield ChatCompletionSystemMessageParam(role="system", content=task.system)
-    for turn in task.turns:
-        if turn.role is Role.USER:
-            yield ChatCompletionUserMessageParam(role="user", content=turn.text)
-        else:
-            yield ChatCompletionAssistantMessageParam(role="assistant", content=turn.text)
+
+def _more(task: Task) -> dict[str, Any]:  # Any: the vendor's JSON
+    more = openai_format.options(task.tools, task.parameters)
+    # vLLM's words for: go on with the last message instead of answering it.
+    return more | {"continue_final_message": True, "add_generation_prompt": False} if task.prefix else more
 
 
 async def _read(chunks: AsyncIterator[bytes], label: str) -> AsyncGenerator[ProviderEvent, None]:
     reading = _Reading(label)
     async with aclosing(server_events(chunks)) as events:
         async for event in events:
-            text = reading.take(event)
-            if text:
-                yield Text(text)
+            for piece in reading.take(event):
+                yield piece
             if reading.finish_reason is not None:
                 break
         else:
             return
         await settle(events, reading.take, is_last=lambda event: event.data == _END_MARK)
-    yield Ended(reading.finish_reason, reading.counts)
+    yield Ended(reading.finish_reason, reading.counts, reading.stop_text)
 
 
 class _Reading:
@@ -149,25 +177,34 @@ class _Reading:
     def __init__(self, label: str) -> None:
         self.finish_reason: FinishReason | None = None
         self.counts: TokenCounts | None = None
+        self.stop_text = ""
         self._label = label
+        self._parts = openai_format.PartReader()
         self._is_refusal = False
 
-    def take(self, event: ServerEvent) -> str:
-        """Reads one event and gives the text in it."""
+    def take(self, event: ServerEvent) -> list[Text | PartDelta]:
+        """Reads one event and gives what it says of the answer."""
         if event.data == _END_MARK:
-            return ""
+            return []
         chunk = parse(event.data)
         if at(chunk, "error") is not None:
-            raise faults.to_mesh_error(_fault_in_stream(chunk), self._label)
-        refusal = text_at(chunk, "choices", 0, "delta", "refusal")
-        self._is_refusal = self._is_refusal or bool(refusal)
+            raise faults.failure_of(_fault_in_stream(chunk), faults.OPENAI, self._label)
+        found = self._parts.take(chunk)
+        self._is_refusal = self._is_refusal or any(isinstance(piece, Text) and piece.is_refusal for piece in found)
         reason = text_at(chunk, "choices", 0, "finish_reason")
         if reason:
-            self.finish_reason = (
-                FinishReason.CONTENT_FILTER if self._is_refusal else _REASONS.get(reason, FinishReason.STOP)
-            )
+            self.finish_reason = self._reason(reason)
+            self.stop_text = text_at(chunk, "choices", 0, "stop_reason")  # vLLM tells
+            found += self._parts.end()
         self.counts = _counts(chunk) or self.counts
-        return text_at(chunk, "choices", 0, "delta", "content") or refusal
+        return found
+
+    def _reason(self, reason: str) -> FinishReason:
+        if self._is_refusal:
+            return FinishReason.CONTENT_FILTER
+        if reason == "stop" and self._parts.has_calls:  # what a call that was demanded by its name ends with
+            return FinishReason.TOOL_CALLS
+        return _REASONS.get(reason, FinishReason.STOP)
 
 
 def _counts(chunk: object) -> TokenCounts | None:
@@ -188,6 +225,7 @@ def _fault(error: openai.APIStatusError) -> faults.Fault:
         status=error.status_code,
         code=f"{error.code} {error.type} {error.param} {error.message}",
         retry_after_s=faults.retry_after_s(error.response.headers),
+        allowance=allowances.of_openai(error.response.headers),
     )
 
 

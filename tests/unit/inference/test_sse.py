@@ -102,3 +102,25 @@ async def test_answer_that_does_not_end_is_refused() -> None:
 
     assert error.reason is Reason.PROVIDER_UNAVAILABLE
     assert provider.closed == 1
+
+
+async def test_event_with_the_number_of_the_last_one_is_given_once() -> None:
+    assert [event.data for event in await read(b"id: 1\ndata: a\n\nid: 1\ndata: a\n\nid: 2\ndata: a\n\n")] == [
+        b"a",
+        b"a",
+    ]
+
+
+async def test_missing_number_is_a_fault() -> None:
+    with pytest.raises(MalformedStream):
+        await read(b"id: 1\ndata: a\n\nid: 3\ndata: c\n\nid: 2\ndata: b\n\n")
+
+
+async def test_chunk_with_the_same_obfuscation_is_given_once() -> None:
+    first, second = b'data: {"a":"ha","obfuscation":"xk"}\n\n', b'data: {"a":"ha","obfuscation":"q"}\n\n'
+
+    assert len(await read(first + first + second)) == 2
+
+
+async def test_equal_chunks_without_marks_are_both_given() -> None:
+    assert len(await read(b'data: {"a":"ha"}\n\n' * 2)) == 2
