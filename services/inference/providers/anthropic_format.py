@@ -121,20 +121,12 @@ class PartReader:
             return [Text(text)]
         index = count_at(body, "index") or 0
         number = self._numbers.get(index)
-        if number is None:
+        piece = _piece(delta)
+        if number is None or piece is None:
             return []
-        match text_at(delta, "type"):
-            case "input_json_delta":
-                arguments = text_at(delta, "partial_json")
-                if not arguments:
-                    return []
-                self._without_arguments.discard(index)
-                return [PartDelta(number, ToolCall(id="", name="", arguments=arguments))]
-            case "thinking_delta":
-                return [PartDelta(number, Reasoning(text=text_at(delta, "thinking")))]
-            case "signature_delta":
-                return [PartDelta(number, Reasoning(signature=text_at(delta, "signature")))]
-        return []
+        if isinstance(piece, ToolCall):
+            self._without_arguments.discard(index)
+        return [PartDelta(number, piece)]
 
     def stop(self, body: object) -> list[Text | PartDelta]:
         """A block ends; a call without arguments has an empty object of them."""
@@ -146,6 +138,17 @@ class PartReader:
 
     def _number(self, index: int) -> int:
         return self._numbers.setdefault(index, len(self._numbers))
+
+
+def _piece(delta: object) -> ToolCall | Reasoning | None:
+    match text_at(delta, "type"):
+        case "input_json_delta" if text_at(delta, "partial_json"):
+            return ToolCall(id="", name="", arguments=text_at(delta, "partial_json"))
+        case "thinking_delta":
+            return Reasoning(text=text_at(delta, "thinking"))
+        case "signature_delta":
+            return Reasoning(signature=text_at(delta, "signature"))
+    return None
 
 
 def _text(text: str) -> list[Text | PartDelta]:
@@ -173,11 +176,15 @@ def _block(part: Part) -> Json | None:
             result: Json = {"type": "tool_result", "tool_use_id": _id(part.call_id), "content": content}
             return result | ({"is_error": True} if part.is_error else {})
         case Reasoning():
-            if part.encrypted:
-                return {"type": "redacted_thinking", "data": part.encrypted}
-            if part.signature:
-                return {"type": "thinking", "thinking": part.text, "signature": part.signature}
-            return None  # another vendor's thoughts: unsigned ones are refused
+            return _thought(part)
+
+
+def _thought(part: Reasoning) -> Json | None:
+    if part.encrypted:
+        return {"type": "redacted_thinking", "data": part.encrypted}
+    if part.signature:
+        return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+    return None  # another vendor's thoughts: unsigned ones are refused
 
 
 def _image(part: Image) -> Json:
