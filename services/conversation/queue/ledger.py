@@ -6,7 +6,7 @@ no broker.
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
@@ -121,11 +121,11 @@ class Ledger:
         for offset in held.offsets:
             del log.open[offset]
 
-    def commits(self) -> dict[int, int]:
-        """Positions that moved since the last call, by partition."""
+    def commits(self, among: Collection[int] | None = None) -> dict[int, int]:
+        """Positions that moved since the last call, by partition; with `among`, those of these partitions."""
         moved = {}
         for number, log in self._partitions.items():
-            if log.position != log.committed:
+            if (among is None or number in among) and log.position != log.committed:
                 moved[number] = log.committed = log.position
         return moved
 

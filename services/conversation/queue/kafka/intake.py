@@ -5,6 +5,7 @@ One loop has the consumer to itself: a second call would wait for the first, and
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -12,6 +13,7 @@ from confluent_kafka.aio import AIOConsumer
 
 from services.conversation.queue.body import UnreadableError, decode
 from services.conversation.queue.kafka.cluster import KafkaCluster
+from services.conversation.queue.kafka.commits import Commits
 from services.conversation.queue.ledger import Ledger
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, Unavailable
@@ -20,7 +22,8 @@ POLL_S: Final = 0.1
 """One look for news; the longest that a commit waits."""
 RETRY_S: Final = 0.5
 PROBE_S: Final = 1.0
-CLOSE_S: Final = 5.0
+CLOSE_S: Final = 4.0
+"""For leaving the group; a worker that goes without is missed for `session_s`."""
 WAITING_MAX: Final = 256
 """Messages that wait here for a worker with hands free."""
 FULL_S: Final = 1.0
@@ -48,6 +51,7 @@ class KafkaIntake:
     def __init__(self, cluster: KafkaCluster, ledger: Ledger, unreadable: Callable[[bytes], Awaitable[None]]) -> None:
         self._cluster = cluster
         self._ledger = ledger
+        self._commits = Commits(ledger)
         self._unreadable = unreadable
         self._topic = cluster.options.topic
         self._wanted = asyncio.Event()
@@ -120,7 +124,10 @@ class KafkaIntake:
 
     async def _consume(self) -> None:
         await self._cluster.make_topics()
-        consumer = AIOConsumer(self._configuration(), max_workers=_THREADS)
+        # Threads of our own, for with its own ones the consumer waits at its end, however long that takes.
+        threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="queue")
+        consumer = AIOConsumer(self._configuration(), executor=threads)
+        self._commits.start()
         try:
             await consumer.subscribe(
                 [self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
@@ -130,6 +137,7 @@ class KafkaIntake:
                 await self._turn(consumer)
         finally:
             await self._close(consumer)
+            threads.shutdown(wait=False)
 
     async def _turn(self, consumer: AIOConsumer) -> None:
         await self._commit(consumer)
@@ -157,21 +165,21 @@ class KafkaIntake:
 
     async def _commit(self, consumer: AIOConsumer) -> None:
         """Tells the broker what is done, without waiting for its answer."""
-        moved = self._ledger.commits()
+        moved = self._commits.due()
         if not moved:
             return
         try:
             await consumer.commit(offsets=self._offsets(moved), asynchronous=True)
         except KafkaException:
-            for number in moved:
-                self._ledger.uncommitted(number)
+            self._commits.refused()
             raise
 
     async def _committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
         """The broker's answer to a commit."""
-        for partition in partitions:
-            if error is not None or partition.error is not None:
-                self._ledger.uncommitted(partition.partition)
+        if error is not None:
+            self._commits.refused()
+        else:
+            self._commits.answered(each.partition for each in partitions if each.error is not None)
 
     async def _pause_or_resume(self, consumer: AIOConsumer) -> None:
         """Stops reading while too much waits; the polls go on, because by them the group knows that we live."""
@@ -218,10 +226,7 @@ class KafkaIntake:
 
     async def _revoked(self, consumer: AIOConsumer, partitions: Sequence[TopicPartition]) -> None:
         """Commits before others begin where we stopped."""
-        numbers = {partition.partition for partition in partitions}
-        moved = {number: at for number, at in self._ledger.commits().items() if number in numbers}
-        for number in self._partitions - numbers:
-            self._ledger.uncommitted(number)
+        moved = self._commits.last({partition.partition for partition in partitions})
         if moved and not self._is_away:
             try:
                 await consumer.commit(offsets=self._offsets(moved), asynchronous=False)

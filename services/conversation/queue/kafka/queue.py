@@ -18,7 +18,7 @@ from services.conversation.store import TurnRef
 from services.mesh.tasks import Loop, supervised
 
 DRAIN_S: Final = 5.0
-"""For leaving the group; a worker that goes without is missed for `session_s`."""
+"""For the last look for news and leaving the group."""
 
 
 class KafkaQueue:
