@@ -1,13 +1,16 @@
 """Wires inference together: settings in, a running server out."""
 
+import os
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 from parley.inference.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
-from services.inference import catalog
 from services.inference.generation import Generator
-from services.inference.providers import extractive, names, scripted
+from services.inference.providers import names, scripted
 from services.inference.providers.base import Limits, Provider
+from services.inference.routes.compiling import Wishes
+from services.inference.routes.shelf import Shelf
 from services.inference.routing import Router
 from services.inference.servicers import GenerationServicer, ModelServicer
 from services.inference.settings import Settings
@@ -24,27 +27,18 @@ async def serve(settings: Settings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with AsyncExitStack() as stack:
         auth = await stack.enter_async_context(open_channel(settings.auth_target, [tokens.CONTRACT]))
-        await server.serve(settings, servicers=wire_up(settings, stack), verifier=internal_verifier(AUDIENCE, auth))
+        shelf = open_shelf(settings, stack)
+        await server.serve(
+            settings,
+            servicers=wire_up(settings, shelf.router),
+            verifier=internal_verifier(AUDIENCE, auth),
+            loops=shelf.loops(),
+        )
 
 
-def wire_up(settings: Settings, stack: AsyncExitStack) -> list[Register]:
-    """The servicers; what they hold is given back when `stack` is left.
-
-    Raises:
-        ModelUnknown: the default or a fallback model has no configured provider.
-        ScriptError: the scripts do not fit.
-    """
-    providers = configured_providers(settings)
-    for provider in providers.values():
-        stack.push_async_callback(provider.close)
-    router = Router(
-        providers=providers,
-        catalog=catalog.load(),
-        default_model=default_model(settings),
-        fallback_models=[name.strip() for name in settings.fallback_models.split(",") if name.strip()],
-        listed_providers=listed_providers(settings),
-    )
-    generator = Generator(router, limits=limits(settings), context_tokens_assumed=settings.context_tokens_assumed)
+def wire_up(settings: Settings, router: Router) -> list[Register]:
+    """The servicers."""
+    generator = Generator(router, total_s=settings.total_s, context_tokens_assumed=settings.context_tokens_assumed)
     return [
         lambda grpc_server: generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
             GenerationServicer(generator), grpc_server
@@ -55,45 +49,40 @@ def wire_up(settings: Settings, stack: AsyncExitStack) -> list[Register]:
     ]
 
 
-def configured_providers(settings: Settings) -> dict[str, Provider]:
-    """The providers that the settings switch on; the built-in one always is."""
-    providers: dict[str, Provider] = {names.EXTRACTIVE: extractive.ExtractiveProvider()}
-    openai_key = settings.openai_api_key.get_secret_value()
-    if openai_key or settings.openai_base_url:
-        from services.inference.providers import openai  # noqa: PLC0415 - 0.5 s and 20 MB that most starts can spare
+def open_shelf(settings: Settings, stack: AsyncExitStack) -> Shelf:
+    """What the settings and the files say of providers; given back when `stack` is left.
 
-        providers[names.OPENAI] = openai.OpenAIProvider(api_key=openai_key, base_url=settings.openai_base_url)
-    anthropic_key = settings.anthropic_api_key.get_secret_value()
-    if anthropic_key:
-        from services.inference.providers import anthropic  # noqa: PLC0415 - 1.2 s and 50 MB, as above
-
-        providers[names.ANTHROPIC] = anthropic.AnthropicProvider(
-            api_key=anthropic_key, base_url=settings.anthropic_base_url
-        )
-    if settings.scripted:
-        providers[names.SCRIPTED] = scripted.ScriptedProvider(scripted.load(settings.scripted))
-    return providers
+    Raises:
+        RoutesError: a file does not fit.
+        ModelUnknown: the default or another name leads nowhere.
+        ScriptError: the scripts do not fit.
+    """
+    path = Path(settings.providers_file) if settings.providers_file else None
+    shelf = Shelf(path, wishes(settings))
+    stack.push_async_callback(shelf.close)
+    return shelf
 
 
-def default_model(settings: Settings) -> str:
-    """What an empty name means."""
-    if settings.default_model:
-        return settings.default_model
-    if settings.openai_api_key.get_secret_value():
-        return f"{names.OPENAI}/{settings.openai_model}"
-    if settings.anthropic_api_key.get_secret_value():
-        return f"{names.ANTHROPIC}/{settings.anthropic_model}"
-    return names.EXTRACTIVE
-
-
-def listed_providers(settings: Settings) -> frozenset[str]:
-    """Whose catalogued models are listed: a server without a key is a local one, with models of its own."""
-    keys = {
-        names.OPENAI: settings.openai_api_key.get_secret_value(),
-        names.ANTHROPIC: settings.anthropic_api_key.get_secret_value(),
-        names.EXTRACTIVE: "built in",
+def wishes(settings: Settings) -> Wishes:
+    """What the environment says beside the files."""
+    named = {
+        "OPENAI_API_KEY": settings.openai_api_key.get_secret_value(),
+        "OPENAI_BASE_URL": settings.openai_base_url,
+        "ANTHROPIC_API_KEY": settings.anthropic_api_key.get_secret_value(),
+        "ANTHROPIC_BASE_URL": settings.anthropic_base_url,
     }
-    return frozenset(name for name, key in keys.items() if key)
+    built_in: dict[str, Provider] = {}
+    if settings.scripted:
+        built_in[names.SCRIPTED] = scripted.ScriptedProvider(scripted.load(settings.scripted))
+    return Wishes(
+        default=settings.default_model,
+        fallback=tuple(name.strip() for name in settings.fallback_models.split(",") if name.strip()),
+        defaults=(f"{names.OPENAI}/{settings.openai_model}", f"{names.ANTHROPIC}/{settings.anthropic_model}"),
+        limits=limits(settings),
+        # Variables that are settings of their own may have come from a file or an argument instead.
+        variables=lambda name: named[name] if name in named else os.environ.get(name, ""),
+        built_in=built_in,
+    )
 
 
 def limits(settings: Settings) -> Limits:

@@ -1,21 +1,13 @@
-"""What is known of models: windows, prices and where they were read. Loaded once from `catalog.toml`."""
+"""What is known of models: windows, prices and where they were read. `routes` reads them from `providers.toml`."""
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from services.inference.model import Usage
 
-_PATH: Final = Path(__file__).with_name("catalog.toml")
 _MILLION: Final = 1_000_000
-
-
-class CatalogError(Exception):
-    """The catalog is not what its format says; the message names the model and the field."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,53 +77,3 @@ class Catalog:
 
     def __iter__(self) -> Iterator[ModelCard]:
         return iter(self._cards.values())
-
-
-def load(text: str | None = None) -> Catalog:
-    """The catalog in `text`, or the one that is shipped.
-
-    Raises:
-        CatalogError: a field is missing or malformed, or a model is listed twice.
-    """
-    cards: dict[str, ModelCard] = {}
-    for entry in tomllib.loads(_PATH.read_text(encoding="utf-8") if text is None else text).get("model", []):
-        card = _card(entry)
-        if card.name in cards:
-            raise CatalogError(f"model {card.name!r} is listed twice")
-        cards[card.name] = card
-    return Catalog(cards)
-
-
-def _card(entry: Mapping[str, Any]) -> ModelCard:  # Any: what TOML may hold; every value is checked by its use here
-    name = entry.get("name", "without a name")
-    try:
-        long_above = entry.get("long_above_tokens")
-        card = ModelCard(
-            name=str(entry["name"]),
-            display_name=str(entry["display_name"]),
-            context_tokens=int(entry["context_tokens"]),
-            output_tokens_max=int(entry["output_tokens_max"]),
-            prices=_prices(entry, ""),
-            source=str(entry["source"]),
-            date=date.fromisoformat(str(entry["date"])),
-            long_above_tokens=None if long_above is None else int(long_above),
-            long_prices=None if long_above is None else _prices(entry, "long_"),
-        )
-    except (KeyError, ValueError, ArithmeticError) as error:
-        raise CatalogError(f"model {name!r}: {error!r}") from error
-    if card.output_tokens_max >= card.context_tokens:
-        raise CatalogError(f"model {name!r}: the answer must leave room for a question")
-    return card
-
-
-def _prices(entry: Mapping[str, Any], prefix: str) -> Prices:  # Any: as above
-    cached = entry.get(f"{prefix}cached_input_price")
-    return Prices(
-        input_micros=_micros(entry[f"{prefix}input_price"]),
-        output_micros=_micros(entry[f"{prefix}output_price"]),
-        cached_input_micros=None if cached is None else _micros(cached),
-    )
-
-
-def _micros(dollars: str) -> int:
-    return int(Decimal(dollars) * _MILLION)

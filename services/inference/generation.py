@@ -24,7 +24,7 @@ from services.inference.model import (
 )
 from services.inference.parts import PartDelta, PartsRead
 from services.inference.prompts.assembly import Assembled, assemble, measure
-from services.inference.providers.base import Cited, Ended, Limits, Task, Text, TokenCounts, bounded
+from services.inference.providers.base import Cited, Ended, Task, Text, TokenCounts, bounded
 from services.inference.providers.failures import Failure
 from services.inference.routing import Router, Target
 from services.mesh import deadline
@@ -50,16 +50,16 @@ class Generator:
 
     Args:
         router: which provider serves which model.
-        limits: time limits of one attempt; the total also bounds all attempts together.
+        total_s: bounds all attempts together; each has the limits of its target.
         context_tokens_assumed: window of a model that the catalog does not know.
         clock: where the time comes from.
     """
 
     def __init__(
-        self, router: Router, *, limits: Limits, context_tokens_assumed: int, clock: Clock = SYSTEM_CLOCK
+        self, router: Router, *, total_s: float, context_tokens_assumed: int, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._router = router
-        self._limits = limits
+        self._total_s = total_s
         self._window_assumed = context_tokens_assumed
         self._clock = clock
 
@@ -73,7 +73,7 @@ class Generator:
             MeshError: no model could answer, or the answer broke off after it had begun.
         """
         targets = self._router.targets(wish.model, wish.fallback_models)
-        ends_at = self._clock.monotonic() + deadline.budget_s(self._limits.total_s)
+        ends_at = self._clock.monotonic() + deadline.budget_s(self._total_s)
         errors: list[MeshError] = []
         for target, following in zip(targets, [*targets[1:], None], strict=True):
             attempt = _Attempt(target, self._clock)
@@ -118,7 +118,7 @@ class Generator:
         Raises:
             ModelUnknown: no configured provider serves the model.
         """
-        profile = self._router.target(model).provider.profile
+        profile = self._router.target(model).profile
         return TokenCount(measure(prompt, tokens=profile.tokens, is_grounded=not profile.cites), is_estimated=True)
 
     async def _attempt(
@@ -139,11 +139,11 @@ class Generator:
             passages=assembled.passages,
             parameters=wish.parameters,
             output_tokens_max=output_tokens_max,
-            limits=replace(self._limits, total_s=left_s),
+            limits=replace(target.limits, total_s=min(target.limits.total_s, left_s)),
             tools=wish.prompt.tools,
         )
         try:
-            async with aclosing(bounded(target.provider, task, label=target.name)) as provided:
+            async with aclosing(bounded(target.keys[0].line.provider, task, label=target.name)) as provided:
                 async for event in provided:
                     match event:
                         case Text(text, is_refusal):
@@ -167,7 +167,7 @@ class Generator:
             wanted = min(wanted, card.output_tokens_max)
         reserve = wanted or min(_ANSWER_TOKENS, window // _ANSWER_SHARE)
         budget = min(window - reserve, wish.prompt.input_tokens_max or window)
-        profile = target.provider.profile
+        profile = target.profile
         try:
             return assemble(wish.prompt, tokens=profile.tokens, budget=budget, is_grounded=not profile.cites), wanted
         except ContextLengthExceeded as error:
@@ -199,7 +199,7 @@ class _Attempt:
     def begin(self, assembled: Assembled) -> None:
         """The prompt stands."""
         self._report = assembled.report
-        self._reader = None if self.target.provider.profile.cites else CitationReader(assembled.passages)
+        self._reader = None if self.target.profile.cites else CitationReader(assembled.passages)
 
     def add(self, text: str, *, is_refusal: bool) -> list[Event]:
         """Text has come: it and the citations that it completes."""
@@ -255,7 +255,7 @@ class _Attempt:
 
     def _written(self) -> int:
         """Tokens of the answer so far, estimated."""
-        tokens, parts = self.target.provider.profile.tokens, self._parts.parts()
+        tokens, parts = self.target.profile.tokens, self._parts.parts()
         return tokens.of_parts(parts) if parts else tokens.of("".join(self._pieces))
 
     def _usage(self, counts: TokenCounts | None) -> Usage:

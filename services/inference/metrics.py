@@ -56,14 +56,14 @@ def abandoned(target: Target, usage: Usage) -> None:
 
 def failed(target: Target, reason: Reason, usage: Usage | None = None) -> None:
     """An attempt failed; `usage` is what it consumed when it had begun."""
-    _ERRORS.labels(target.provider.profile.name, reason.value).inc()
+    _ERRORS.labels(target.profile.name, reason.value).inc()
     if usage is not None:
         _consumed(target, usage)
 
 
 def switched(source: Target, to: Target, reason: Reason) -> None:
     """Another model goes on."""
-    _SWITCHES.labels(source.provider.profile.name, to.provider.profile.name, reason.value).inc()
+    _SWITCHES.labels(source.profile.name, to.profile.name, reason.value).inc()
 
 
 def _consumed(target: Target, usage: Usage) -> None:
@@ -79,4 +79,4 @@ def _consumed(target: Target, usage: Usage) -> None:
 
 
 def _labels(target: Target) -> tuple[str, str]:
-    return target.provider.profile.name, "other" if target.card is None else target.name
+    return target.profile.name, "other" if target.card is None else target.name

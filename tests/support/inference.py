@@ -29,7 +29,7 @@ from services.inference.providers.base import (
     bounded,
 )
 from services.inference.providers.failures import Failure
-from services.inference.routing import Router
+from services.inference.routing import Book, Key, Line, Router, Source
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import MeshError
 
@@ -129,21 +129,32 @@ class FakeProvider:
 
 
 def router(
-    *providers: Provider, catalog: Catalog | None = None, default: str = "", fallbacks: Sequence[str] = ()
+    *providers: Provider,
+    catalog: Catalog | None = None,
+    default: str = "",
+    fallbacks: Sequence[str] = (),
+    limits: Limits = PATIENT,
 ) -> Router:
-    named = {provider.profile.name: provider for provider in providers}
+    """A router over fakes: each is a provider with one key, under its own name."""
+    sources = {
+        provider.profile.name: Source(
+            name=provider.profile.name, keys=(Key(id=f"{provider.profile.name}/key", line=Line(provider)),)
+        )
+        for provider in providers
+    }
     return Router(
-        providers=named,
-        catalog=catalog or Catalog({}),
-        default_model=default or f"{providers[0].profile.name}/m",
-        fallback_models=fallbacks,
+        Book(
+            sources=sources,
+            catalog=catalog or Catalog({}),
+            default=default or f"{providers[0].profile.name}/m",
+            fallback=tuple(fallbacks),
+            limits=limits,
+        )
     )
 
 
-def generator(
-    known: Router, *, window: int = 100_000, limits: Limits = PATIENT, clock: Clock = SYSTEM_CLOCK
-) -> Generator:
-    return Generator(known, limits=limits, context_tokens_assumed=window, clock=clock)
+def generator(known: Router, *, window: int = 100_000, clock: Clock = SYSTEM_CLOCK) -> Generator:
+    return Generator(known, total_s=PATIENT.total_s, context_tokens_assumed=window, clock=clock)
 
 
 async def events_of(answers: Generator, wish: Generation) -> list[Event]:

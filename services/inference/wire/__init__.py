@@ -120,7 +120,7 @@ def to_model(listing: Listing) -> model_service_pb2.Model:
     if card is None:
         return model_service_pb2.Model(name=listing.name, display_name=listing.name, is_default=listing.is_default)
     return model_service_pb2.Model(
-        name=card.name,
+        name=listing.name,
         display_name=card.display_name,
         context_tokens=card.context_tokens,
         output_tokens_max=card.output_tokens_max,

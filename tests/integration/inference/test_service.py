@@ -16,7 +16,7 @@ from parley.inference.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from services.inference.app import wire_up
+from services.inference.app import open_shelf, wire_up
 from services.inference.settings import Settings
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.errors import ERROR_BY_REASON, MeshError, Reason
@@ -67,7 +67,7 @@ async def served(**settings: Any) -> AsyncIterator[Client]:
     issuer = Issuer()
     configured = Settings(auth_target="127.0.0.1:1", scripted=SCRIPTS, not_serving_pause_s=0, **settings)
     async with AsyncExitStack() as stack:
-        servicers = wire_up(configured, stack)
+        servicers = wire_up(configured, open_shelf(configured, stack).router)
         server = await stack.enter_async_context(
             running(configured, servicers=servicers, verifier=issuer.verifier("inference"))
         )

@@ -226,7 +226,7 @@ async def test_unknown_model_is_refused_before_anything_is_asked() -> None:
 
 async def test_model_that_says_nothing_is_left_for_the_next_one() -> None:
     mute = ScriptedProvider({"mute": Script(stall_after=0)})
-    answers = generator(router(mute, FakeProvider("b")), limits=HASTY)
+    answers = generator(router(mute, FakeProvider("b"), limits=HASTY))
 
     events = await events_of(answers, wish("scripted/mute", "b/y"))
 

@@ -1,8 +1,9 @@
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from services.inference.app import configured_providers, default_model, limits, listed_providers
+from services.inference.app import limits, open_shelf
 from services.inference.settings import Settings
 from services.mesh.settings import effective, load
 
@@ -60,11 +61,13 @@ async def test_environment_switches_providers_on(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    settings = load(Settings)
 
-    assert configured_providers(settings).keys() == providers
-    assert default_model(settings) == default
-    assert listed_providers(settings) == listed
+    async with AsyncExitStack() as stack:
+        book = open_shelf(load(Settings), stack).router.book
+
+    assert book.sources.keys() == providers
+    assert book.default == default
+    assert {source.name for source in book.sources.values() if source.is_listed} == listed
 
 
 def test_key_may_be_mounted_as_a_file_and_is_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
