@@ -18,7 +18,6 @@ from dev.process import Process
 from dev.spawning import launched
 
 SERVICES = ("auth", "conversation", "retrieval", "inference")
-_WITH_DATABASE = ("auth", "conversation", "retrieval")
 _WORKLOADS = ("edge", "conversation", "retrieval", "inference")
 """Who calls others: each has a secret of its own, of which auth knows the hash."""
 _PROVIDER_KEYS = ("OPENAI_", "ANTHROPIC_")
@@ -70,12 +69,12 @@ class _Planner:
         self._database_url, after_database = self._database()
         self._valkey_url, after_valkey = self._valkey()
         stores = (*after_database, *after_valkey)
-        for service in _WITH_DATABASE:
+        for service in SERVICES:
             self._once(f"migrate-{service}", service, ["migrate"], after=after_database)
         self._serve("auth", "auth", after=("migrate-auth", *stores))
         bootstrap = ["bootstrap", "--output", str(self._home.bootstrap)]
         self._once("bootstrap", "auth", bootstrap, after=("migrate-auth", *stores))
-        self._serve("inference", "inference", after=("auth", *after_valkey))
+        self._serve("inference", "inference", after=("auth", "migrate-inference", *stores))
         self._serve("retrieval", "retrieval", after=("auth", "migrate-retrieval", *stores))
         self._work("retrieval-worker", "retrieval", after=("auth", "migrate-retrieval", *stores))
         self._serve("conversation", "conversation", after=("auth", "migrate-conversation", *stores))
@@ -122,7 +121,9 @@ class _Planner:
 
     def _once(self, name: str, service: str, arguments: list[str], *, after: tuple[str, ...]) -> None:
         command = _python(f"services.{service}", arguments)
-        environment = self._environment(service)
+        # A migration calls no provider, so it sees no provider's key.
+        own = self._environment(service).items()
+        environment = {name: value for name, value in own if not name.startswith(_PROVIDER_KEYS)}
         self._add(Process(name, command, after=after, one_shot=True, environment=environment, start_s_max=300.0))
 
     def _serve(self, name: str, service: str, *, after: tuple[str, ...]) -> None:
@@ -162,9 +163,8 @@ class _Planner:
         """Everything that a process of the deployable sees, and nothing that belongs to another one."""
         environment = _inherited(self._given, deployable) | _local(self._given)
         environment |= {f"PARLEY_{service.upper()}_TARGET": target for service, target in self._targets.items()}
-        if deployable in _WITH_DATABASE:
+        if deployable in SERVICES:
             environment["PARLEY_DATABASE_URL"] = self._database_url
-        if deployable != "edge":
             environment["PARLEY_VALKEY_URL"] = self._valkey_url
         if deployable in self._secrets:
             environment["PARLEY_WORKLOAD_SECRET"] = self._secrets[deployable]

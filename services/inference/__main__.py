@@ -1,6 +1,7 @@
-"""`python -m services.inference serve | config`."""
+"""See `cli.py`."""
 
-from services.inference.app import DEPLOYABLE
-from services.mesh.cli import main
+import sys
 
-main(DEPLOYABLE)
+from services.inference.cli import main
+
+main(sys.argv[1:])

@@ -20,8 +20,8 @@ def _processes(folder: Path) -> dict[str, Process]:
 
 
 def test_every_process_of_the_stack_is_in_the_table(tmp_path: Path) -> None:
-    names = "postgres valkey migrate-auth migrate-conversation migrate-retrieval auth bootstrap inference retrieval "
-    names += "retrieval-worker conversation conversation-worker edge"
+    names = "postgres valkey migrate-auth migrate-conversation migrate-retrieval migrate-inference auth bootstrap "
+    names += "inference retrieval retrieval-worker conversation conversation-worker edge"
     assert set(_processes(tmp_path)) == set(names.split())
 
 
@@ -33,7 +33,7 @@ def test_ports_of_a_stack_are_all_different(tmp_path: Path) -> None:
 
 def test_nothing_starts_before_its_schema_is_there(tmp_path: Path) -> None:
     processes = _processes(tmp_path)
-    for service in ("auth", "conversation", "retrieval"):
+    for service in ("auth", "conversation", "retrieval", "inference"):
         assert f"migrate-{service}" in processes[service].after
 
 

@@ -1,0 +1,206 @@
+"""Reservations, ledger and usage; what decides stands in functions of the schema, see the migrations."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Date, RowMapping, cast, func, literal, select, text, tuple_
+
+from services.inference.money.model import (
+    Alert,
+    Call,
+    Consumed,
+    Decision,
+    Dimension,
+    Granted,
+    Hold,
+    Period,
+    Posting,
+    Refused,
+    Usage,
+    UsageKey,
+    UsageQuery,
+)
+from services.inference.money.purse import Purpose
+from services.inference.tables import RESERVATIONS, USAGE_DAYS
+from services.mesh.database import ATTEMPTS_MAX, Conflict, Database, translated
+
+_RESERVE: Final = text("SELECT * FROM inference.reserve(CAST(:calls AS jsonb)) ORDER BY number")
+_SETTLE: Final = text("SELECT * FROM inference.settle(CAST(:postings AS jsonb), :posted_at)")
+_SUMS: Final = (
+    "calls",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_nanos",
+    "unpriced_calls",
+    "estimated_calls",
+)
+_NOTHING: Final = Consumed()
+
+# Any: values of JSON.
+_Json = dict[str, Any]
+
+
+class PostgresLedger:
+    """Implements `store.LedgerStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # One statement is one transaction: BEGIN and COMMIT of their own would be two more round trips before a call.
+        self._single = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def reserve(self, holds: Sequence[Hold]) -> list[Decision]:
+        """See `store.LedgerStore.reserve`."""
+        calls = [_hold_json(number, hold) for number, hold in enumerate(holds)]
+        return [_decision(row) for row in await self._call(_RESERVE, {"calls": json.dumps(calls)})]
+
+    async def settle(self, postings: Sequence[Posting], at: datetime) -> list[Alert]:
+        """See `store.LedgerStore.settle`."""
+        lines = json.dumps([_posting_json(posting) for posting in _latest(postings)])
+        return [_alert(row, at) for row in await self._call(_SETTLE, {"postings": lines, "posted_at": at})]
+
+    async def expired(self, at: datetime, limit: int) -> list[Hold]:
+        """See `store.LedgerStore.expired`."""
+        query = select(RESERVATIONS).where(RESERVATIONS.c.expires_at <= at)
+        async with self._database.read() as read:
+            rows = await read.execute(query.order_by(RESERVATIONS.c.expires_at).limit(limit))
+            return [_hold(row) for row in rows.mappings()]
+
+    async def usage(self, query: UsageQuery, *, after: UsageKey | None, limit: int) -> list[Usage]:
+        """See `store.LedgerStore.usage`."""
+        columns = USAGE_DAYS.c
+        day = cast(func.date_trunc("month", columns.day), Date) if query.period is Period.MONTH else columns.day
+        by = query.group_by
+        key = (
+            day.label("starts_on"),
+            (columns.user_id if Dimension.USER in by else literal("")).label("user_id"),
+            (columns.api_key_id if Dimension.API_KEY in by else literal("")).label("api_key_id"),
+            (columns.model if Dimension.MODEL in by else literal("")).label("model"),
+            (columns.purpose if Dimension.PURPOSE in by else literal("")).label("purpose"),
+        )
+        first = query.first if after is None else max(query.first, after.starts_on)
+        statement = select(*key, *(func.sum(columns[name]).label(name) for name in _SUMS)).where(
+            columns.organization_id == query.organization_id, columns.day >= first, columns.day <= query.last
+        )
+        for name in ("user_id", "api_key_id", "model", "purpose"):
+            wanted = getattr(query, name)
+            if wanted is not None:
+                statement = statement.where(columns[name] == wanted)
+        if after is not None:
+            place = (after.starts_on, after.user_id, after.api_key_id, after.model, after.purpose)
+            statement = statement.where(tuple_(*(label.element for label in key)) > place)
+        statement = statement.group_by(*(text(str(number + 1)) for number in range(len(key))))
+        statement = statement.order_by(*(text(str(number + 1)) for number in range(len(key)))).limit(limit)
+        async with self._database.read() as read:
+            return [_usage(row) for row in (await read.execute(statement)).mappings()]
+
+    async def _call(self, statement: Any, parameters: Mapping[str, Any]) -> list[RowMapping]:  # Any: SQLAlchemy's own
+        """Runs a function of the schema as a transaction of its own, again when PostgreSQL asks for that."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with translated():
+                    async with self._single.connect() as connection:
+                        return list((await connection.execute(statement, parameters)).mappings())
+            except Conflict:
+                if attempt == ATTEMPTS_MAX:
+                    raise
+        raise AssertionError("there is at least one attempt")
+
+
+def _latest(postings: Sequence[Posting]) -> list[Posting]:
+    """One posting per call; a statement cannot settle a call twice, and the first word counts."""
+    return list({(one.call.organization_id, one.call.id): one for one in reversed(postings)}.values())
+
+
+def _call_json(call: Call) -> _Json:
+    return {
+        "id": call.id,
+        "organization_id": call.organization_id,
+        "user_id": call.user_id,
+        "api_key_id": call.api_key_id,
+        "model": call.model,
+        "purpose": call.purpose.value,
+        "at": call.at.isoformat(),
+    }
+
+
+def _hold_json(number: int, hold: Hold) -> _Json:
+    return _call_json(hold.call) | {
+        "number": number,
+        "expires_at": hold.expires_at.isoformat(),
+        "input_tokens": hold.input_tokens,
+        "output_tokens": hold.output_tokens,
+        "cost_nanos": hold.cost_nanos,
+    }
+
+
+def _posting_json(posting: Posting) -> _Json:
+    consumed = posting.consumed or _NOTHING
+    return _call_json(posting.call) | {
+        "is_consumed": posting.consumed is not None,
+        "is_lapse": posting.is_lapse,
+        "input_tokens": consumed.input_tokens,
+        "cached_input_tokens": consumed.cached_input_tokens,
+        "output_tokens": consumed.output_tokens,
+        "reasoning_tokens": consumed.reasoning_tokens,
+        "cost_nanos": consumed.cost_nanos,
+        "is_estimated": consumed.is_estimated,
+    }
+
+
+def _decision(row: RowMapping) -> Decision:
+    if row["is_granted"]:
+        return Granted(room_nanos=row["room_nanos"])
+    return Refused(
+        subject_id=row["subject_id"],
+        period=Period(row["period"]),
+        limit_nanos=row["limit_nanos"],
+        spent_nanos=row["spent_nanos"],
+        reserved_nanos=row["reserved_nanos"],
+    )
+
+
+def _hold(row: RowMapping) -> Hold:
+    call = Call(
+        id=row["id"],
+        organization_id=row["organization_id"],
+        user_id=row["user_id"],
+        api_key_id=row["api_key_id"],
+        model=row["model"],
+        purpose=Purpose(row["purpose"]),
+        at=row["at"],
+    )
+    return Hold(
+        call=call,
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cost_nanos=row["cost_nanos"],
+        expires_at=row["expires_at"],
+    )
+
+
+def _alert(row: RowMapping, at: datetime) -> Alert:
+    return Alert(
+        organization_id=row["organization_id"],
+        subject_id=row["subject_id"],
+        period=Period(row["period"]),
+        starts_on=row["starts_on"],
+        percent=row["percent"],
+        limit_nanos=row["limit_nanos"],
+        spent_nanos=row["spent_nanos"],
+        at=at,
+    )
+
+
+def _usage(row: RowMapping) -> Usage:
+    key = UsageKey(
+        starts_on=row["starts_on"],
+        user_id=row["user_id"],
+        api_key_id=row["api_key_id"],
+        model=row["model"],
+        purpose=row["purpose"],
+    )
+    return Usage(key=key, **{name: int(row[name]) for name in _SUMS})

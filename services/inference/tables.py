@@ -1,0 +1,143 @@
+"""Tables of the schema `inference`; the migrations make them, a test holds the two against each other.
+
+Amounts are in billionths of a US dollar; days are those of UTC. What has to be decided and written in one step stands
+in functions of the schema, see the migrations.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+SCHEMA: Final = "inference"
+METADATA: Final = MetaData(schema=SCHEMA)
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False)
+
+
+def _amount(name: str, *, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger, nullable=nullable)
+
+
+def _instant(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False)
+
+
+BUDGETS: Final = Table(
+    "budgets",
+    METADATA,
+    _text("organization_id"),
+    # An organization, a user or an API key: the prefix tells.
+    _text("subject_id"),
+    _amount("requests_per_minute", nullable=True),
+    _amount("tokens_per_minute", nullable=True),
+    _amount("cost_nanos_per_day", nullable=True),
+    _amount("cost_nanos_per_month", nullable=True),
+    _instant("created_at"),
+    _instant("updated_at"),
+    PrimaryKeyConstraint("organization_id", "subject_id", name="budgets_pkey"),
+)
+
+BUDGET_COUNTERS: Final = Table(
+    "budget_counters",
+    METADATA,
+    _text("organization_id"),
+    _text("subject_id"),
+    _text("period"),
+    Column("starts_on", Date, nullable=False),
+    _amount("spent_nanos"),
+    _amount("reserved_nanos"),
+    PrimaryKeyConstraint("organization_id", "subject_id", "period", "starts_on", name="budget_counters_pkey"),
+)
+
+BUDGET_ALERTS: Final = Table(
+    "budget_alerts",
+    METADATA,
+    _text("organization_id"),
+    _text("subject_id"),
+    _text("period"),
+    Column("starts_on", Date, nullable=False),
+    Column("percent", Integer, nullable=False),
+    _amount("limit_nanos"),
+    _amount("spent_nanos"),
+    _instant("at"),
+    PrimaryKeyConstraint("organization_id", "subject_id", "period", "starts_on", "percent", name="budget_alerts_pkey"),
+    Index("budget_alerts_page", "organization_id", "at", "subject_id", "period", "percent"),
+)
+
+RESERVATIONS: Final = Table(
+    "reservations",
+    METADATA,
+    _text("organization_id"),
+    _text("id"),
+    _text("user_id"),
+    _text("api_key_id"),
+    _text("model"),
+    _text("purpose"),
+    _instant("at"),
+    _instant("expires_at"),
+    _amount("input_tokens"),
+    _amount("output_tokens"),
+    _amount("cost_nanos"),
+    PrimaryKeyConstraint("organization_id", "id", name="reservations_pkey"),
+    Index("reservations_expired", "expires_at"),
+)
+
+LEDGER: Final = Table(
+    "ledger",
+    METADATA,
+    _text("organization_id"),
+    _text("id"),
+    # 0 is the call, 1 the correction of a call that had lapsed: lines are never changed.
+    Column("number", Integer, nullable=False),
+    _text("user_id"),
+    _text("api_key_id"),
+    _text("model"),
+    _text("purpose"),
+    _instant("at"),
+    Column("calls", Integer, nullable=False),
+    _amount("input_tokens"),
+    _amount("cached_input_tokens"),
+    _amount("output_tokens"),
+    _amount("reasoning_tokens"),
+    _amount("cost_nanos", nullable=True),
+    Column("is_estimated", Boolean, nullable=False),
+    Column("is_lapsed", Boolean, nullable=False),
+    PrimaryKeyConstraint("organization_id", "id", "number", name="ledger_pkey"),
+    Index("ledger_by_time", "organization_id", "at"),
+)
+
+USAGE_DAYS: Final = Table(
+    "usage_days",
+    METADATA,
+    _text("organization_id"),
+    Column("day", Date, nullable=False),
+    _text("user_id"),
+    _text("api_key_id"),
+    _text("model"),
+    _text("purpose"),
+    _amount("calls"),
+    _amount("input_tokens"),
+    _amount("cached_input_tokens"),
+    _amount("output_tokens"),
+    _amount("reasoning_tokens"),
+    _amount("cost_nanos"),
+    _amount("unpriced_calls"),
+    _amount("estimated_calls"),
+    PrimaryKeyConstraint("organization_id", "day", "user_id", "api_key_id", "model", "purpose", name="usage_days_pkey"),
+    Index("usage_days_of_user", "organization_id", "user_id", "day"),
+    Index("usage_days_of_api_key", "organization_id", "api_key_id", "day"),
+)
