@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr
 
 from services.mesh.settings import AuthTarget, DatabaseSettings, ServerSettings, ValkeySettings, service_config
 
-# The everyday models of both vendors in November 2026, at the same price; `catalog.toml` has the sources.
+# The everyday models of both vendors in November 2026, at the same price; `providers.toml` has the sources.
 OPENAI_MODEL: Final = "gpt-6.2-sol"
 ANTHROPIC_MODEL: Final = "claude-sonnet-5-5"
 
@@ -33,9 +33,14 @@ class Settings(ServerSettings, AuthTarget):
         validation_alias="ANTHROPIC_BASE_URL",
         description="Another server that speaks Anthropic's messages; needs a key as well.",
     )
+    providers_file: str = Field(
+        default="",
+        description="Path of a providers.toml with providers, key pools and routes; read again when it changes.",
+    )
     default_model: str = Field(
         default="",
-        description="Model that an empty name means; else the first of OpenAI, Anthropic and extractive that is on.",
+        description="Model, alias or route that an empty name means; else that of the file; else the first of OpenAI, "
+        "Anthropic and extractive that is on.",
     )
     openai_model: str = Field(
         default=OPENAI_MODEL, min_length=1, description="OpenAI's model where it is the default provider."
