@@ -107,39 +107,43 @@ class Worker:
             await self._wait_for_change()
 
     async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
-        """Takes what waits; what a dead worker received comes first, or a backlog would hold it up for ever."""
+        """Takes what waits; all that a dead worker received comes first, or a backlog would hold it up for ever."""
         now, idle_s = asyncio.get_running_loop().time, self._pace.redeliver_after_s
         wait_s = min(RECEIVE_WAIT_S, idle_s)
-        redeliver_at = now() + idle_s
+        redeliver_at = now()
         while not self._is_draining:
-            if self._pace.concurrency <= self._taken:
+            free = self._pace.concurrency - self._taken
+            if free <= 0:
                 await self._wait_for_change()
             elif now() >= redeliver_at:
-                await self._take(group, commit, lambda count: self._queue.redeliver(count_max=count, idle_s=idle_s))
-                redeliver_at = now() + idle_s
+                found = await self._take(group, commit, self._queue.redeliver(count_max=free, idle_s=idle_s), free)
+                if found < free:
+                    redeliver_at = now() + idle_s
             else:
-                await self._take(group, commit, lambda count: self._queue.receive(count_max=count, wait_s=wait_s))
+                await self._take(group, commit, self._queue.receive(count_max=free, wait_s=wait_s), free)
         await self._queue.leave()
 
     async def _take(
         self,
         group: asyncio.TaskGroup,
         commit: GroupCommit[Batch, bool],
-        receive: Callable[[int], Awaitable[Sequence[Delivery]]],
-    ) -> None:
-        free = self._pace.concurrency - self._taken
+        received: Awaitable[Sequence[Delivery]],
+        free: int,
+    ) -> int:
+        """Starts what was received; returns how many messages that were."""
         try:
-            deliveries = [(delivery.ref, delivery) for delivery in await receive(free)]
+            deliveries = [(delivery.ref, delivery) for delivery in await received]
         except MeshError as error:
             _log.warning("queue_away", reason=error.reason)
             await asyncio.sleep(RETRY_S)
             found = await self._waiting_in_store(free)
             self._start(group, commit, [(ref, None) for ref in found])
+            return 0
+        if self._is_draining:
+            await self._give_back([delivery for _, delivery in deliveries])
         else:
-            if self._is_draining:
-                await self._give_back([delivery for _, delivery in deliveries])
-            else:
-                self._start(group, commit, deliveries)
+            self._start(group, commit, deliveries)
+        return len(deliveries)
 
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Lets other workers have what arrived too late for this one."""
