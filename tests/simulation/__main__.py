@@ -1,10 +1,12 @@
 # ruff: noqa: T201 - it speaks to a person at a terminal
-"""`python -m tests.simulation --seed 7 | --seeds 10000 | --mutants`; see the package's docstring."""
+"""`python -m tests.simulation --seed 7 | --seeds 10000 --jobs 2 | --mutants`; see the package's docstring."""
 
 import argparse
 import os
+import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Final
@@ -22,13 +24,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="replay this one, with everything that happened in it")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="how many to run")
     parser.add_argument("--first", type=int, default=0, help="of the seeds")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes that run them")
     parser.add_argument("--mutants", action="store_true", help="break the program on purpose, and look who notices")
     options = parser.parse_args()
     if options.mutants:
         return _mutants()
     if options.seed is not None:
         return _replay(options.seed)
-    return _many(range(options.first, options.first + options.seeds))
+    return _many(range(options.first, options.first + options.seeds), options.jobs)
 
 
 def _replay(seed: int) -> int:
@@ -38,29 +41,34 @@ def _replay(seed: int) -> int:
     return 1 if result.violations else 0
 
 
-def _many(seeds: range) -> int:
+def _many(seeds: range, jobs: int) -> int:
     began = time.monotonic()
-    turns = takeovers = failed = 0
+    turns = events = takeovers = steps = failed = 0
     virtual_s = recovery_s = 0.0
-    faults: dict[str, int] = {}
-    for result in _results(seeds):
+    faults: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for result in _results(seeds, jobs):
         turns, takeovers, virtual_s = turns + result.turns, takeovers + result.takeovers, virtual_s + result.virtual_s
-        recovery_s = max(recovery_s, result.recovery_s)
-        for kind, times in result.faults.items():
-            faults[kind] = faults.get(kind, 0) + times
+        events, steps, recovery_s = events + result.events, steps + result.steps, max(recovery_s, result.recovery_s)
+        faults.update(result.faults)
+        asked.update(result.asked)
         if result.violations:
             failed += 1
-            print(_line(result), flush=True)
+            print(f"{_line(result)}\n  replay: make simulate SEED={result.seed}", flush=True)
     print(f"{len(seeds)} seeds from {seeds.start}: {failed} failed; {turns} turns, {takeovers} taken over")
+    print(f"{steps} steps, {events} events of turns; {faults['kill_worker'] + faults['kill_api']} processes killed")
+    print("asked: " + ", ".join(f"{what} {times}" for what, times in sorted(asked.items())))
     print("faults: " + ", ".join(f"{kind} {times}" for kind, times in sorted(faults.items())))
+    spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(
-        f"{virtual_s:.0f} virtual seconds in {time.monotonic() - began:.1f} s; last end {recovery_s:.0f} s after peace"
+        f"{virtual_s:.0f} virtual seconds in {time.monotonic() - began:.1f} s, {spent:.1f} s of processor time; "
+        f"last end {recovery_s:.0f} s after peace"
     )
     return 1 if failed else 0
 
 
-def _results(seeds: range) -> Iterator[Result]:
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+def _results(seeds: range, jobs: int) -> Iterator[Result]:
+    with ProcessPoolExecutor(jobs) as pool:
         yield from pool.map(simulate, seeds, chunksize=10)
 
 

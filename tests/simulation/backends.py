@@ -2,26 +2,28 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Final, cast
 
-from services.conversation.events import TurnFinished
 from services.conversation.history import HistoryCache
 from services.conversation.journal.memory import MemoryJournal
-from services.conversation.journal.port import Batch, Journal, Tail
+from services.conversation.journal.port import Journal, Tail
 from services.conversation.queue.memory import MemoryQueue
-from services.conversation.queue.port import Queue
-from services.conversation.store import Hold, Store, TurnRef
+from services.conversation.queue.port import Delivery, Queue
+from services.conversation.store import Store, TurnRef
 from services.conversation.store_memory import MemoryStore
-from tests.simulation.history import History
+from tests.simulation.guard import WRITES, Guard
 from tests.simulation.loop import PROCESS, ROOT
 from tests.simulation.wire import Peer, Wire, immediately
 from tests.support.conversation import MemoryHistoryCache
 
+MOVED: Final = 0.5
+DROPPED: Final = 0.2
+"""Shares of the messages in hand that a rebalance gives to others, and that it loses."""
 _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -79,6 +81,19 @@ class FaultyQueue(MemoryQueue):
         self._fate.shuffle(now)
         await super().publish(now)
 
+    def rebalance(self) -> None:
+        """Some of what workers have in hand goes to others or is lost; acknowledging it changes nothing any more."""
+        for token, entry in list(self._received.items()):
+            fate = self._fate.random()
+            if fate >= MOVED + DROPPED:
+                continue
+            del self._received[token]
+            if fate < MOVED:
+                old = entry.delivery
+                entry.delivery = Delivery(old.ref, old.partition, f"{token}'")
+                self._waiting.appendleft(entry)
+        self._arrived.set()
+
     def _later(self, ref: TurnRef, most_s: float) -> None:
         publish = super().publish
         after_s = self._fate.uniform(0.1, most_s)
@@ -112,78 +127,6 @@ class Servers:
     cache: MemoryHistoryCache
 
 
-class Guard:
-    """Stands at the database and the journal, and knows by itself which writes must change nothing."""
-
-    def __init__(self, servers: Servers, history: History) -> None:
-        self._servers = servers
-        self._history = history
-
-    async def around(self, name: str, arguments: tuple[Any, ...], effect: Coroutine[Any, Any, Any]) -> Any:
-        """Does a write and judges it."""
-        before = self._rows(arguments)
-        allowed = self._is_allowed(arguments)
-        try:
-            return immediately(effect)
-        finally:
-            for turn_id, row in self._rows(arguments).items():
-                self._judge(name, turn_id, before.get(turn_id), row, is_allowed=allowed)
-
-    async def appended(self, batches: Sequence[Batch], effect: Coroutine[Any, Any, Any]) -> Any:
-        """Sees to it that an end is told only when it is stored."""
-        for batch in batches:
-            row = self._servers.store.tables.turns[batch.turn_id]
-            if isinstance(batch.events[-1].payload, TurnFinished) and not row.turn.state.has_ended:
-                self._history.violation(f"early: the end of {batch.turn_id} was told before it was stored")
-        return immediately(effect)
-
-    def _is_allowed(self, arguments: tuple[Any, ...]) -> bool:
-        hold = arguments[0] if arguments else None
-        if not isinstance(hold, Hold):
-            return True
-        row = self._servers.store.tables.turns.get(hold.ref.turn_id)
-        return row is not None and row.fence == hold.fence and not row.turn.state.has_ended
-
-    def _rows(self, arguments: tuple[Any, ...]) -> dict[str, tuple[Any, ...]]:
-        """The turn that is named, or all of them, with everything that a write could change."""
-        tables = self._servers.store.tables
-        named = arguments[0] if arguments else None
-        ref = named.ref if isinstance(named, Hold) else named
-        ids = [ref.turn_id] if isinstance(ref, TurnRef) else list(tables.turns)
-        return {
-            each: (
-                row.turn,
-                tables.messages[row.turn.assistant_message_id][1],
-                row.fence,
-                row.lease_expire_time,
-                row.sequence_limit,
-                row.journal_epoch,
-            )
-            for each in ids
-            if (row := tables.turns.get(each)) is not None
-        }
-
-    def _judge(
-        self, name: str, turn_id: str, old: tuple[Any, ...] | None, new: tuple[Any, ...], *, is_allowed: bool
-    ) -> None:
-        if old == new:
-            return
-        process = PROCESS.get()
-        history = self._history
-        if old is not None and not is_allowed:
-            history.violation(f"fence: {name} of a worker that had lost {turn_id} changed it ({process})")
-        if old is not None and old[0].state.has_ended:
-            history.violation(f"ended twice: {name} changed {turn_id}, which was {old[0].state}")
-        history.note(
-            f"{name} {turn_id[-4:]} {new[0].state} attempt={new[0].attempt} fence={new[2]} last={new[0].last_sequence}"
-        )
-        if new[0].state.has_ended and turn_id not in history.ended:
-            history.ended[turn_id] = (history.clock(), new[0], new[1])
-
-
-WRITES: Final = frozenset(
-    {"create_turn", "request_cancel", "claim", "fold", "renew", "finish", "release", "requeue_lapsed"}
-)
 WAITS: Final = frozenset({"receive", "wait"})
 
 

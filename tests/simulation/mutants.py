@@ -6,19 +6,31 @@ A mutant replaces one method while a run lasts. Each breaks one promise that the
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
+from services.conversation.actions import Action, Actions, Edit, Growth, NewQuestion
 from services.conversation.events import Draft, TurnEvent
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.writer import TurnWriter
-from services.conversation.model import TurnId
+from services.conversation.model import (
+    Conversation,
+    MessageState,
+    OnConflict,
+    Owner,
+    Turn,
+    TurnId,
+    TurnOverrides,
+    TurnState,
+)
 from services.conversation.reaper import Reaper
 from services.conversation.recovery import Recovered, Recovery
 from services.conversation.relay import Relay
-from services.conversation.store import Claim, Ending, Hold, TurnRef
+from services.conversation.store import Claim, Ending, Hold, NewTurn, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
 from services.conversation.turn_run import TurnRun
+from services.conversation.turns import Ask, Turns
 from services.conversation.watching import Watching
 
 Change = Callable[[], AbstractContextManager[object]]
@@ -104,8 +116,8 @@ async def _one_too_far(watching: Watching, turn_id: str, position: int) -> list[
     return await _READ(watching, turn_id, position + (position > 3))
 
 
-async def _release_spends(store: MemoryStore, hold: Hold, *, spend_attempt: bool) -> bool:
-    return await _RELEASE(store, hold, spend_attempt=True)
+async def _release_spends(store: MemoryStore, hold: Hold, **options: Any) -> bool:
+    return await _RELEASE(store, hold, **{**options, "spend_attempt": True})
 
 
 async def _same_epoch(journal: MemoryJournal) -> str:
@@ -113,7 +125,81 @@ async def _same_epoch(journal: MemoryJournal) -> str:
     return "epoch"
 
 
+def _none_moves_up(store: MemoryStore, conversation_id: str) -> None:
+    """They wait."""
+
+
+def _last_moves_up(store: MemoryStore, conversation_id: str) -> None:
+    turns = store.tables.turns
+    store.tables.turns = dict(reversed(turns.items()))
+    _MOVE_UP(store, conversation_id)
+    store.tables.turns = turns
+
+
+def _time_ran_out_in_line(store: MemoryStore, conversation_id: str) -> None:
+    was = {row.turn.id: row.deadline for row in store.tables.turns.values()}
+    _MOVE_UP(store, conversation_id)
+    for row in store.tables.turns.values():
+        row.deadline = was[row.turn.id]
+
+
+def _all_at_once(store: MemoryStore, new: NewTurn) -> TurnState:
+    return TurnState.QUEUED
+
+
+def _cancels_nobody(store: MemoryStore, new: NewTurn) -> TurnState:
+    is_polite = new.on_conflict is OnConflict.CANCEL_RUNNING
+    return _STATE_OF_NEW(store, replace(new, on_conflict=OnConflict.QUEUE) if is_polite else new)
+
+
+def _overwrites(store: MemoryStore, new: NewTurn, conversation: Conversation) -> None:
+    _GROW(store, new, conversation)
+    if new.text is None:
+        owner, old = store.tables.messages[new.revision_of]
+        store.tables.messages[old.id] = (owner, replace(old, text=None, state=MessageState.IN_PROGRESS))
+
+
+async def _below_what_it_edits(actions: Actions, owner: Owner, conversation_id: str, action: Action) -> Growth:
+    growth = await _GROWTH(actions, owner, conversation_id, action)
+    return replace(growth, parent_id=action.message_id) if isinstance(action, Edit) else growth
+
+
+async def _retried_at_the_end(turns: Turns, owner: Owner, turn_id: str, **options: Any) -> Turn:
+    failed = await turns._store.turn(owner, turn_id)
+    question = await turns._store.message(owner, failed.user_message_id)
+    action = NewQuestion(question.text or "", None)
+    ask = Ask(conversation_id=failed.conversation_id, action=action, overrides=TurnOverrides())
+    return await turns.create(owner, replace(ask, on_conflict=options["on_conflict"]), repeat=options["repeat"])
+
+
+async def _begun_anew(store: MemoryStore, ref: TurnRef, **options: Any) -> Claim | None:
+    claim = await _CLAIM(store, ref, **options)
+    return replace(claim, continued=None) if claim else None
+
+
+async def _for_ever(store: MemoryStore, ref: TurnRef, **options: Any) -> Claim | None:
+    claim = await _CLAIM(store, ref, **options)
+    return replace(claim, deadline_s=1e6) if claim else None
+
+
+async def _deleted_in_part(store: MemoryStore, owner: Owner, conversation_id: str) -> list[TurnId]:
+    kept = dict(store.tables.messages)
+    turn_ids = await _DELETE(store, owner, conversation_id)
+    store.tables.messages = kept
+    return turn_ids
+
+
+async def _stays_in_hand(turn_run: TurnRun, *_what: object) -> bool:
+    return False
+
+
 _FINISH: Final = Recovery.finish
+_MOVE_UP: Final = MemoryStore._move_up
+_STATE_OF_NEW: Final = MemoryStore._state_of_new
+_GROW: Final = MemoryStore._grow
+_GROWTH: Final = Actions.growth
+_CLAIM: Final = MemoryStore.claim
+_DELETE: Final = MemoryStore.delete_conversation
 _TAKE_OVER: Final = Recovery.take_over
 _READ: Final = Watching._read
 _RELEASE: Final = MemoryStore.release
@@ -134,5 +220,17 @@ MUTANTS: Final[dict[str, Change]] = {
     "request ids are not remembered": replaced(MemoryConversations, "remember", _remembers_nothing),
     "watchers are shown gaps": replaced(Watching, "_next", _gaps_shown),
     "a watcher comes back one event too far": replaced(Watching, "_read", _one_too_far),
+    "waiters never move up": replaced(MemoryStore, "_move_up", _none_moves_up),
+    "the last who came moves up first": replaced(MemoryStore, "_move_up", _last_moves_up),
+    "time runs while a turn waits": replaced(MemoryStore, "_move_up", _time_ran_out_in_line),
+    "two turns of a conversation at once": replaced(MemoryStore, "_state_of_new", _all_at_once),
+    "who shall cancel only waits": replaced(MemoryStore, "_state_of_new", _cancels_nobody),
+    "regenerate overwrites the old answer": replaced(MemoryStore, "_grow", _overwrites),
+    "an edit hangs off what it edits": replaced(Actions, "growth", _below_what_it_edits),
+    "a retry asks at the end of the branch": replaced(Turns, "retry", _retried_at_the_end),
+    "what goes on begins anew": replaced(MemoryStore, "claim", _begun_anew),
+    "a turn may take for ever": replaced(MemoryStore, "claim", _for_ever),
+    "a delete leaves the messages": replaced(MemoryStore, "delete_conversation", _deleted_in_part),
+    "a drained worker keeps its turns": replaced(TurnRun, "_leave", _stays_in_hand),
     "handing back spends an attempt": replaced(MemoryStore, "release", _release_spends),
 }

@@ -20,6 +20,7 @@ KINDS: Final = (
     "drain",
     "queue_chaos",
     "queue_wiped",
+    "rebalance",
     "journal_wiped",
     "journal_torn",
     "away",
@@ -50,6 +51,7 @@ class Nemesis:
             "drain": self._drain,
             "queue_chaos": self._queue_chaos,
             "queue_wiped": self._queue_wiped,
+            "rebalance": self._rebalance,
             "journal_wiped": self._journal_wiped,
             "journal_torn": self._journal_torn,
             "away": self._away,
@@ -140,6 +142,10 @@ class Nemesis:
     async def _queue_wiped(self) -> None:
         self._world.history.fault("queue_wiped")
         self._world.servers.queue.lose_everything()
+
+    async def _rebalance(self) -> None:
+        self._world.history.fault("rebalance")
+        self._world.servers.queue.rebalance()
 
     async def _journal_wiped(self) -> None:
         self._world.history.fault("journal_wiped")

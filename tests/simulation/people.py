@@ -2,79 +2,193 @@
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
-from services.conversation.actions import NewQuestion
-from services.conversation.events import BrokenSequenceError, TurnEvent, TurnFinished
-from services.conversation.model import ConversationId, ConversationSettings, Repeat, Turn, TurnOverrides
-from services.conversation.store import NewConversation
+from services.conversation.actions import Action, Continue, Edit, NewQuestion, Regenerate
+from services.conversation.events import BrokenSequenceError, TurnFinished
+from services.conversation.model import (
+    ConversationId,
+    ConversationSettings,
+    FinishReason,
+    OnConflict,
+    Repeat,
+    Turn,
+    TurnOverrides,
+    TurnState,
+)
 from services.conversation.turns import Ask
-from services.mesh.errors import Internal, MeshError, Unavailable
-from tests.simulation.history import Asked, Viewed
-from tests.simulation.loop import ROOT
-from tests.simulation.wire import settle
+from services.mesh.errors import MeshError, NotFound, TurnAlreadyRunning, Unavailable
+from tests.simulation.client import Client
+from tests.simulation.history import Asked, Kind, Talk, Viewed
 from tests.simulation.world import Api, World
 from tests.support.conversation import ADA
 
-T = TypeVar("T")
-PAUSE_S: Final = 0.3
-ANSWER_S_MAX: Final = 15.0
-"""How long a person waits for a reply before asking again."""
+KINDS: Final = (
+    *(Kind.NEW,) * 12,
+    *(Kind.EDIT,) * 3,
+    *(Kind.REGENERATE,) * 3,
+    *(Kind.BRANCH,) * 2,
+)
+WHILE_BUSY: Final = (*(OnConflict.QUEUE,) * 5, *(OnConflict.CANCEL_RUNNING,) * 3, *(OnConflict.REJECT,) * 2)
+WHILE_IDLE: Final = (*(OnConflict.REJECT,) * 8, OnConflict.QUEUE, OnConflict.CANCEL_RUNNING)
+REPEATS: Final = 0.1
+"""Share of calls that are made once more after they were answered."""
+MENDS: Final = 0.6
+"""Share of broken answers that are gone on with, or wanted again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """What people of a run tend to; probabilities.
+
+    Attributes:
+        leaves: per batch of events, that the connection breaks.
+        cancels: per question, a change of mind.
+        hurries: per question, that the next one does not wait for the answer.
+        limits: per question, that it may take a few seconds only.
+        deletes: per question, that the conversation is deleted soon after.
+    """
+
+    leaves: float
+    cancels: float
+    hurries: float
+    limits: float
+    deletes: float
+
+    @classmethod
+    def by(cls, chance: random.Random) -> "Habits":
+        """Those of one run: each is also met without the others."""
+        return cls(
+            leaves=chance.choice((0.0, 0.05, 0.3)),
+            cancels=chance.choice((0.0, 0.2)),
+            hurries=chance.choice((0.0, 0.3, 0.7)),
+            limits=chance.choice((0.0, 0.4)),
+            deletes=chance.choice((0.0, 0.15)),
+        )
 
 
 class Person:
-    """Someone with one conversation.
+    """Someone with a conversation, and another one when that is deleted.
 
     Args:
         world: where.
         number: of the person, who also has a seed of one's own.
-        leaves: probability per batch of events that the connection breaks.
-        cancels: probability per question of a change of mind.
+        habits: of the person.
     """
 
-    def __init__(self, world: World, number: int, *, leaves: float, cancels: float) -> None:
+    def __init__(self, world: World, number: int, habits: Habits) -> None:
         self._world = world
+        self._history = world.history
         self._chance = random.Random(world.chance.random())
+        self._client = Client(world, self._chance)
         self._number = number
-        self._leaves = leaves
-        self._cancels = cancels
+        self._habits = habits
+        self._calls = 0
 
     async def converse(self, questions: int) -> None:
-        """Asks one question after the other, each when the answer before is complete."""
+        """Asks so many questions, each when the answer before is complete, or sooner."""
         await asyncio.sleep(self._chance.uniform(0.0, 8.0))
-        settings = ConversationSettings(knowledge_base_id=self._chance.choice(("", "kb_1")))
-        conversation_id = ConversationId(self._world.ids("conv"))
-        await self._world.servers.store.create_conversation(
-            NewConversation(owner=ADA, id=conversation_id, settings=settings)
-        )
-        for number in range(questions):
-            asked = Asked(f"q{self._number}.{number}", conversation_id)
-            self._world.history.asked.append(asked)
-            try:
-                await self._ask_and_watch(asked)
-            except MeshError as error:
-                self._world.history.violation(f"refused: {asked.question} got {error!r}")
-                return
-            await asyncio.sleep(self._chance.uniform(0.0, 2.0))
+        talk = await self._begin()
+        async with asyncio.TaskGroup() as meanwhile:
+            for _ in range(questions):
+                asked = self._idea(talk)
+                if await self._ask(asked):
+                    await self._follow(asked, meanwhile)
+                await asyncio.sleep(self._chance.uniform(0.0, 2.0))
+                if talk.wants_delete and self._chance.random() < 0.5:
+                    talk = await self._begin()
 
-    async def _ask_and_watch(self, asked: Asked) -> None:
-        turn = await self._insist(lambda api: api.turns.create(ADA, _ask(asked), repeat=_repeat(asked)))
-        asked.turn, asked.accepted_s = turn, self._world.loop.time()
-        self._world.history.note(f"accepted {asked.question} {turn.id[-4:]}")
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self._chance.randint(1, 2)):
-                group.create_task(self._watch(asked, turn, self._chance.choice((0.0, 0.0, 0.0, 0.0, 5.0, 14.0))))
-            if self._chance.random() < self._cancels:
-                group.create_task(self._cancel(asked, turn))
+    async def _begin(self) -> Talk:
+        settings = ConversationSettings(knowledge_base_id=self._chance.choice(("", "kb_1")))
+        repeat = self._repeat("CreateConversation")
+        conversation = await self._client.insist(lambda api: api.conversations.create(ADA, settings, (), repeat=repeat))
+        return Talk(conversation.id)
+
+    def _idea(self, talk: Talk) -> Asked:
+        """What to ask next."""
+        chance = self._chance
+        known = [asked for asked in talk.asked if asked.turn is not None]
+        is_busy = any(asked.finished is None for asked in known)
+        broken = [asked for asked in known if _is_broken(asked)]
+        kind, target = Kind.NEW, None
+        if broken and chance.random() < MENDS:
+            target = chance.choice(broken)
+            has_failed = target.finished is not None and target.finished.state is TurnState.FAILED
+            kind = Kind.RETRY if has_failed and chance.random() < 0.6 else Kind.CONTINUE
+        elif known:
+            kind = chance.choice(KINDS)
+            target = chance.choice(known) if kind is not Kind.NEW else None
+        call = self._next_call()
+        asked = Asked(
+            request_id=call,
+            talk=talk,
+            kind=kind,
+            question=call if target is None or kind.brings_question else target.question,
+            target=target,
+            on_conflict=chance.choice(WHILE_BUSY if is_busy else WHILE_IDLE),
+            time_s=chance.uniform(0.3, 8.0)
+            if kind is not Kind.RETRY and chance.random() < self._habits.limits
+            else None,
+        )
+        self._history.asked[asked.request_id] = asked
+        talk.asked.append(asked)
+        return asked
+
+    async def _ask(self, asked: Asked) -> bool:
+        """Whether there is a turn now."""
+        began_s = self._world.loop.time()
+        try:
+            asked.turn = await self._client.insist(partial(_call, asked))
+            if self._chance.random() < REPEATS:
+                again = await self._client.insist(partial(_call, asked))
+                if again.id != asked.turn.id:
+                    self._history.violation(f"accepted twice: {asked.request_id} is {asked.turn.id} and {again.id}")
+        except TurnAlreadyRunning:
+            asked.refused_s = (began_s, self._world.loop.time())
+        except MeshError as error:
+            if not (isinstance(error, NotFound) and asked.talk.wants_delete):
+                self._history.violation(f"refused: {asked.request_id} got {error!r}")
+        if asked.turn is None:
+            return False
+        what = asked.kind if asked.target is None else f"{asked.kind} {asked.target.request_id}"
+        self._history.note(f"accepted {asked.request_id} {asked.turn.id[-4:]} {what}, {asked.on_conflict}")
+        return True
+
+    async def _follow(self, asked: Asked, meanwhile: asyncio.TaskGroup) -> None:
+        """Watches the answer, perhaps while other things happen."""
+        assert asked.turn is not None
+        chance, habits = self._chance, self._habits
+        if not asked.talk.wants_delete and chance.random() < habits.deletes:
+            meanwhile.create_task(self._delete(asked.talk))
+        if chance.random() < habits.cancels:
+            meanwhile.create_task(self._cancel(asked, asked.turn))
+        watchers = [
+            meanwhile.create_task(self._watch(asked, asked.turn, chance.choice((0.0, 0.0, 0.0, 0.0, 5.0, 14.0))))
+            for _ in range(chance.randint(1, 2))
+        ]
+        if chance.random() >= habits.hurries:
+            await asyncio.wait(watchers)
 
     async def _cancel(self, asked: Asked, turn: Turn) -> None:
         await asyncio.sleep(self._chance.choice((0.0, 0.1, 1.0, 5.0)))
         asked.wants_cancel = True
-        await self._insist(lambda api: api.turns.cancel(ADA, turn.id))
-        asked.cancelled_s = self._world.loop.time()
+        try:
+            await self._client.insist(lambda api: api.turns.cancel(ADA, turn.id))
+        except NotFound as error:
+            self._lost(asked, f"cancel of {asked.request_id}", error)
+        else:
+            asked.cancelled_s = self._world.loop.time()
+
+    async def _delete(self, talk: Talk) -> None:
+        await asyncio.sleep(self._chance.choice((0.0, 0.5, 3.0)))
+        talk.wants_delete = True
+        try:
+            await self._client.insist(lambda api: api.conversations.delete(ADA, talk.id))
+        except NotFound:
+            if talk.id not in self._history.deleted:
+                self._history.violation(f"lost: {talk.id} had gone before it was deleted")
 
     async def _watch(self, asked: Asked, turn: Turn, later_s: float) -> None:
         await asyncio.sleep(later_s)
@@ -85,130 +199,81 @@ class Person:
                 await self._look(view)
             except Unavailable:
                 pass
-            except MeshError as error:
-                self._world.history.violation(f"watch: {asked.question} at {view.draft.last_sequence} got {error!r}")
+            except NotFound as error:
+                view.is_gone = True
+                self._lost(asked, f"watch of {asked.request_id}", error)
                 return
-            except BrokenSequenceError as error:
-                self._world.history.violation(f"watch: {asked.question} saw {error}")
+            except (MeshError, BrokenSequenceError) as error:
+                at = view.draft.last_sequence
+                self._history.violation(f"watch: {asked.request_id} at {at} got {error!r}")
                 return
-            await asyncio.sleep(self._chance.uniform(0.0, PAUSE_S))
+            await self._client.pause()
 
     async def _look(self, view: Viewed) -> None:
         """One connection."""
-        async with self._stream(view.turn_id, view.draft.last_sequence) as batches:
+        async with self._client.stream(view.turn_id, view.draft.last_sequence) as batches:
             async for batch in batches:
+                view.shown_s = self._world.loop.time()
                 for event in batch:
                     view.draft.apply(event)
                     view.events.append(event)
                     if isinstance(event.payload, TurnFinished):
                         view.last = event
                         return
-                if self._chance.random() < self._leaves:
+                if self._chance.random() < self._habits.leaves:
                     return
 
-    async def _insist(self, call: Callable[[Api], Awaitable[T]]) -> T:
-        """Repeats a call until it is answered."""
-        while True:
-            try:
-                async with asyncio.timeout(ANSWER_S_MAX):
-                    return await self._call(call)
-            except (Unavailable, TimeoutError):
-                self._world.history.refused += 1
-                await asyncio.sleep(self._chance.uniform(0.0, PAUSE_S))
+    def _lost(self, asked: Asked, what: str, error: NotFound) -> None:
+        if asked.talk.id not in self._history.deleted:
+            self._history.violation(f"lost: {what} got {error!r}")
 
-    def _some_api(self) -> Api:
-        apis = self._world.apis
-        if not apis:
-            raise Unavailable("no replica is up")
-        return self._chance.choice(apis)
+    def _next_call(self) -> str:
+        self._calls += 1
+        return f"q{self._number}.{self._calls}"
 
-    async def _call(self, call: Callable[[Api], Awaitable[T]]) -> T:
-        api, loop, wire = self._some_api(), self._world.loop, self._world.wire
-        answer: asyncio.Future[T] = loop.create_future()
-        gone = Unavailable("the connection broke")
-        forget = api.process.when_killed(lambda: settle(answer, None, gone))
-
-        async def handle() -> None:
-            result: T | None = None
-            error: Exception | None = None
-            try:
-                result = await call(api)
-            except MeshError as raised:
-                error = raised
-            except Exception as raised:  # noqa: BLE001 - whatever it is, a handler must not raise it
-                self._world.history.violation(f"broken: a call raised {raised!r}")
-                error = Internal("a bug")
-            loop.call_later(wire.delay_s(), settle, answer, result, error, context=ROOT)
-
-        loop.call_later(wire.delay_s(), lambda: api.process.spawn(handle()), context=ROOT)
-        try:
-            return await answer
-        finally:
-            forget()
-
-    @asynccontextmanager
-    async def _stream(self, turn_id: str, after: int) -> AsyncIterator[AsyncIterator[list[TurnEvent]]]:
-        """One watch call; what is on its way when a connection breaks is lost."""
-        api, wire = self._some_api(), self._world.wire
-        await asyncio.sleep(wire.delay_s())
-        pipe = _Pipe()
-        forget = api.process.when_killed(lambda: pipe.end(Unavailable("the connection broke")))
-
-        async def handle() -> None:
-            watched = api.watching.watch(ADA, turn_id, after_sequence=after, follow=True)
-            try:
-                async with aclosing(watched) as batches:
-                    async for batch in batches:
-                        pipe.send(batch)
-            except MeshError as error:
-                pipe.end(error)
-            except Exception as error:  # noqa: BLE001 - whatever it is, a handler must not raise it
-                self._world.history.violation(f"broken: watch of {turn_id} raised {error!r}")
-                pipe.end(Internal("a bug"))
-            else:
-                pipe.end(Unavailable("the stream ended"))
-
-        if not api.process.is_alive:
-            raise Unavailable("the replica has stopped")
-        task = api.process.spawn(handle())
-        try:
-            yield pipe.read()
-        finally:
-            forget()
-            task.cancel()
+    def _repeat(self, method: str) -> Repeat:
+        call = self._next_call()
+        return Repeat(method=method, request_id=call, body_hash=call.encode())
 
 
-class _Pipe:
-    """Batches on their way to a client."""
-
-    def __init__(self) -> None:
-        self._batches: deque[list[TurnEvent]] = deque()
-        self._error: MeshError | None = None
-        self._changed = asyncio.Event()
-
-    def send(self, batch: list[TurnEvent]) -> None:
-        self._batches.append(batch)
-        self._changed.set()
-
-    def end(self, error: MeshError) -> None:
-        self._error = self._error or error
-        self._changed.set()
-
-    async def read(self) -> AsyncIterator[list[TurnEvent]]:
-        while True:
-            while self._batches:
-                yield self._batches.popleft()
-            if self._error is not None:
-                raise self._error
-            self._changed.clear()
-            await self._changed.wait()
+def _is_broken(asked: Asked) -> bool:
+    """Whether an answer can be gone on with."""
+    end = asked.finished
+    if end is None or end.message is None:
+        return False
+    return end.state is not TurnState.COMPLETED or end.message.finish_reason is FinishReason.LENGTH
 
 
-def _ask(asked: Asked) -> Ask:
-    return Ask(
-        conversation_id=asked.conversation_id, action=NewQuestion(asked.question, None), overrides=TurnOverrides()
+async def _call(asked: Asked, api: Api) -> Turn:
+    repeat = Repeat(method="CreateTurn", request_id=asked.request_id, body_hash=asked.request_id.encode())
+    if asked.kind is Kind.RETRY:
+        return await api.turns.retry(ADA, _target(asked).id, on_conflict=asked.on_conflict, repeat=repeat)
+    ask = Ask(
+        conversation_id=ConversationId(asked.talk.id),
+        action=_action(asked),
+        overrides=TurnOverrides(),
+        on_conflict=asked.on_conflict,
+        time_s=asked.time_s,
     )
+    return await api.turns.create(ADA, ask, repeat=repeat)
 
 
-def _repeat(asked: Asked) -> Repeat:
-    return Repeat(method="CreateTurn", request_id=asked.question, body_hash=asked.question.encode())
+def _action(asked: Asked) -> Action:
+    match asked.kind:
+        case Kind.NEW:
+            return NewQuestion(asked.question, None)
+        case Kind.BRANCH:
+            return NewQuestion(asked.question, _target(asked).assistant_message_id)
+        case Kind.EDIT:
+            return Edit(_target(asked).user_message_id, asked.question)
+        case Kind.CONTINUE:
+            return Continue(_target(asked).assistant_message_id)
+        case _:
+            return Regenerate(_target(asked).assistant_message_id)
+
+
+def _target(asked: Asked) -> Turn:
+    """The turn that it speaks of."""
+    assert asked.target is not None
+    assert asked.target.turn is not None
+    return asked.target.turn

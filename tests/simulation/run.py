@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from structlog.typing import EventDict
 from tests.simulation.check import Watch, judge
 from tests.simulation.loop import Stuck, VirtualLoop
 from tests.simulation.nemesis import KINDS, Nemesis
-from tests.simulation.people import Person
+from tests.simulation.people import Habits, Person
 from tests.simulation.world import LEASE_S, TURN_S_MAX, World
 
 RAGE_S: Final = 24.0
 PEOPLE: Final = 5
+QUESTIONS_MAX: Final = 5
 END_S_MAX: Final = RAGE_S + 5 * 3 * LEASE_S + 2 * TURN_S_MAX
 """Virtual seconds by which everybody must have every answer: faults that last, then two questions' full time."""
+SETTLE_S_MAX: Final = 200.0
+"""Virtual seconds until nothing waits anywhere: what was delivered often, and never acknowledged, comes again late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class Result:
 
     Attributes:
         violations: empty when all is well.
+        asked: how often each kind was asked for, and each way to meet another turn; how many were deleted.
+        events: of turns, that were numbered.
         trace: what happened, line by line; two runs of a seed have the same.
     """
 
@@ -38,7 +44,9 @@ class Result:
     kind: str
     violations: list[str]
     faults: dict[str, int]
+    asked: dict[str, int]
     turns: int
+    events: int
     takeovers: int
     steps: int
     virtual_s: float
@@ -104,13 +112,18 @@ def _judged(seed: int, kind: str, world: World, faults: tuple[str, ...], errors:
     history = world.history
     violations = [*judge(history, world.servers.store), *(f"unexpected: {problem}" for problem in loop.problems)]
     rows = world.servers.store.tables.turns.values()
-    ends = [ended_s for ended_s, _, _ in history.ended.values()]
+    ends = [made.ended_s for made in history.made.values() if made.ended_s is not None]
+    calls = history.asked.values()
+    asked = Counter(str(what) for each in calls for what in (each.kind, each.on_conflict))
+    asked.update(delete=len(history.deleted), limit=sum(each.time_s is not None for each in calls))
     return Result(
         seed=seed,
         kind=kind,
         violations=violations + errors,
         faults=history.faults,
-        turns=len(rows),
+        asked=dict(asked),
+        turns=len(history.made),
+        events=sum(made.end[0].last_sequence for made in history.made.values() if made.end is not None),
         takeovers=sum(max(0, row.fence - 1) for row in rows),
         steps=loop.steps,
         virtual_s=loop.time(),
@@ -128,15 +141,27 @@ async def _opened(loop: VirtualLoop, chance: random.Random) -> World:
 
 async def _live(world: World, faults: tuple[str, ...]) -> None:
     chance = world.chance
-    leaves, cancels = chance.choice((0.0, 0.05, 0.3)), chance.choice((0.0, 0.2))
-    people = [Person(world, number, leaves=leaves, cancels=cancels) for number in range(PEOPLE)]
+    habits = Habits.by(chance)
+    people = [Person(world, number, habits) for number in range(PEOPLE)]
     async with asyncio.timeout(END_S_MAX), asyncio.TaskGroup() as group:
         group.create_task(Nemesis(world, faults).rage(RAGE_S))
         watch = group.create_task(_watched(world))
         async with asyncio.TaskGroup() as crowd:
             for person in people:
-                crowd.create_task(person.converse(chance.randint(1, 3)))
+                crowd.create_task(person.converse(chance.randint(1, QUESTIONS_MAX)))
         watch.cancel()
+    await _settled(world)
+
+
+async def _settled(world: World) -> None:
+    """Returns when nothing waits any more."""
+    tables, queue = world.servers.store.tables, world.servers.queue
+    until = world.loop.time() + SETTLE_S_MAX
+    while tables.outbox or await queue.depth() or any(not row.turn.state.has_ended for row in tables.turns.values()):
+        if world.loop.time() > until:
+            world.history.violation(f"left: {len(tables.outbox)} in the outbox, {await queue.depth()} in the queue")
+            return
+        await asyncio.sleep(1.0)
 
 
 async def _watched(world: World) -> None:

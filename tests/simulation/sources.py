@@ -19,12 +19,16 @@ from services.conversation.ports import (
     Question,
 )
 from services.mesh.errors import Unavailable
-from tests.simulation.history import History
+from tests.simulation.history import History, Prompt
 from tests.simulation.wire import Wire
 from tests.support.conversation import PASSAGE
 
 WORDS: Final = ("Ada", " wrote", " the", " first", " notes", ", \U0001f9ee", " été", " programs", ".", "\n")
 CITED: Final = 3
+CUT_SHORT: Final = 0.1
+"""Share of answers that are as long as they may be."""
+GOES_ON: Final = 0.5
+"""Share of continued answers that the model goes on with; the others it gives again, from the start."""
 THINKS: Final = 0.04
 """Share of answers before which the model is silent for longer than a lease."""
 
@@ -76,12 +80,13 @@ class Model:
     ) -> AsyncIterator[AsyncIterator[Sequence[Generated]]]:
         question = request.messages[-1].text
         before = tuple(message.text for message in request.messages[:-1])
-        self._history.prompts.setdefault(question, []).append(before)
-        yield self._steps(question, has_passages=bool(request.passages))
+        self._history.prompts.setdefault(question, []).append(Prompt(self._history.clock(), before))
+        goes_on = bool(request.system) and self._chance.random() < GOES_ON
+        yield self._steps(question, goes_on=goes_on, has_passages=bool(request.passages))
 
-    async def _steps(self, question: str, *, has_passages: bool) -> AsyncIterator[Sequence[Generated]]:
+    async def _steps(self, question: str, *, goes_on: bool, has_passages: bool) -> AsyncIterator[Sequence[Generated]]:
         chance, mood = self._chance, self._mood
-        words = self._answer(question)
+        words = self._answer(question, goes_on=goes_on)
         await asyncio.sleep(chance.uniform(7.0, 9.0) if chance.random() < THINKS else chance.uniform(0.01, 0.5))
         yield [GenerationStarted("scripted/one")]
         offset, pace_s = 0, chance.choice((0.02, 0.1, 0.5))
@@ -97,14 +102,14 @@ class Model:
             offset += len(word)
         cited = GeneratedCitation(passage=1, start=0, end=CITED, source_start=0, source_end=12)
         self._history.generated.setdefault(question, []).append("".join(words))
-        finished = GenerationFinished(
-            FinishReason.STOP, "scripted/one", Usage(input_tokens=5, output_tokens=len(words))
-        )
+        reason = FinishReason.LENGTH if chance.random() < CUT_SHORT else FinishReason.STOP
+        finished = GenerationFinished(reason, "scripted/one", Usage(input_tokens=5, output_tokens=len(words)))
         yield [*([cited] if has_passages else []), finished]
 
-    def _answer(self, question: str) -> list[str]:
+    def _answer(self, question: str, *, goes_on: bool) -> list[str]:
         usual = random.Random(question)
-        words = [f"{question}:", *(usual.choice(WORDS) for _ in range(usual.randint(1, 40)))]
+        beginning = "," if goes_on else f"{question}:"
+        words = [beginning, *(usual.choice(WORDS) for _ in range(usual.randint(1, 40)))]
         if self._chance.random() < self._mood.differs:
             cut = self._chance.randint(1, len(words))
             words = words[:cut] + [self._chance.choice(WORDS) for _ in range(self._chance.randint(0, 20))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from services.conversation.conversations import Conversations
 from services.conversation.generation import Sources
 from services.conversation.history import History as Prompts
 from services.conversation.reaper import Reaper, ReaperPace
@@ -20,7 +21,8 @@ from services.conversation.watching import Feeds, Watching
 from services.conversation.worker import Backends as WorkerBackends
 from services.conversation.worker import Pace, Worker
 from services.mesh.tasks import Loop, periodic, supervised
-from tests.simulation.backends import Backends, FaultyJournal, FaultyQueue, Guard, Ids, LoopClock, Servers, backends
+from tests.simulation.backends import Backends, FaultyJournal, FaultyQueue, Ids, LoopClock, Servers, backends
+from tests.simulation.guard import Guard
 from tests.simulation.history import History
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.sources import Model, Mood, Search
@@ -44,6 +46,7 @@ class Api:
     """A replica of the API."""
 
     process: Process
+    conversations: Conversations
     turns: Turns
     watching: Watching
 
@@ -81,7 +84,7 @@ class World:
         self.mood = Mood()
         self.wire = Wire(chance, self.weather)
         self.servers = Servers(MemoryStore(LoopClock()), FaultyQueue(chance), FaultyJournal(), MemoryHistoryCache())
-        self.guard = Guard(self.servers, self.history)
+        self.guard = Guard(self.servers.store, self.history)
         self.ids = Ids()
         self.slots = [Slot(f"api-{n}", self._start_api) for n in range(APIS)]
         self.slots += [Slot(f"worker-{n}", self._start_worker) for n in range(WORKERS)]
@@ -118,11 +121,15 @@ class World:
         references = References(FakeKnowledgeBases("kb_1"), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
         turns = Turns(mine.store, relay, recovery, references, limits=limits, new_id=self.ids)
-        slot.api = Api(slot.process, turns, Watching(mine.store, mine.journal, feeds, poll_s=1.0))
+        prompts = Prompts(mine.store, mine.cache, messages_max=0)
+        conversations = Conversations(mine.store, mine.journal, prompts, references, new_id=self.ids)
+        watching = Watching(mine.store, mine.journal, feeds, poll_s=1.0)
+        slot.api = Api(slot.process, conversations, turns, watching)
         self._run(slot, mine, recovery, Loop("relay", relay.run), Loop("feeds", feeds.run))
 
     def _start_worker(self, slot: Slot) -> None:
         mine, recovery = self._backends()
+        relay = Relay(mine.store, mine.queue, every_s=1.0)
         sources = Sources(
             history=Prompts(mine.store, mine.cache, messages_max=100),
             retrieval=Search(self.chance, self.mood, self.wire),
@@ -130,7 +137,9 @@ class World:
             passages_max=8,
         )
         worker = Worker(
-            WorkerBackends(store=mine.store, queue=mine.queue, journal=mine.journal, recovery=recovery),
+            WorkerBackends(
+                store=mine.store, queue=mine.queue, journal=mine.journal, recovery=recovery, hint=relay.hint
+            ),
             sources,
             timing=Timing(
                 lease_s=LEASE_S,
@@ -147,7 +156,7 @@ class World:
                 hand_back_after_s=HAND_BACK_AFTER_S,
             ),
         )
-        self._run(slot, mine, recovery, Loop("turns", worker.run, drain=worker.drain))
+        self._run(slot, mine, recovery, Loop("turns", worker.run, drain=worker.drain), Loop("relay", relay.run))
 
     def _backends(self) -> tuple[Backends, Recovery]:
         mine = backends(self.servers, self.wire, self.guard)
