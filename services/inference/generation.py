@@ -1,40 +1,44 @@
-"""The use case: from a wish to an answer, event by event, over one model or, before the first text, the next one."""
+"""The use case: from a wish to an answer, event by event, however many targets it takes.
+
+An attempt that fails is followed by another one, which goes on with the answer from where it stands. What was sent is
+taken back only for callers that said that they can take it.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.inference import metrics
-from services.inference.citations import CitationReader
-from services.inference.fallback import exhausted, may_switch
+from services.inference.attempts import Attempt, Fitted, fitted, total
+from services.inference.continuation import Placed, Seam, Way, seam_of, way_of
+from services.inference.course import Course, Next, Tactics
 from services.inference.model import (
     Answer,
     ContextReport,
     Event,
     Finished,
     Generation,
-    PassageCitation,
     Prompt,
     ProviderSwitched,
     Started,
-    TextDelta,
     Usage,
 )
-from services.inference.parts import PartDelta, PartsRead
-from services.inference.prompts.assembly import Assembled, assemble, measure
-from services.inference.providers.base import Cited, Ended, Task, Text, TokenCounts, bounded
+from services.inference.money.purse import FREE, NOBODY, Estimate, Payer, Purse
+from services.inference.parts import PartDelta
+from services.inference.prompts.assembly import measure
+from services.inference.providers.base import Accepted, Cited, Ended, Limits, ProviderEvent, Task, Text, bounded
 from services.inference.providers.failures import Failure
 from services.inference.routing import Router, Target
+from services.inference.standing.standings import Admission
+from services.inference.writing import Writing
 from services.mesh import deadline
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import ContextLengthExceeded, MeshError
+from services.mesh.errors import ContextLengthExceeded, Reason
 
-# Share of the window that is kept for the answer when nobody says how long it may be.
-_ANSWER_SHARE: Final = 4
-# Tokens that an answer needs at least; a window that cannot give them is too small for the prompt.
-_ANSWER_TOKENS: Final = 4_096
+LEFT_S_MIN: Final = 0.05
+"""With less time than this nobody is asked any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,55 @@ class TokenCount:
     is_estimated: bool
 
 
+class _Parted(Exception):  # noqa: N818 - no error: two answers part, and the reader cannot take back the first
+    """What is written now does not go on with what stands."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    """One wish on its way.
+
+    Attributes:
+        course: who is asked.
+        writing: the answer so far.
+        ends_at: when all attempts have to be over.
+        spent: what attempts consumed that did not come to their end.
+        failed: the newest attempt that failed, and why.
+    """
+
+    wish: Generation
+    payer: Payer
+    course: Course
+    writing: Writing
+    ends_at: float
+    spent: list[Usage] = field(default_factory=list)
+    failed: tuple[Target, Reason] | None = None
+    is_announced: bool = False
+    is_repeat: bool = False
+
+    def note(self, target: Target, reason: Reason, usage: Usage | None) -> None:
+        """An attempt at `target` failed."""
+        self.failed = target, reason
+        if usage is not None:
+            self.spent.append(usage)
+
+    def opening(self, target: Target, report: ContextReport) -> Iterator[Event]:
+        """What a reader is told before an attempt; where the answer goes on is told with its first text if need be."""
+        if not self.is_announced:
+            self.is_announced = True
+            origin = target if self.failed is None else self.failed[0]
+            yield Started(model=origin.name, context=report if self.failed is None else ContextReport())
+
+    def switch(self, target: Target, offset: int) -> Iterator[Event]:
+        """That another target goes on, or the same one with an answer that has begun."""
+        if self.failed is None:
+            return
+        (origin, reason), self.failed = self.failed, None
+        if origin.name != target.name or self.writing.is_begun:
+            metrics.switched(origin, target, reason)
+            yield ProviderSwitched(from_model=origin.name, to_model=target.name, reason=reason.value, offset=offset)
+
+
 class Generator:
     """Generates answers.
 
@@ -52,58 +105,64 @@ class Generator:
         router: which provider serves which model.
         total_s: bounds all attempts together; each has the limits of its target.
         context_tokens_assumed: window of a model that the catalog does not know.
+        purse: what attempts are paid from.
+        tactics: what decides who is asked.
         clock: where the time comes from.
     """
 
     def __init__(
-        self, router: Router, *, total_s: float, context_tokens_assumed: int, clock: Clock = SYSTEM_CLOCK
+        self,
+        router: Router,
+        *,
+        total_s: float,
+        context_tokens_assumed: int,
+        purse: Purse = FREE,
+        tactics: Tactics | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._router = router
         self._total_s = total_s
         self._window_assumed = context_tokens_assumed
+        self._purse = purse
+        self._tactics = tactics or Tactics()
+        self._standings = self._tactics.standings
         self._clock = clock
 
-    async def stream(self, wish: Generation) -> AsyncGenerator[Event, None]:
+    async def stream(self, wish: Generation, payer: Payer = NOBODY) -> AsyncGenerator[Event, None]:
         """The answer as it is written: Started first, Finished last.
 
         Raises:
+            QuotaExhausted, RateLimited: the payer may not.
             ModelUnknown: a named model has no configured provider.
             ContextLengthExceeded: the prompt does not fit.
             DeadlineExceeded: the caller left too little time.
-            MeshError: no model could answer, or the answer broke off after it had begun.
+            MeshError: nobody could answer, or nobody could go on with the answer.
         """
         targets = self._router.targets(wish.model, wish.fallback_models)
         ends_at = self._clock.monotonic() + deadline.budget_s(self._total_s)
-        errors: list[MeshError] = []
-        for target, following in zip(targets, [*targets[1:], None], strict=True):
-            attempt = _Attempt(target, self._clock)
-            try:
-                async with aclosing(self._attempt(attempt, wish, ends_at, is_first=not errors)) as events:
-                    async for event in events:
-                        yield event
-                return
-            except (MeshError, Failure) as problem:
-                error = problem.error if isinstance(problem, Failure) else problem
-                attempt.record_failure(error)
-                errors.append(error)
-                if not may_switch(error, is_begun=attempt.is_begun):
-                    raise error from None
-                if following is None:
-                    raise exhausted(errors, targets[0].name) from error
-                if len(errors) == 1 and not attempt.is_announced:
-                    yield Started(model=target.name, context=ContextReport())
-                metrics.switched(target, following, error.reason)
-                yield ProviderSwitched(
-                    from_model=target.name, to_model=following.name, reason=error.reason.value, offset=0
-                )
+        course = Course(targets, self._tactics)
+        call = _Call(wish=wish, payer=payer, course=course, writing=Writing(), ends_at=ends_at)
+        step: Next | None = Next(targets[0])
+        while step is not None:
+            if step.pause_s:
+                await asyncio.sleep(step.pause_s)
+            ready = await self._prepare(call)
+            if isinstance(ready, Next):
+                step = ready
+                continue
+            leg = _Leg(*ready, writing=call.writing)
+            async with aclosing(self._ask(call, leg)) as events:
+                async for event in events:
+                    yield event
+            step = leg.next
 
-    async def answer(self, wish: Generation) -> Answer:
-        """The whole answer.
+    async def answer(self, wish: Generation, payer: Payer = NOBODY) -> Answer:
+        """The whole answer. Nobody has seen any of it before, so it may begin again.
 
         Raises:
             MeshError: as `stream`.
         """
-        async with aclosing(self.stream(wish)) as events:
+        async with aclosing(self.stream(replace(wish, accepts_restart=True), payer)) as events:
             async for event in events:
                 match event:
                     case Finished(answer):
@@ -121,155 +180,160 @@ class Generator:
         profile = self._router.target(model).profile
         return TokenCount(measure(prompt, tokens=profile.tokens, is_grounded=not profile.cites), is_estimated=True)
 
-    async def _attempt(
-        self, attempt: "_Attempt", wish: Generation, ends_at: float, *, is_first: bool
-    ) -> AsyncGenerator[Event, None]:
-        target = attempt.target
-        assembled, output_tokens_max = self._fit(target, wish)
-        attempt.begin(assembled)
-        if is_first:
-            attempt.is_announced = True
-            yield Started(model=target.name, context=assembled.report)
-        left_s = max(0.0, ends_at - self._clock.monotonic())
-        task = Task(
-            model=target.model,
-            system=assembled.system,
-            turns=assembled.turns,
-            messages=assembled.messages,
-            passages=assembled.passages,
-            parameters=wish.parameters,
-            output_tokens_max=output_tokens_max,
-            limits=replace(target.limits, total_s=min(target.limits.total_s, left_s)),
-            tools=wish.prompt.tools,
-        )
-        try:
-            async with aclosing(bounded(target.keys[0].line.provider, task, label=target.name)) as provided:
-                async for event in provided:
-                    match event:
-                        case Text(text, is_refusal):
-                            for step in attempt.add(text, is_refusal=is_refusal):
-                                yield step
-                        case PartDelta():
-                            yield attempt.add_part(event)
-                        case Cited(citation):
-                            yield attempt.cite(citation)
-                        case Ended():
-                            yield Finished(attempt.finish(event))
-        except (GeneratorExit, asyncio.CancelledError):
-            attempt.record_abandoned()
-            raise
+    async def _prepare(self, call: _Call) -> "tuple[Fitted, Attempt, Task] | Next":
+        """The next attempt, admitted and paid for, or who is to be tried instead.
 
-    def _fit(self, target: Target, wish: Generation) -> tuple[Assembled, int | None]:
-        """The prompt within the model's window, and how long the answer may be."""
-        card, wanted = target.card, wish.parameters.output_tokens_max
-        window = self._window_assumed if card is None else card.context_tokens
-        if card is not None and wanted is not None:
-            wanted = min(wanted, card.output_tokens_max)
-        reserve = wanted or min(_ANSWER_TOKENS, window // _ANSWER_SHARE)
-        budget = min(window - reserve, wish.prompt.input_tokens_max or window)
-        profile = target.profile
+        Raises:
+            MeshError: nobody is left, or the payer may not.
+        """
+        target, left_s = call.course.target, call.ends_at - self._clock.monotonic()
+        if left_s < LEFT_S_MIN:
+            raise call.course.exhausted()
+        standing = call.writing.text
         try:
-            return assemble(wish.prompt, tokens=profile.tokens, budget=budget, is_grounded=not profile.cites), wanted
+            fit = fitted(
+                target,
+                call.wish,
+                standing=standing,
+                way=way_of(target.profile, call.wish),
+                window_assumed=self._window_assumed,
+            )
         except ContextLengthExceeded as error:
-            raise ContextLengthExceeded(error.message, metadata={**error.metadata, "model": target.name}) from None
+            failure = Failure.of(error)
+            metrics.failed(target, failure.kind)
+            call.note(target, error.reason, None)
+            return call.course.after(failure, left_s=left_s)
+        admission = await call.course.admit(fit.tokens, left_s)
+        if isinstance(admission, Next):
+            return admission
+        limits = replace(target.limits, total_s=min(target.limits.total_s, left_s))
+        return await self._paid(call, fit, target, admission, limits)
 
+    async def _paid(
+        self, call: _Call, fit: Fitted, target: Target, admission: Admission, limits: Limits
+    ) -> tuple[Fitted, Attempt, Task]:
+        """The attempt with what is held for it.
 
-class _Attempt:
-    """What one model has said so far, and what it consumed."""
-
-    def __init__(self, target: Target, clock: Clock) -> None:
-        self.target = target
-        self.is_announced = False
-        self._clock = clock
-        self._started = clock.monotonic()
-        self._report = ContextReport()
-        self._pieces: list[str] = []
-        self._parts = PartsRead()
-        self._has_parts = False
-        self._length = 0
-        self._citations: list[PassageCitation] = []
-        self._reader: CitationReader | None = None
-        self._is_over = False
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether any of the answer has been sent."""
-        return bool(self._pieces) or self._has_parts
-
-    def begin(self, assembled: Assembled) -> None:
-        """The prompt stands."""
-        self._report = assembled.report
-        self._reader = None if self.target.profile.cites else CitationReader(assembled.passages)
-
-    def add(self, text: str, *, is_refusal: bool) -> list[Event]:
-        """Text has come: it and the citations that it completes."""
-        self._note_first()
-        delta = TextDelta(self._length, text, is_refusal)
-        self._pieces.append(text)
-        self._parts.add_text(text, is_refusal=is_refusal)
-        self._length += len(text)
-        found = self._reader.feed(text) if self._reader is not None else []
-        self._citations.extend(found)
-        return [delta, *found]
-
-    def add_part(self, delta: PartDelta) -> PartDelta:
-        """A piece of something other than text has come."""
-        self._note_first()
-        self._has_parts = True
-        self._parts.add(delta)
-        return delta
-
-    def cite(self, citation: PassageCitation) -> PassageCitation:
-        """The provider has cited by itself."""
-        self._citations.append(citation)
-        return citation
-
-    def finish(self, ended: Ended) -> Answer:
-        """The answer is whole."""
-        self._is_over = True
-        usage = self._usage(ended.counts)
-        metrics.answered(self.target, ended.finish_reason, usage)
-        return Answer(
-            text="".join(self._pieces),
-            citations=tuple(sorted(self._citations, key=lambda one: (one.start, one.end))),
-            finish_reason=ended.finish_reason,
-            model=self.target.name,
-            usage=usage,
-            context=self._report,
-            parts=self._parts.parts(),
-            stop_text=ended.stop_text,
+        Raises:
+            MeshError: the payer may not.
+        """
+        estimate = Estimate(
+            model=target.name,
+            card=target.card,
+            input_tokens=fit.assembled.report.input_tokens,
+            output_tokens=fit.output_tokens_kept,
+            time_s=limits.total_s,
+            is_repeat=call.is_repeat,
         )
+        try:
+            reservation = await self._purse.reserve(call.payer, estimate)
+        except BaseException:
+            self._standings.abandoned(admission)
+            raise
+        call.is_repeat = True
+        attempt = Attempt(target, admission, reservation, self._standings, self._clock)
+        return fit, attempt, fit.task(target, call.wish, limits, reservation.output_tokens_max)
 
-    def record_failure(self, error: MeshError) -> None:
-        """The attempt failed; what it wrote until then was paid for."""
-        metrics.failed(self.target, error.reason, self._usage(None) if self.is_begun else None)
+    async def _ask(self, call: _Call, leg: "_Leg") -> AsyncGenerator[Event, None]:
+        """The events of one attempt; `leg.next` is who goes on after it.
 
-    def record_abandoned(self) -> None:
-        """The caller left before the end."""
-        if not self._is_over:
-            metrics.abandoned(self.target, self._usage(None))
+        Raises:
+            MeshError: nobody goes on.
+        """
+        attempt, target = leg.attempt, leg.attempt.target
+        try:
+            for event in call.opening(target, leg.fit.assembled.report):
+                yield event
+            if not leg.is_open_restart:
+                for event in call.switch(target, call.writing.length):
+                    yield event
+            async with aclosing(self._events(call, leg)) as events:
+                async for event in events:
+                    yield event
+        except Failure as failure:
+            usage = attempt.fail(failure)
+            call.note(target, failure.error.reason, usage)
+            if call.writing.has_parts:
+                # A tool call cannot be gone on with, nor taken back by every reader.
+                raise failure.error from None
+            left_s = call.ends_at - self._clock.monotonic()
+            leg.next = call.course.after(failure, key_id=attempt.admission.key.id, left_s=left_s)
+        except _Parted:
+            usage = attempt.abandon()
+            if usage is not None:
+                call.spent.append(usage)
+            leg.next = call.course.skip()
+        finally:
+            attempt.abandon()
 
-    def _note_first(self) -> None:
-        if not self.is_begun:
-            metrics.first_token(self.target, self._clock.monotonic() - self._started)
+    async def _events(self, call: _Call, leg: "_Leg") -> AsyncGenerator[Event, None]:
+        attempt, target = leg.attempt, leg.attempt.target
+        attempt.ask(leg.fit.assembled.report)
+        with attempt.admission.key.line.used() as provider:
+            async with aclosing(bounded(provider, leg.task, label=target.name)) as provided:
+                async for event in provided:
+                    if isinstance(event, Accepted):
+                        attempt.accept(event)
+                        continue
+                    for step in leg.steps(call, event):
+                        yield step
+                    if isinstance(event, Ended):
+                        yield Finished(_answer(call, leg, event))
 
-    def _written(self) -> int:
-        """Tokens of the answer so far, estimated."""
-        tokens, parts = self.target.profile.tokens, self._parts.parts()
-        return tokens.of_parts(parts) if parts else tokens.of("".join(self._pieces))
 
-    def _usage(self, counts: TokenCounts | None) -> Usage:
-        if counts is None:
-            usage = Usage(
-                input_tokens=self._report.input_tokens,
-                output_tokens=self._written(),
-                estimated=True,
-            )
-        else:
-            usage = Usage(
-                input_tokens=counts.input_tokens,
-                output_tokens=counts.output_tokens,
-                cached_input_tokens=min(counts.cached_input_tokens, counts.input_tokens),
-                reasoning_tokens=counts.reasoning_tokens,
-            )
-        return usage if self.target.card is None else replace(usage, cost_micros=self.target.card.cost_micros(usage))
+class _Leg:
+    """One attempt's part of the answer."""
+
+    def __init__(self, fit: Fitted, attempt: Attempt, task: Task, *, writing: Writing) -> None:
+        self.fit = fit
+        self.attempt = attempt
+        self.task = task
+        self.next: Next | None = None
+        self.is_open_restart = bool(fit.standing) and fit.way is Way.RESTART
+        self._seam: Seam = seam_of(fit.way, fit.standing)
+        writing.read_marks(None if attempt.target.profile.cites else fit.assembled.passages)
+
+    def steps(self, call: _Call, event: ProviderEvent) -> Iterator[Event]:
+        """What a reader is told of an event.
+
+        Raises:
+            _Parted: it would have to take back what it has.
+        """
+        match event:
+            case Text(text, is_refusal):
+                self.attempt.write(text)
+                yield from self._place(call, self._seam.feed(text), is_refusal=is_refusal)
+            case PartDelta():
+                self.attempt.write(event)
+                if self.fit.standing and self.is_open_restart and call.writing.is_begun and not call.writing.has_parts:
+                    yield from self._place(call, self._seam.end(), is_refusal=False)
+                yield call.writing.add_part(event)
+            case Cited(citation):
+                yield from call.writing.cite(citation)
+            case Ended():
+                yield from self._place(call, self._seam.end(), is_refusal=False)
+            case Accepted():
+                pass
+
+    def _place(self, call: _Call, placed: Placed | None, *, is_refusal: bool) -> Iterator[Event]:
+        if placed is None:
+            return
+        if placed.offset < call.writing.length and not call.wish.accepts_restart:
+            raise _Parted
+        if self.is_open_restart:
+            yield from call.switch(self.attempt.target, placed.offset)
+        yield from call.writing.put(placed, is_refusal=is_refusal)
+
+
+def _answer(call: _Call, leg: _Leg, ended: Ended) -> Answer:
+    writing = call.writing
+    return Answer(
+        text=writing.text,
+        citations=writing.citations,
+        finish_reason=ended.finish_reason,
+        model=leg.attempt.target.name,
+        usage=total([*call.spent, leg.attempt.finish(ended)]),
+        context=leg.fit.assembled.report,
+        parts=writing.parts,
+        stop_text=ended.stop_text,
+    )

@@ -116,5 +116,6 @@ class FreePurse:
         return self._NOTHING
 
 
+FREE: Final = FreePurse()
 NOBODY: Final = Payer(organization_id="", user_id="", credential_id="")
 """Pays where nobody counts."""
