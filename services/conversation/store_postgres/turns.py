@@ -6,13 +6,25 @@ Lock order everywhere: conversation, then turns, then messages.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, insert, literal, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
 from services.conversation.model import (
     ConversationSettings,
-    MessageId,
     MessageState,
     OnConflict,
     Owner,
@@ -23,7 +35,7 @@ from services.conversation.model import (
 )
 from services.conversation.store import Answer, NewTurn
 from services.conversation.store_postgres.conversations import message_values, remember
-from services.conversation.store_postgres.places import IS_UNBEGUN, IS_WAITING, end_unbegun, next_place
+from services.conversation.store_postgres.places import IS_UNBEGUN, IS_WAITING, end_unbegun, next_place, publish_paused
 from services.conversation.store_postgres.rows import (
     MESSAGE_COLUMNS,
     TURN_COLUMNS,
@@ -32,6 +44,7 @@ from services.conversation.store_postgres.rows import (
     settings_of,
     turn_of,
 )
+from services.conversation.store_postgres.statements import from_now, prefixed
 from services.mesh.database import Conflict, Database, ReadOnly, ReadWrite
 from services.mesh.errors import NotFound, TurnAlreadyRunning
 
@@ -57,13 +70,8 @@ class TurnQueries:
             turn = await _insert_turn(write, new, settings_of(conversation))
             await _append_messages(write, new, conversation)
             if turn.state is TurnState.QUEUED:
-                await write.execute(
-                    insert(tables.outbox).values(
-                        organization_id=new.owner.organization_id,
-                        turn_id=new.id,
-                        conversation_id=new.conversation_id,
-                    )
-                )
+                outbox = {"organization_id": new.owner.organization_id, "conversation_id": new.conversation_id}
+                await write.execute(_PUBLISH, outbox | {"turn_id": new.id})
             return turn
 
         return await self._database.transact(work)
@@ -91,19 +99,9 @@ class TurnQueries:
 
     async def answer(self, owner: Owner, turn_id: str) -> Answer:
         """See `TurnStore.answer`."""
-        query = (
-            select(
-                *prefixed(tables.turns, "turn_", TURN_COLUMNS),
-                *prefixed(tables.messages, "answer_", MESSAGE_COLUMNS),
-                _turns.journal_epoch,
-                _turns.sequence_limit,
-            )
-            .join(tables.messages, _is_answer())
-            .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)
-            .where(_turns.id == turn_id)
-        )
+        given = {"of_organization_id": owner.organization_id, "of_user_id": owner.user_id, "of_turn_id": turn_id}
         async with self._database.read() as read:
-            row = (await read.execute(query)).mappings().one_or_none()
+            row = (await read.execute(_ANSWER, given)).mappings().one_or_none()
         if row is None:
             raise NotFound.of("turn")
         message = message_of(row, "answer_")
@@ -136,11 +134,6 @@ def is_active() -> ColumnElement[bool]:
     return text(tables.ACTIVE)  # type: ignore[return-value]  # a text clause stands where any condition may
 
 
-def prefixed(table: Any, prefix: str, names: tuple[str, ...]) -> list[Any]:  # Any: columns of any type
-    """Columns under names that do not collide with those of another table."""
-    return [table.c[name].label(f"{prefix}{name}") for name in names]
-
-
 def _is_answer() -> ColumnElement[bool]:
     return and_(
         _messages.organization_id == _turns.organization_id,
@@ -165,12 +158,7 @@ async def _turn(read: ReadOnly, owner: Owner, turn_id: str) -> Turn:
 
 
 async def _locked_conversation(write: ReadWrite, new: NewTurn) -> RowMapping:
-    query = select(tables.conversations).where(
-        _conversations.organization_id == new.owner.organization_id,
-        _conversations.user_id == new.owner.user_id,
-        _conversations.id == new.conversation_id,
-    )
-    row = (await write.execute(query.with_for_update(key_share=True))).mappings().one_or_none()
+    row = (await write.execute(_LOCK, _of(new))).mappings().one_or_none()
     if row is None:
         raise NotFound.of("conversation")
     return row
@@ -186,6 +174,7 @@ async def _insert_turn(write: ReadWrite, new: NewTurn, settings: ConversationSet
             .where(_turns.conversation_id == new.conversation_id, is_active())
             .values(cancel_requested=True)
         )
+        await publish_paused(write, new.owner, new.conversation_id)
     turn = await _insert_if_free(write, new, settings, TurnState.QUEUED)
     if turn is not None:
         return turn
@@ -210,29 +199,23 @@ async def _insert_if_free(
     write: ReadWrite, new: NewTurn, settings: ConversationSettings, state: TurnState, *, place: int = 0
 ) -> Turn | None:
     """None when the partial unique index has another active turn."""
-    taken = await write.execute(
-        upsert(tables.turns)
-        .values(
-            organization_id=new.owner.organization_id,
-            id=new.id,
-            user_id=new.owner.user_id,
-            conversation_id=new.conversation_id,
-            user_message_id=new.user_message_id,
-            assistant_message_id=new.assistant_message_id,
-            state=state.value,
-            place=place,
-            options=json_of(new.overrides.over(settings)),
-            attempt=0,
-            fence=0,
-            deadline=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, new.deadline_s),
-            cancel_requested=False,
-            journal_epoch="",
-            sequence_limit=new.sequence_limit,
-            continue_of=new.continue_of,
-        )
-        .on_conflict_do_nothing(index_elements=["organization_id", "conversation_id"], index_where=text(tables.ACTIVE))
-        .returning(*(_turns[name] for name in TURN_COLUMNS))
-    )
+    given = {
+        **_columns(new),
+        "id": new.id,
+        "user_message_id": new.user_message_id,
+        "assistant_message_id": new.assistant_message_id,
+        "state": state.value,
+        "place": place,
+        "options": json_of(new.overrides.over(settings)),
+        "attempt": 0,
+        "fence": 0,
+        "deadline_s": new.deadline_s,
+        "cancel_requested": False,
+        "journal_epoch": "",
+        "sequence_limit": new.sequence_limit,
+        "continue_of": new.continue_of,
+    }
+    taken = await write.execute(_TAKE_PLACE, given)
     row = taken.mappings().one_or_none()
     return None if row is None else turn_of(row, last_sequence=0)
 
@@ -246,15 +229,7 @@ async def _append_messages(write: ReadWrite, new: NewTurn, conversation: RowMapp
         messages = _pair(new, parent_id, await _place_after(write, new, parent_id, new.user_message_id))
         title = title or ("" if parent_id else title_of(new.text))
     await write.execute(insert(tables.messages), messages)
-    await write.execute(
-        update(tables.conversations)
-        .where(
-            _conversations.organization_id == new.owner.organization_id,
-            _conversations.user_id == new.owner.user_id,
-            _conversations.id == new.conversation_id,
-        )
-        .values(leaf_message_id=new.assistant_message_id, update_time=func.now(), title=title)
-    )
+    await write.execute(_GROW, {**_of(new), "leaf_message_id": new.assistant_message_id, "title": title})
 
 
 _Values = Mapping[str, Any]  # Any: column values
@@ -295,23 +270,63 @@ async def _place_after(write: ReadWrite, new: NewTurn, parent_id: str, message_i
     """Segment and depth of a message under `parent_id`: the parent's segment, or a new one where that goes on."""
     if not parent_id:
         return {"segment_id": message_id, "depth": 0}
-    follower = tables.messages.alias("follower")
-    query = (
-        select(_messages.segment_id, _messages.depth, follower.c.id.label("follower_id"))
-        .outerjoin(
-            follower,
-            and_(
-                follower.c.organization_id == _messages.organization_id,
-                follower.c.conversation_id == _messages.conversation_id,
-                follower.c.segment_id == _messages.segment_id,
-                follower.c.depth == _messages.depth + 1,
-            ),
-        )
-        .where(_messages.organization_id == new.owner.organization_id, _messages.user_id == new.owner.user_id)
-        .where(_messages.conversation_id == new.conversation_id, _messages.id == MessageId(parent_id))
-    )
-    row = (await write.execute(query)).one_or_none()
+    row = (await write.execute(_PARENT, {**_of(new), "of_parent_id": parent_id})).one_or_none()
     if row is None:
         raise NotFound.of("message")
     segment_id, depth, follower_id = row
     return {"segment_id": segment_id if follower_id is None else message_id, "depth": depth + 1}
+
+
+def _columns(new: NewTurn) -> _Values:
+    return {
+        "organization_id": new.owner.organization_id,
+        "user_id": new.owner.user_id,
+        "conversation_id": new.conversation_id,
+    }
+
+
+def _of(new: NewTurn) -> _Values:
+    return {f"of_{name}": value for name, value in _columns(new).items()}
+
+
+# Built once: to build a statement costs more than PostgreSQL takes to run it.
+_IS_THE_CONVERSATION: Final = and_(
+    _conversations.organization_id == bindparam("of_organization_id"),
+    _conversations.user_id == bindparam("of_user_id"),
+    _conversations.id == bindparam("of_conversation_id"),
+)
+_LOCK: Final = select(tables.conversations).where(_IS_THE_CONVERSATION).with_for_update(key_share=True)
+_GROW: Final = update(tables.conversations).where(_IS_THE_CONVERSATION).values(update_time=func.now())
+_TAKE_PLACE: Final = (
+    upsert(tables.turns)
+    .values(deadline=from_now(bindparam("deadline_s", type_=Float)))
+    .on_conflict_do_nothing(index_elements=["organization_id", "conversation_id"], index_where=text(tables.ACTIVE))
+    .returning(*(_turns[name] for name in TURN_COLUMNS))
+)
+_PUBLISH: Final = insert(tables.outbox)
+_follower: Final = tables.messages.alias("follower")
+_PARENT: Final = (
+    select(_messages.segment_id, _messages.depth, _follower.c.id.label("follower_id"))
+    .outerjoin(
+        _follower,
+        and_(
+            _follower.c.organization_id == _messages.organization_id,
+            _follower.c.conversation_id == _messages.conversation_id,
+            _follower.c.segment_id == _messages.segment_id,
+            _follower.c.depth == _messages.depth + 1,
+        ),
+    )
+    .where(_messages.organization_id == bindparam("of_organization_id"), _messages.user_id == bindparam("of_user_id"))
+    .where(_messages.conversation_id == bindparam("of_conversation_id"), _messages.id == bindparam("of_parent_id"))
+)
+_ANSWER: Final = (
+    select(
+        *prefixed(tables.turns, "turn_", TURN_COLUMNS),
+        *prefixed(tables.messages, "answer_", MESSAGE_COLUMNS),
+        _turns.journal_epoch,
+        _turns.sequence_limit,
+    )
+    .join(tables.messages, _is_answer())
+    .where(_turns.organization_id == bindparam("of_organization_id"), _turns.user_id == bindparam("of_user_id"))
+    .where(_turns.id == bindparam("of_turn_id"))
+)

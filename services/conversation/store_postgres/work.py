@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import delete, func, or_, select, tuple_, update
 
 from services.conversation import tables
 from services.conversation.model import (
@@ -15,16 +15,11 @@ from services.conversation.model import (
     TurnState,
 )
 from services.conversation.store import Claim, Ending, Fold, Hold, Lapsed, TurnRef
+from services.conversation.store_postgres import statements
 from services.conversation.store_postgres.places import move_up
-from services.conversation.store_postgres.rows import (
-    MESSAGE_COLUMNS,
-    TURN_COLUMNS,
-    json_of,
-    message_of,
-    settings_of,
-    turn_of,
-)
-from services.conversation.store_postgres.turns import is_active, prefixed
+from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
+from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by
+from services.conversation.store_postgres.turns import is_active
 from services.mesh.database import Conflict, Database, ReadWrite
 
 _conversations: Final = tables.conversations.c
@@ -41,105 +36,63 @@ class WorkQueries:
 
     async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
         """See `WorkStore.claim`."""
-        statement = (
-            update(tables.turns)
-            .where(_turns.organization_id == ref.organization_id, _turns.id == ref.turn_id)
-            .where(or_(_turns.state == TurnState.QUEUED.value, _has_lapsed()))
-            .values(
-                state=TurnState.RUNNING.value,
-                fence=_turns.fence + 1,
-                attempt=_turns.attempt + int(spend_attempt),
-                lease_expire_time=_from_now(lease_s),
-                # Only the first worker decides it: later ones have to know where the first one wrote.
-                journal_epoch=case((_turns.fence == 0, epoch), else_=_turns.journal_epoch),
-                start_time=func.coalesce(_turns.start_time, func.now()),
-            )
-            .returning(_turns.fence)
-        )
+        given = {
+            "of_organization": ref.organization_id,
+            "of_turn": ref.turn_id,
+            "lease_s": lease_s,
+            "epoch": epoch,
+            "spent": int(spend_attempt),
+        }
 
         async def work(write: ReadWrite) -> Claim | None:
-            fence = (await write.execute(statement)).scalar_one_or_none()
+            fence = (await write.execute(statements.CLAIM, given)).scalar_one_or_none()
             return None if fence is None else await _claimed(write, Hold(ref, fence))
 
         return await self._database.transact(work)
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
         """See `WorkStore.fold`: one statement, so that text, sequence and lease never disagree."""
-        held = (
-            update(tables.turns)
-            .where(_is_held(hold))
-            .values(lease_expire_time=_from_now(lease_s), sequence_limit=sequence_limit, journal_epoch=epoch)
-            .returning(_turns.organization_id, _turns.user_id, _turns.assistant_message_id)
-            .cte("held")
-        )
-        statement = update(tables.messages).where(_is_answer_of(held)).values(**_fold_values(fold))
-        async with self._database.write() as write:
-            return (await write.execute(statement)).rowcount == 1
+        given = {"lease_s": lease_s, "limit": sequence_limit, "epoch": epoch}
+        changed = await self._database.change(statements.FOLD, held_by(hold) | folded(fold) | given)
+        return changed.rowcount == 1
 
     async def renew(self, hold: Hold, *, lease_s: float) -> bool:
         """See `WorkStore.renew`."""
-        statement = update(tables.turns).where(_is_held(hold)).values(lease_expire_time=_from_now(lease_s))
-        async with self._database.write() as write:
-            return (await write.execute(statement)).rowcount == 1
+        changed = await self._database.change(statements.RENEW, held_by(hold) | {"lease_s": lease_s})
+        return changed.rowcount == 1
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
         """See `WorkStore.finish`."""
-        organization_id, conversation_id = hold.ref.organization_id, hold.ref.conversation_id
+        held = held_by(hold)
+        end = held | {"end_state": ending.state.value, "end_error": json_of(ending.error)}
 
         async def work(write: ReadWrite) -> bool:
-            touched = await write.execute(
-                update(tables.conversations)
-                .where(_conversations.organization_id == organization_id, _conversations.id == conversation_id)
-                .where(exists(select(_turns.id).where(_is_held(hold), _turns.user_id == _conversations.user_id)))
-                .values(update_time=func.now())
-            )
+            touched = await write.execute(statements.TOUCH, held | {"of_conversation": hold.ref.conversation_id})
             if touched.rowcount == 0:
                 return False
-            ended = await write.execute(
-                update(tables.turns)
-                .where(_is_held(hold))
-                .values(
-                    state=ending.state.value,
-                    lease_expire_time=None,
-                    error=json_of(ending.error),
-                    end_time=func.now(),
-                )
-                .returning(_turns.user_id, _turns.assistant_message_id)
-            )
-            row = ended.one_or_none()
+            row = (await write.execute(statements.END, end)).one_or_none()
             if row is None:  # taken by another worker between the two statements: the repeat finds that out
                 raise Conflict("another change was faster; try again")
             user_id, answer_id = row
-            await write.execute(
-                update(tables.messages)
-                .where(_messages.organization_id == organization_id, _messages.user_id == user_id)
-                .where(_messages.id == answer_id)
-                .values(
-                    **_fold_values(fold),
-                    state=MESSAGE_STATE_OF[ending.state].value,
-                    finish_reason=ending.finish_reason.value,
-                    error=json_of(ending.error),
-                )
-            )
-            await move_up(write, organization_id, conversation_id)
+            answer = {
+                "of_organization": hold.ref.organization_id,
+                "of_user": user_id,
+                "of_answer": answer_id,
+                "end_state": MESSAGE_STATE_OF[ending.state].value,
+                "end_reason": ending.finish_reason.value,
+                "end_error": json_of(ending.error),
+            }
+            await write.execute(statements.END_ANSWER, answer | folded(fold))
+            await move_up(write, hold.ref.organization_id, hold.ref.conversation_id)
             return True
 
         return await self._database.transact(work)
 
-    async def release(self, hold: Hold, *, spend_attempt: bool) -> bool:
+    async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:
         """See `WorkStore.release`."""
-        statement = (
-            update(tables.turns)
-            .where(_is_held(hold))
-            .values(
-                state=TurnState.QUEUED.value,
-                attempt=_turns.attempt - int(not spend_attempt),
-                lease_expire_time=None,
-                publish_time=func.now(),
-            )
-        )
-        async with self._database.write() as write:
-            return (await write.execute(statement)).rowcount == 1
+        given = {"given_back": int(not spend_attempt), "pause_s": pause_s}
+        changed = await self._database.change(statements.RELEASE, held_by(hold) | given)
+        return changed.rowcount == 1
 
     async def unwanted(self, holds: Sequence[Hold]) -> set[TurnId]:
         """See `WorkStore.unwanted`."""
@@ -158,7 +111,7 @@ class WorkQueries:
     async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """See `WorkStore.requeue_lapsed`."""
         lapsed = select(_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt, _turns.fence).where(
-            _has_lapsed()
+            has_lapsed()
         )
 
         async def work(write: ReadWrite) -> tuple[list[Lapsed], list[Lapsed]]:
@@ -179,7 +132,7 @@ class WorkQueries:
         """See `WorkStore.stale_queued`."""
         stale = (
             select(_turns.organization_id, _turns.conversation_id, _turns.id)
-            .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time <= _from_now(-older_s))
+            .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time <= from_now(-older_s))
             .order_by(_turns.publish_time)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -202,7 +155,7 @@ class WorkQueries:
         query = (
             select(_turns.organization_id, _turns.conversation_id, _turns.id)
             .where(is_active(), _turns.deadline <= func.now())
-            .where(or_(_turns.state == TurnState.QUEUED.value, _has_lapsed()))
+            .where(or_(_turns.state == TurnState.QUEUED.value, has_lapsed()))
             .limit(limit)
         )
         async with self._database.read() as read:
@@ -229,37 +182,13 @@ class WorkQueries:
         """See `WorkStore.prune`."""
         table = tables.idempotency.c
         key = (table.organization_id, table.user_id, table.method, table.request_id)
-        old = select(*key).where(table.create_time <= _from_now(-older_s)).limit(limit)
-        async with self._database.write() as write:
-            return (await write.execute(delete(tables.idempotency).where(tuple_(*key).in_(old)))).rowcount
+        old = select(*key).where(table.create_time <= from_now(-older_s)).limit(limit)
+        return (await self._database.change(delete(tables.idempotency).where(tuple_(*key).in_(old)))).rowcount
 
 
 async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
-    question, answer = tables.messages.alias("question"), tables.messages.alias("answer")
-    continued = tables.messages.alias("continued")
-    of_conversation = and_(
-        _conversations.organization_id == _turns.organization_id, _conversations.id == _turns.conversation_id
-    )
-    query = (
-        select(
-            *prefixed(tables.turns, "turn_", TURN_COLUMNS),
-            *prefixed(question, "question_", MESSAGE_COLUMNS),
-            *prefixed(answer, "answer_", MESSAGE_COLUMNS),
-            *prefixed(continued, "continued_", MESSAGE_COLUMNS),
-            *(_conversations[name] for name in _SETTINGS_COLUMNS),
-            _turns.user_id,
-            _turns.journal_epoch,
-            _turns.sequence_limit,
-            _turns.cancel_requested,
-            func.extract("epoch", _turns.deadline - func.now()).label("deadline_s"),
-        )
-        .join(tables.conversations, of_conversation)
-        .join(question, _is_message(question, _turns.user_message_id))
-        .join(answer, _is_message(answer, _turns.assistant_message_id))
-        .outerjoin(continued, _is_message(continued, _turns.continue_of))
-        .where(_turns.organization_id == hold.ref.organization_id, _turns.id == hold.ref.turn_id)
-    )
-    row = (await write.execute(query)).mappings().one()
+    given = {"of_organization": hold.ref.organization_id, "of_turn": hold.ref.turn_id}
+    row = (await write.execute(statements.CLAIMED, given)).mappings().one()
     message = message_of(row, "answer_")
     return Claim(
         hold=hold,
@@ -277,51 +206,6 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
 
 
 _SETTINGS_COLUMNS: Final = ("title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode")
-
-
-def _from_now(seconds: float) -> ColumnElement[Any]:  # Any: an instant
-    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
-
-
-def _has_lapsed() -> ColumnElement[bool]:
-    return and_(_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())
-
-
-def _is_held(hold: Hold) -> ColumnElement[bool]:
-    return and_(
-        _turns.organization_id == hold.ref.organization_id,
-        _turns.id == hold.ref.turn_id,
-        _turns.fence == hold.fence,
-        _turns.state == TurnState.RUNNING.value,
-    )
-
-
-def _is_answer_of(held: Any) -> ColumnElement[bool]:  # Any: SQLAlchemy's CTE has untyped columns
-    return and_(
-        _messages.organization_id == held.c.organization_id,
-        _messages.user_id == held.c.user_id,
-        _messages.id == held.c.assistant_message_id,
-    )
-
-
-def _is_message(table: Any, message_id: Any) -> ColumnElement[bool]:  # Any: an alias has untyped columns
-    return and_(
-        table.c.organization_id == _turns.organization_id,
-        table.c.user_id == _turns.user_id,
-        table.c.id == message_id,
-    )
-
-
-def _fold_values(fold: Fold) -> dict[str, Any]:  # Any: column values
-    return {
-        "text": fold.text,
-        "citations": [json_of(citation) for citation in fold.citations],
-        "retrieval": json_of(fold.retrieval),
-        "usage": json_of(fold.usage),
-        "model": fold.model,
-        "last_sequence": fold.last_sequence,
-        "update_time": func.now(),
-    }
 
 
 def _ref(organization_id: str, conversation_id: str, turn_id: str) -> TurnRef:
