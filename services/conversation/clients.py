@@ -223,6 +223,7 @@ def _request(request: GenerationRequest) -> generation_service_pb2.StreamGenerat
             stop=parameters.stop,
             seed=parameters.seed,
         ),
+        accepts_restart=request.accepts_restart,
     )
 
 

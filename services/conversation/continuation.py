@@ -35,6 +35,7 @@ class Continuation:
         self._matched = base
         self._held: list[CitationAdded | ProviderSwitched] = []
         self._is_open = False
+        self._end = 0
 
     def begin(self, *, is_takeover: bool) -> list[Payload]:
         """What comes before the first word."""
@@ -45,6 +46,7 @@ class Continuation:
 
     def text(self, offset: int, text: str) -> list[Payload]:
         """What is left to send of a piece of the answer."""
+        self._end = offset + len(text)
         if self._is_open:
             return [TextDelta(ANSWER_PART_ID, offset, text)]
         agreed = _agreement(text, self._old, self._matched)
@@ -57,6 +59,8 @@ class Continuation:
 
     def step(self, step: CitationAdded | ProviderSwitched) -> list[Payload]:
         """What is left to send of a step other than text."""
+        if isinstance(step, ProviderSwitched) and step.offset < self._end:
+            return self._take_back(step)
         if not self._is_open:
             self._held.append(step)
             return []
@@ -65,6 +69,14 @@ class Continuation:
     def end(self) -> list[Payload]:
         """What comes after the last word: a new answer may be shorter than the old one."""
         return [] if self._is_open else self._start(self._matched)
+
+    def _take_back(self, switched: ProviderSwitched) -> list[Payload]:
+        """Whoever goes on could not do so from the end: what is written now takes the place of what stood."""
+        if self._is_open:
+            return [switched, AttemptStarted(self._attempt, switched.offset)]
+        self._matched = min(self._matched, switched.offset)
+        self._held = [one for one in self._held if not _reaches_beyond(one, switched.offset)] + [switched]
+        return []
 
     def _start(self, offset: int) -> list[Payload]:
         self._is_open = True
@@ -126,3 +138,7 @@ def _agreement(text: str, old: str, offset: int) -> int:
     return next(
         (i for i, (new, known) in enumerate(zip(text, old[offset:], strict=False)) if new != known), len(old) - offset
     )
+
+
+def _reaches_beyond(step: CitationAdded | ProviderSwitched, offset: int) -> bool:
+    return isinstance(step, CitationAdded) and step.citation.end > offset

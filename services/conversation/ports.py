@@ -114,7 +114,11 @@ class PromptMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """What to answer; the last message is the question."""
+    """What to answer; the last message is the question.
+
+    Attributes:
+        accepts_restart: text that was written may be taken back, when nobody can go on with it.
+    """
 
     model: str
     system: str
@@ -122,6 +126,7 @@ class GenerationRequest:
     messages: tuple[PromptMessage, ...]
     passages: tuple[Passage, ...]
     parameters: GenerationParameters
+    accepts_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,19 @@ class CitationReader:
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
+        self._passages = passages
         self._sources = [_Source(passage.text) for passage in passages]
         self._text = ""
         self._scanned = 0
         self._claim: tuple[int, int] | None = None
         self._claim_mark_end = -1
         self._seen: set[PassageCitation] = set()
+
+    def again(self, text: str) -> "CitationReader":
+        """A reader of the same passages that has read `text`, and nothing after it."""
+        reader = CitationReader(self._passages)
+        reader.feed(text)
+        return reader
 
     def feed(self, piece: str) -> list[PassageCitation]:
         """Takes the next piece of the answer and gives the citations that it completes, each once."""

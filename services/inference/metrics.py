@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.inference.model import FinishReason, Usage
+from services.inference.providers.failures import Kind
 from services.inference.routing import Target
 from services.mesh.errors import Reason
 from services.mesh.telemetry import counter, histogram
@@ -28,7 +29,7 @@ _FIRST_TOKEN: Final = histogram(
     ["provider", "model"],
     buckets=_FIRST_TOKEN_BUCKETS_S,
 )
-_ERRORS: Final = counter("parley_inference_provider_errors", "Attempts that failed.", ["provider", "reason"])
+_ERRORS: Final = counter("parley_inference_provider_errors", "Attempts that failed.", ["provider", "kind"])
 _SWITCHES: Final = counter(
     "parley_inference_provider_switches", "Times another model went on.", ["from_provider", "to_provider", "reason"]
 )
@@ -54,9 +55,9 @@ def abandoned(target: Target, usage: Usage) -> None:
     _consumed(target, usage)
 
 
-def failed(target: Target, reason: Reason, usage: Usage | None = None) -> None:
+def failed(target: Target, kind: Kind, usage: Usage | None = None) -> None:
     """An attempt failed; `usage` is what it consumed when it had begun."""
-    _ERRORS.labels(target.profile.name, reason.value).inc()
+    _ERRORS.labels(target.profile.name, kind.value).inc()
     if usage is not None:
         _consumed(target, usage)
 

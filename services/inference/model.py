@@ -190,7 +190,8 @@ class Generation:
 
     Attributes:
         model: `<provider>/<model>`; the platform's default when empty.
-        fallback_models: tried in order while no text has come; the platform's list when empty.
+        fallback_models: tried in order; the platform's list when empty.
+        accepts_restart: the reader can take back what it was sent, when an answer has to begin again.
 
     Raises:
         InvalidArgument: too many fallback models, or a name that is too long.
@@ -200,6 +201,7 @@ class Generation:
     model: str = ""
     fallback_models: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
+    accepts_restart: bool = False
 
     def __post_init__(self) -> None:
         if len(self.model) > MODEL_NAME_CHARS_MAX:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference.catalog import Catalog
+from services.inference.course import Tactics
 from services.inference.generation import Generator
 from services.inference.model import (
     Event,
@@ -29,7 +30,9 @@ from services.inference.providers.base import (
     bounded,
 )
 from services.inference.providers.failures import Failure
+from services.inference.retries import IMPATIENT, Patience
 from services.inference.routing import Book, Key, Line, Router, Source
+from services.inference.standing.standings import Standings
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import MeshError
 
@@ -100,15 +103,17 @@ class FakeProvider:
     """Plays a list of steps: text to say, an error to raise, or the end; remembers the tasks that it got."""
 
     name: str
-    steps: Sequence[str | MeshError | Ended] = ("Fine.", Ended(FinishReason.STOP))
+    steps: Sequence[str | Exception | ProviderEvent] = ("Fine.", Ended(FinishReason.STOP))
     cites: bool = False
+    takes_prefix: bool = False
     counts: TokenCounts | None = None
     tasks: list[Task] = field(default_factory=list)
     closed: int = 0
 
     @property
     def profile(self) -> Profile:
-        return Profile(name=self.name, tokens=TokenEstimate(ascii_chars_per_token=1), cites=self.cites)
+        tokens = TokenEstimate(ascii_chars_per_token=1)
+        return Profile(name=self.name, tokens=tokens, cites=self.cites, takes_prefix=self.takes_prefix)
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         self.tasks.append(task)
@@ -117,10 +122,10 @@ class FakeProvider:
                 match step:
                     case str():
                         yield Text(step)
-                    case Ended():
-                        yield step
-                    case MeshError():
+                    case Exception():
                         raise step
+                    case _:
+                        yield step
         finally:
             self.closed += 1
 
@@ -153,8 +158,18 @@ def router(
     )
 
 
-def generator(known: Router, *, window: int = 100_000, clock: Clock = SYSTEM_CLOCK) -> Generator:
-    return Generator(known, total_s=PATIENT.total_s, context_tokens_assumed=window, clock=clock)
+def generator(
+    known: Router,
+    *,
+    window: int = 100_000,
+    clock: Clock = SYSTEM_CLOCK,
+    patience: Patience = IMPATIENT,
+    standings: Standings | None = None,
+    total_s: float = PATIENT.total_s,
+) -> Generator:
+    """A generator that asks nobody twice, unless it is told to."""
+    tactics = Tactics(standings=standings or Standings(clock=clock), patience=patience, chance=lambda: 0.0)
+    return Generator(known, total_s=total_s, context_tokens_assumed=window, tactics=tactics, clock=clock)
 
 
 async def events_of(answers: Generator, wish: Generation) -> list[Event]:

@@ -58,6 +58,7 @@ def generation(
         fallback_models=tuple(request.fallback_models),
         prompt=prompt(request.prompt),
         parameters=parameters(request.parameters),
+        accepts_restart=isinstance(request, generation_service_pb2.StreamGenerateRequest) and request.accepts_restart,
     )
 
 

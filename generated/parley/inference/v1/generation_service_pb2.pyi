@@ -30,10 +30,12 @@ class GenerateRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """model is `<provider>/<model>` or `extractive`; the platform's default when empty."""
+    """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """fallback_models are tried in order when no token has come from the one before; the platform's list when empty."""
+        """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
+        platform's list when empty.
+        """
 
     @_builtins.property
     def prompt(self) -> _generation_pb2.Prompt:
@@ -93,11 +95,18 @@ class StreamGenerateRequest(_message.Message):
     FALLBACK_MODELS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """model is `<provider>/<model>` or `extractive`; the platform's default when empty."""
+    """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
+    accepts_restart: _builtins.bool
+    """accepts_restart says that the caller can take back text: where nobody can go on with an answer that broke off, it
+    begins again at the offset of a ProviderSwitched. Otherwise such an answer ends with an error.
+    """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """fallback_models are tried in order when no token has come from the one before; the platform's list when empty."""
+        """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
+        platform's list when empty.
+        """
 
     @_builtins.property
     def prompt(self) -> _generation_pb2.Prompt:
@@ -114,10 +123,11 @@ class StreamGenerateRequest(_message.Message):
         fallback_models: _abc.Iterable[_builtins.str] | None = ...,
         prompt: _generation_pb2.Prompt | None = ...,
         parameters: _generation_pb2.Parameters | None = ...,
+        accepts_restart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,7 +320,9 @@ class ProviderSwitched(_message.Message):
     reason: _builtins.str
     """reason is an ErrorReason without its prefix."""
     offset: _builtins.int
-    """offset of the answer at which it goes on."""
+    """offset of the answer at which it goes on. What was sent from there on is void, citations that end beyond it too;
+    with accepts_restart unset it is always the end of what was sent.
+    """
     def __init__(
         self,
         *,

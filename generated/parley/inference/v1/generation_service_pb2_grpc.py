@@ -65,7 +65,8 @@ class GenerationServiceServicer:
 
     def StreamGenerate(self, request, context):
         """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
-        ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
+        ProviderSwitched, then Finished. A model that breaks off is followed by another one, which goes on with the text. An
+        error after Started ends the stream with a status; the text so far stands, and is never the whole answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -20,7 +20,8 @@ class GenerationServiceStub:
     """Generate returns a whole answer."""
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generation_service_pb2.StreamGenerateRequest, _generation_service_pb2.StreamGenerateResponse]
     """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
-    ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
+    ProviderSwitched, then Finished. A model that breaks off is followed by another one, which goes on with the text. An
+    error after Started ends the stream with a status; the text so far stands, and is never the whole answer.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.CountTokensRequest, _generation_service_pb2.CountTokensResponse]
     """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so."""
@@ -43,7 +44,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_generation_service_pb2.StreamGenerateRequest, _abc.AsyncIterator[_generation_service_pb2.StreamGenerateResponse]],
     ) -> _abc.AsyncIterator[_generation_service_pb2.StreamGenerateResponse]:
         """StreamGenerate returns an answer as it is written: Started, then TextDelta, PartDelta, PassageCitation and
-        ProviderSwitched, then Finished. An error after Started ends the stream with a status; the text so far stands.
+        ProviderSwitched, then Finished. A model that breaks off is followed by another one, which goes on with the text. An
+        error after Started ends the stream with a status; the text so far stands, and is never the whole answer.
         """
 
     @_abc_1.abstractmethod

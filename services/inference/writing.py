@@ -1,0 +1,87 @@
+"""The answer as its reader has it, whoever wrote which part of it."""
+
+from collections.abc import Sequence
+
+from services.inference.citations import CitationReader
+from services.inference.continuation import Placed
+from services.inference.model import Event, Passage, PassageCitation, TextDelta
+from services.inference.parts import Part, PartDelta, PartsRead
+
+
+class Writing:
+    """Text, parts and citations so far."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._parts = PartsRead()
+        self._citations: list[PassageCitation] = []
+        self._reader: CitationReader | None = None
+        self.has_parts = False
+        self.length = 0
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether any of it has been sent."""
+        return bool(self._pieces) or self.has_parts
+
+    @property
+    def text(self) -> str:
+        """All of the text."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Everything in its order when it is more than text; empty otherwise."""
+        return self._parts.parts()
+
+    @property
+    def citations(self) -> tuple[PassageCitation, ...]:
+        """In the order of their start."""
+        return tuple(sorted(self._citations, key=lambda one: (one.start, one.end)))
+
+    def read_marks(self, passages: Sequence[Passage] | None) -> None:
+        """From now on marks are read as citations of these passages; None for a writer that cites by itself."""
+        self._reader = None if passages is None else CitationReader(passages)
+        if self._reader is not None and self._pieces:
+            self._reader.feed(self.text)
+
+    def put(self, placed: Placed, *, is_refusal: bool) -> list[Event]:
+        """Text has come: it, and the citations that it completes."""
+        if placed.offset < self.length:
+            self._cut(placed.offset)
+        if not placed.text:
+            return []
+        self._pieces.append(placed.text)
+        self._parts.add_text(placed.text, is_refusal=is_refusal)
+        self.length += len(placed.text)
+        found = self._reader.feed(placed.text) if self._reader is not None else []
+        new = [citation for citation in found if citation not in self._citations]
+        self._citations.extend(new)
+        return [TextDelta(placed.offset, placed.text, is_refusal), *new]
+
+    def add_part(self, delta: PartDelta) -> PartDelta:
+        """A piece of something other than text has come."""
+        self.has_parts = True
+        self._parts.add(delta)
+        return delta
+
+    def cite(self, citation: PassageCitation) -> list[Event]:
+        """The writer has cited by itself, perhaps what another one had cited before."""
+        if citation in self._citations:
+            return []
+        self._citations.append(citation)
+        return [citation]
+
+    def _cut(self, offset: int) -> None:
+        """What stands from `offset` on is void; there is nothing but text, for nobody else goes on with more."""
+        text = self.text[:offset]
+        self._pieces = [text] if text else []
+        self._parts = PartsRead()
+        if text:
+            self._parts.add_text(text, is_refusal=False)
+        self.length = len(text)
+        self._citations = [citation for citation in self._citations if citation.end <= offset]
+        if self._reader is not None:
+            self._reader = self._reader.again(text)
