@@ -34,6 +34,7 @@ class _Life:
         self.child: Child | None = None
         self.state = "waiting"
         self.restarts = 0
+        self.last_status: int | None = None
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
 
@@ -64,13 +65,14 @@ class Supervisor:
         self._ready_count = 0
 
     def states(self) -> Mapping[str, Mapping[str, object]]:
-        """Each process by name: its state, process id, ports, and how often it was started again."""
+        """Each process by name: its state, process id, ports, how often it was started again and how it last ended."""
         return {
             name: {
                 "state": life.state,
                 "pid": life.child.pid if life.child is not None and life.child.status is None else None,
                 "ports": dict(life.process.ports),
                 "restarts": life.restarts,
+                "last_status": life.last_status,
             }
             for name, life in self._lives.items()
         }
@@ -145,7 +147,7 @@ class Supervisor:
         since = time.monotonic()
         name = life.process.name
         while True:
-            status = await child.ended()
+            life.last_status = status = await child.ended()
             child.sweep()
             if time.monotonic() - since > _STABLE_S:
                 pause = _BACKOFF_S_FIRST

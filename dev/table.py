@@ -29,6 +29,8 @@ _OURS = (
     "PG",
 )
 """Variables that speak to the stack or to its clients, or that it sets itself for each process."""
+_REPLICAS_MAX = 3
+"""Ports set aside for one stack bound it (`dev.ports`): three of every process take 38 of them."""
 _DRAIN_S = "8"
 """A person who typed Ctrl-C does not wait for long; an answer that is cut here is taken up at the next start."""
 _PROBE_S_MAX = 2.0
@@ -37,7 +39,13 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one start of the stack runs, and where it can be reached."""
+    """What one start of the stack runs, and where it can be reached.
+
+    Attributes:
+        table: the processes.
+        url: of the first edge.
+        targets: gRPC addresses of each service, with commas between those of its replicas.
+    """
 
     table: list[Process]
     url: str
@@ -48,6 +56,10 @@ def plan(home: Home, *, port: int) -> Plan:
     """The process table for the folder, with the edge on the given port and every other port chosen freely.
 
     `PARLEY_DATABASE_URL` and `PARLEY_VALKEY_URL` in the environment take the place of the embedded servers.
+    `PARLEY_DEV_REPLICAS` in it is how often every process of Parley itself runs; `edge-2` is the second edge.
+
+    Raises:
+        DevError: `PARLEY_DEV_REPLICAS` is not a number of replicas that there can be.
     """
     return _Planner(home, port, dict(os.environ)).plan()
 
@@ -59,8 +71,11 @@ class _Planner:
         self._given = given
         self._ports = (free for free in free_ports(port) if free != port)
         self._table: list[Process] = []
-        self._grpc = {service: next(self._ports) for service in SERVICES}
-        self._targets = {service: f"{LOOPBACK}:{number}" for service, number in self._grpc.items()}
+        self._replicas = _replicas(given)
+        self._grpc = {service: [next(self._ports) for _ in range(self._replicas)] for service in SERVICES}
+        self._targets = {
+            service: ",".join(f"{LOOPBACK}:{number}" for number in numbers) for service, numbers in self._grpc.items()
+        }
         self._secrets = {name: kept_secret(home.folder / "secrets" / name) for name in _WORKLOADS}
 
         self._database_url = self._valkey_url = ""
@@ -127,41 +142,45 @@ class _Planner:
         self._add(Process(name, command, after=after, one_shot=True, environment=environment, start_s_max=300.0))
 
     def _serve(self, name: str, service: str, *, after: tuple[str, ...]) -> None:
-        grpc, debug = self._grpc[service], next(self._ports)
-        environment = self._environment(service) | {
-            "PARLEY_GRPC_LISTEN": f"{LOOPBACK}:{grpc}",
-            "PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}",
-        }
-        command = _python(f"services.{service}", ["serve"])
-        ports = {"grpc": grpc, "debug": debug}
-        self._add(
-            Process(name, command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
-        )
+        for replica, grpc in enumerate(self._grpc[service]):
+            self._run(_named(name, replica), service, "serve", after=after, listens={"grpc": grpc})
 
     def _work(self, name: str, service: str, *, after: tuple[str, ...]) -> None:
-        debug = next(self._ports)
-        environment = self._environment(service) | {"PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}"}
-        command = _python(f"services.{service}", ["worker"])
-        ports = {"debug": debug}
-        self._add(
-            Process(name, command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
-        )
+        for replica in range(self._replicas):
+            self._run(_named(name, replica), service, "worker", after=after, listens={})
 
     def _edge(self, *, after: tuple[str, ...]) -> None:
-        debug = next(self._ports)
-        environment = self._environment("edge") | {
-            "PARLEY_HTTP_LISTEN": f"{LOOPBACK}:{self._port}",
-            "PARLEY_DEBUG_LISTEN": f"{LOOPBACK}:{debug}",
-        }
-        command = _python("edge", ["serve"])
-        ports = {"http": self._port, "debug": debug}
-        self._add(
-            Process("edge", command, after=after, is_ready=_http_ready(debug), environment=environment, ports=ports)
+        for replica in range(self._replicas):
+            port = next(self._ports) if replica else self._port
+            self._run(_named("edge", replica), "edge", "serve", after=after, listens={"http": port})
+
+    def _run(
+        self, name: str, deployable: str, command: str, *, after: tuple[str, ...], listens: Mapping[str, int]
+    ) -> None:
+        """A process that runs until it is stopped."""
+        ports = {**listens, "debug": next(self._ports)}
+        environment = self._environment(deployable)
+        environment |= {f"PARLEY_{purpose.upper()}_LISTEN": f"{LOOPBACK}:{port}" for purpose, port in ports.items()}
+        process = Process(
+            name,
+            _python(deployable if deployable == "edge" else f"services.{deployable}", [command]),
+            # Of what is replicated, every replica: what needs one of them is stopped before all of them.
+            after=tuple(_named(each, replica) for each in after for replica in range(self._copies(each))),
+            is_ready=_http_ready(ports["debug"]),
+            environment=environment,
+            ports=ports,
         )
+        self._add(process)
+
+    def _copies(self, name: str) -> int:
+        return self._replicas if name in (*SERVICES, "conversation-worker", "retrieval-worker") else 1
 
     def _environment(self, deployable: str) -> dict[str, str]:
         """Everything that a process of the deployable sees, and nothing that belongs to another one."""
         environment = _inherited(self._given, deployable) | _local(self._given)
+        if self._replicas == 1:
+            # Nobody can go elsewhere, so nobody is given the time for it.
+            environment.setdefault("PARLEY_NOT_SERVING_PAUSE_S", "0")
         environment |= {f"PARLEY_{service.upper()}_TARGET": target for service, target in self._targets.items()}
         if deployable in SERVICES:
             environment["PARLEY_DATABASE_URL"] = self._database_url
@@ -177,6 +196,17 @@ class _Planner:
 
     def _add(self, process: Process) -> None:
         self._table.append(process)
+
+
+def _replicas(given: Mapping[str, str]) -> int:
+    text = given.get("PARLEY_DEV_REPLICAS") or "1"
+    if not text.isdecimal() or not 1 <= int(text) <= _REPLICAS_MAX:
+        raise DevError(f"PARLEY_DEV_REPLICAS is {text!r}: choose a number from 1 to {_REPLICAS_MAX}")
+    return int(text)
+
+
+def _named(name: str, replica: int) -> str:
+    return f"{name}-{replica + 1}" if replica else name
 
 
 def _inherited(given: Mapping[str, str], deployable: str) -> dict[str, str]:

@@ -123,7 +123,7 @@ async def test_dead_process_is_named_and_started_again(tmp_path: Path) -> None:
         state = stack.supervisor.states()["worker"]
     assert "worker was killed by SIGKILL; starting it again in 0.5 s" in stack.output.getvalue()
     assert state["pid"] != killed
-    assert (state["state"], state["restarts"]) == ("ready", 1)
+    assert (state["state"], state["restarts"], state["last_status"]) == ("ready", 1, -signal.SIGKILL)
 
 
 async def test_process_that_ends_before_it_is_ready_stops_the_start_with_its_last_words(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.errors import DevError
 from dev.home import Home
 from dev.process import Process, in_order
 from dev.table import plan
@@ -11,7 +12,8 @@ from dev.table import plan
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+    ours = ("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "PARLEY_DEV_REPLICAS", "PARLEY_NOT_SERVING_PAUSE_S")
+    for name in (*ours, "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -29,6 +31,43 @@ def test_ports_of_a_stack_are_all_different(tmp_path: Path) -> None:
     ports = [port for process in _processes(tmp_path).values() for port in process.ports.values()]
     assert len(set(ports)) == len(ports)
     assert 8080 in ports
+
+
+def test_replicas_have_names_and_ports_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_DEV_REPLICAS", "3")
+    processes = _processes(tmp_path)
+    for name in ("auth", "inference", "retrieval", "retrieval-worker", "conversation", "conversation-worker", "edge"):
+        assert {name, f"{name}-2", f"{name}-3"} <= set(processes)
+    ports = [port for process in processes.values() for port in process.ports.values()]
+    assert len(set(ports)) == len(ports) <= 40
+    assert not [name for name in processes if name.startswith(("postgres-", "valkey-", "migrate-auth-", "bootstrap-"))]
+
+
+def test_everybody_is_told_of_all_replicas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_DEV_REPLICAS", "2")
+    processes = _processes(tmp_path)
+    both = [f"127.0.0.1:{processes[name].ports['grpc']}" for name in ("conversation", "conversation-2")]
+    for name in ("edge", "edge-2"):
+        assert processes[name].environment["PARLEY_CONVERSATION_TARGET"] == ",".join(both)
+    assert [processes[name].environment["PARLEY_GRPC_LISTEN"] for name in ("conversation", "conversation-2")] == both
+    assert {"conversation", "conversation-2"} <= set(processes["edge-2"].after)
+
+
+@pytest.mark.parametrize("text", ["0", "4", "two", "-1", "1.5"])
+def test_number_of_replicas_that_cannot_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("PARLEY_DEV_REPLICAS", text)
+    with pytest.raises(DevError, match=r"PARLEY_DEV_REPLICAS is .*: choose a number from 1 to 3"):
+        _processes(tmp_path)
+
+
+def test_clients_get_time_to_leave_only_where_they_can_go_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _processes(tmp_path)["auth"].environment["PARLEY_NOT_SERVING_PAUSE_S"] == "0"
+    monkeypatch.setenv("PARLEY_DEV_REPLICAS", "2")
+    assert "PARLEY_NOT_SERVING_PAUSE_S" not in _processes(tmp_path)["auth"].environment
 
 
 def test_nothing_starts_before_its_schema_is_there(tmp_path: Path) -> None:
