@@ -34,6 +34,12 @@ RETRY_BUDGET_RATIO: Final = 0.1
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 STREAM_S_MAX: Final = 3_600.0
 KEEPALIVE_S: Final = 30
+CONNECT_S_MAX: Final = 3
+"""For the connection and the first frames of HTTP/2; a process that has just started is busy with other things."""
+RECONNECT_MS_MIN: Final = 100
+RECONNECT_MS_MAX: Final = 500
+"""With gRPC's jitter of a fifth, a process that is back is found within 0.6 s. A process that leaves serves for longer
+than that (`not_serving_pause_s`), because it may be the only one that its clients are connected to."""
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -57,9 +63,10 @@ async def open_channel(target: str, contracts: Iterable[FileDescriptor]) -> Asyn
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1_000),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS_MIN),
+        ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
+        # Not a backoff, in spite of its name: how long gRPC waits for one attempt to connect.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_S_MAX * 1_000),
         ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
     ]
     async with grpc.aio.insecure_channel(channel_target(target), options=options) as channel:

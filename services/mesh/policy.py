@@ -34,13 +34,20 @@ class Idempotency(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The declared policy of one method; `timeout_s` bounds unary calls only."""
+    """The declared policy of one method.
+
+    Attributes:
+        scopes, callers, is_public, idempotency: see `parley.options.v1.MethodPolicy`.
+        timeout_s: bounds unary calls only.
+        is_resumable: whether it is a stream that another call can go on with where it ended.
+    """
 
     scopes: frozenset[str] = frozenset()
     callers: frozenset[str] = frozenset()
     is_public: bool = False
     idempotency: Idempotency = Idempotency.NONE
     timeout_s: float = DEFAULT_TIMEOUT_S
+    is_resumable: bool = False
 
 
 class PolicyError(Exception):
@@ -86,6 +93,7 @@ def policy_of(method: MethodDescriptor) -> Policy:
         is_public=declared.public,
         idempotency=Idempotency(declared.idempotency),
         timeout_s=declared.timeout_ms / 1000 if declared.timeout_ms else DEFAULT_TIMEOUT_S,
+        is_resumable=bool(declared.event_stream.resume_field),
     )
 
 

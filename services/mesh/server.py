@@ -25,6 +25,7 @@ from services.mesh import telemetry
 from services.mesh.debug_http import Check, Health, serving
 from services.mesh.identity import TokenVerifier
 from services.mesh.interceptors.chain import Chain, is_async, pinned_stages
+from services.mesh.interceptors.leaving import Leaving
 from services.mesh.limiter import InFlightLimiter
 from services.mesh.policy import INFRASTRUCTURE, Policy, policy_table
 from services.mesh.settings import MeshSettings, ServerSettings
@@ -92,6 +93,8 @@ async def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains: calls for at most `settings.drain_s`, then loops for as long again.
 
+    Before that, clients find other replicas and leave for them; streams that can be resumed end in between.
+
     Args:
         settings: addresses and limits.
         servicers: what is served.
@@ -137,7 +140,8 @@ async def running(
         register(cast("grpc.aio.Server", registry))
     policies = dict(policy_table(registry.handlers))
     registry.refuse_sync_handlers()
-    stages = pinned_stages(verifier=verifier, limiter=InFlightLimiter(settings.calls_max))
+    leaving = Leaving()
+    stages = pinned_stages(verifier=verifier, limiter=InFlightLimiter(settings.calls_max), leaving=leaving)
     server = grpc.aio.server(interceptors=[Chain(stages, {**INFRASTRUCTURE, **policies})], options=_OPTIONS)
     for register in servicers:
         register(server)
@@ -150,7 +154,7 @@ async def running(
     process_health = Health(checks)
     async with (
         _process(settings, process_health, loops) as debug_port,
-        _started(server, settings),
+        _started(server, settings, leaving),
     ):
         for name in ("", *registry.services):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -158,6 +162,8 @@ async def running(
             yield RunningServer(port, debug_port, policies)
         finally:
             process_health.is_draining = True
+            # The replica that came up a moment ago is no place to go yet for clients that were told of its absence.
+            await asyncio.sleep(settings.not_serving_pause_s)
             await health_servicer.enter_graceful_shutdown()
 
 
@@ -182,13 +188,14 @@ async def _process(settings: MeshSettings, process_health: Health, loops: Sequen
 
 
 @asynccontextmanager
-async def _started(server: grpc.aio.Server, settings: ServerSettings) -> AsyncIterator[None]:
+async def _started(server: grpc.aio.Server, settings: ServerSettings, leaving: Leaving) -> AsyncIterator[None]:
     await server.start()
     try:
         yield
     finally:
         # Clients that watch health have left by then; `stop` alone failed 3 calls each time, with this 0 of 7,526.
         await asyncio.sleep(settings.not_serving_pause_s)
+        leaving.begin()
         await server.stop(settings.drain_s)
 
 

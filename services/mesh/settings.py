@@ -111,11 +111,13 @@ class ServerSettings(MeshSettings):
         description="Calls in flight, streams included, above which new ones are refused with OVERLOADED.",
     )
     not_serving_pause_s: float = Field(
-        default=0.5,
+        default=1.0,
         ge=0.0,
         le=60.0,
         validation_alias="PARLEY_NOT_SERVING_PAUSE_S",
-        description="Seconds between telling clients to leave and refusing their calls.",
+        description=(
+            "Seconds that clients get at the end to find replicas that were just started, and the same again to leave."
+        ),
     )
 
 

@@ -41,6 +41,13 @@ METHODS: Final = (
     Method("Hurry", method_pb2.MethodPolicy(public=True, idempotency=READ, timeout_ms=50)),
     Method("Inner", method_pb2.MethodPolicy(callers=["edge"], idempotency=READ)),
     Method("Split", method_pb2.MethodPolicy(public=True, idempotency=READ), streams_responses=True),
+    Method(
+        "Resume",
+        method_pb2.MethodPolicy(
+            public=True, idempotency=NONE, event_stream=method_pb2.EventStream(resume_field="value")
+        ),
+        streams_responses=True,
+    ),
     Method("Join", method_pb2.MethodPolicy(public=True, idempotency=NONE), streams_requests=True),
     Method(
         "Talk", method_pb2.MethodPolicy(public=True, idempotency=NONE), streams_requests=True, streams_responses=True
@@ -97,7 +104,13 @@ class Echo:
 
     def behaviours(self) -> dict[str, Behaviour]:
         unary = ("Echo", "Write", "Hello", "Shout", "Hurry", "Inner")
-        return {**dict.fromkeys(unary, self.echo), "Split": self.split, "Join": self.join, "Talk": self.talk}
+        streams: dict[str, Behaviour] = {
+            "Split": self.split,
+            "Resume": self.split,
+            "Join": self.join,
+            "Talk": self.talk,
+        }
+        return {**dict.fromkeys(unary, self.echo), **streams}
 
 
 def register(server: grpc.aio.Server, **replaced: Behaviour) -> None:
@@ -151,7 +164,10 @@ class EchoStub:
 
     @property
     def split(self) -> grpc.aio.UnaryStreamMultiCallable[StringValue, StringValue]:
-        return self._channel.unary_stream(f"/{SERVICE}/Split", StringValue.SerializeToString, StringValue.FromString)
+        return self.stream("Split")
+
+    def stream(self, method: str) -> grpc.aio.UnaryStreamMultiCallable[StringValue, StringValue]:
+        return self._channel.unary_stream(f"/{SERVICE}/{method}", StringValue.SerializeToString, StringValue.FromString)
 
     @property
     def join(self) -> grpc.aio.StreamUnaryMultiCallable[StringValue, StringValue]:

@@ -17,6 +17,7 @@ from services.mesh.identity import TokenVerifier
 from services.mesh.interceptors.deadline import DeadlineStage
 from services.mesh.interceptors.errors import ErrorStage
 from services.mesh.interceptors.identity import IdentityStage
+from services.mesh.interceptors.leaving import Leaving, LeavingStage
 from services.mesh.interceptors.limits import LimitStage
 from services.mesh.interceptors.logging import LoggingStage
 from services.mesh.interceptors.metrics import MetricsStage
@@ -59,12 +60,14 @@ STAGE_ORDER: Final = (
     IdentityStage,
     # Whether they may. Before limits, so that those who may not cannot take the places of those who may.
     PolicyStage,
-    # Last: a place is held by work only.
+    # A place is held by work only.
     LimitStage,
+    # Last: what it ends is the handler, and everything outside treats that as the handler's own error.
+    LeavingStage,
 )
 
 
-def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter) -> tuple[Stage, ...]:
+def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter, leaving: Leaving) -> tuple[Stage, ...]:
     """The stages of a server, in `STAGE_ORDER`; without a verifier, only public methods can be served."""
     return (
         RequestIdStage(),
@@ -76,6 +79,7 @@ def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter) -
         IdentityStage(verifier),
         PolicyStage(),
         LimitStage(limiter),
+        LeavingStage(leaving),
     )
 
 

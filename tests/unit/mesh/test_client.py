@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Never
 
 import grpc
@@ -82,6 +83,33 @@ async def test_stream_is_not_repeated_after_its_first_message() -> None:
         with pytest.raises(Unavailable):
             await anext(words)
     assert calls == 1
+
+
+async def test_server_that_is_slow_to_shake_hands_is_reached() -> None:
+    """A process that has just started accepts connections in the kernel before it has time for them."""
+    async with echo_server() as server, slow_to_begin(server.port, delay_s=0.7) as port, echo_channel(port) as channel:
+        assert await unary(EchoStub(channel).unary("Hello")(HELLO)) == HELLO
+
+
+@asynccontextmanager
+async def slow_to_begin(port: int, *, delay_s: float) -> AsyncIterator[int]:
+    """A way to `port` on which every connection is served so much later than it is accepted."""
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(delay_s)
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
 
 
 def test_service_config_names_exactly_the_repeatable_methods() -> None:

@@ -23,6 +23,7 @@ from services.mesh.errors import (
     Unimplemented,
 )
 from services.mesh.interceptors.chain import STAGE_ORDER, pinned_stages
+from services.mesh.interceptors.leaving import Leaving
 from services.mesh.limiter import InFlightLimiter
 from services.mesh.rpc import RpcContext
 from services.mesh.settings import ServerSettings
@@ -35,7 +36,7 @@ DSN = "postgresql://parley:hunter2@db/parley"
 
 
 def test_stages_stand_in_the_pinned_order() -> None:
-    stages = pinned_stages(verifier=None, limiter=InFlightLimiter(1))
+    stages = pinned_stages(verifier=None, limiter=InFlightLimiter(1), leaving=Leaving())
     assert [type(stage).__name__ for stage in stages] == [
         "RequestIdStage",
         "LoggingStage",
@@ -46,6 +47,7 @@ def test_stages_stand_in_the_pinned_order() -> None:
         "IdentityStage",
         "PolicyStage",
         "LimitStage",
+        "LeavingStage",
     ]
     assert tuple(type(stage) for stage in stages) == STAGE_ORDER
 

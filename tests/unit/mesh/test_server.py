@@ -2,7 +2,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from services.mesh.client import open_channel, unary
+from services.mesh.client import open_channel, streaming, unary
 from services.mesh.debug_http import Check
-from services.mesh.errors import MeshError
+from services.mesh.errors import MeshError, Unavailable
 from services.mesh.policy import PolicyError
 from services.mesh.rpc import RpcContext
 from services.mesh.server import ServerError, running, running_worker
@@ -26,11 +28,18 @@ from tests.support.waiting import until
 
 HELLO = StringValue(value="hello")
 ROOT = Path(__file__).parents[3]
+PATIENCE_S = 120.0
 
 
 async def get(port: int, path: str) -> tuple[int, dict[str, object]]:
     status, body = await fetch(port, f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
     return status, json.loads(body)
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
 
 
 async def fetch(port: int, request: str) -> tuple[int, str]:
@@ -129,6 +138,79 @@ async def test_draining_server_fails_no_call() -> None:
             await until(lambda: answered > after + 200)
             stop.set()
     assert failures == []
+
+
+@pytest.mark.timeout(300)
+async def test_server_that_drains_right_after_another_one_came_fails_no_call() -> None:
+    """Clients that know the new one from its absence only are given the time to find it."""
+    failures: list[MeshError] = []
+    answered = 0
+    stop = asyncio.Event()
+
+    async def call_until_stopped(stub: EchoStub) -> None:
+        nonlocal answered
+        while not stop.is_set():
+            try:
+                await unary(stub.unary("Shout")(HELLO))  # as above
+                answered += 1
+            except MeshError as error:
+                failures.append(error)
+
+    async with AsyncExitStack() as leaving, AsyncExitStack() as coming:
+        first = await leaving.enter_async_context(echo_server(settings=ServerSettings(drain_s=5.0)))
+        port = free_port()
+        target = f"127.0.0.1:{port},127.0.0.1:{first.port}"
+        async with open_channel(target, [CONTRACT]) as channel, asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(call_until_stopped(EchoStub(channel)))
+            # By then the pauses between two tries to connect are the longest.
+            await until(lambda: answered > 4_000, within_s=PATIENCE_S)
+            settings = ServerSettings(grpc_listen=f"127.0.0.1:{port}", not_serving_pause_s=0)
+            await coming.enter_async_context(echo_server(settings=settings))
+            await leaving.aclose()
+            after = answered
+            await until(lambda: answered > after + 200, within_s=PATIENCE_S)
+            stop.set()
+    assert failures == []
+
+
+async def test_stream_that_can_be_resumed_ends_when_the_server_leaves_and_others_go_on() -> None:
+    release = asyncio.Event()
+
+    async def split(_request: StringValue, _call: RpcContext) -> AsyncIterator[StringValue]:
+        yield HELLO
+        await release.wait()
+        yield HELLO
+
+    settings = ServerSettings(not_serving_pause_s=0, drain_s=30.0)
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        server = await stack.enter_async_context(echo_server(settings=settings, Split=split, Resume=split))
+        async with echo_channel(server.port) as channel:
+            stub = EchoStub(channel)
+            async with streaming(stub.split(HELLO)) as others, streaming(stub.stream("Resume")(HELLO)) as resumable:
+                assert (await anext(others), await anext(resumable)) == (HELLO, HELLO)
+                closing = group.create_task(stack.aclose())
+                with pytest.raises(Unavailable, match="another one goes on"):
+                    await anext(resumable)
+                release.set()
+                assert await anext(others) == HELLO
+            await closing
+
+
+async def test_caller_who_leaves_a_resumable_stream_ends_its_handler() -> None:
+    ended = asyncio.Event()
+
+    async def split(_request: StringValue, _call: RpcContext) -> AsyncIterator[StringValue]:
+        try:
+            yield HELLO
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with echo_server(Resume=split) as server, echo_channel(server.port) as channel:
+        async with streaming(EchoStub(channel).stream("Resume")(HELLO)) as words:
+            assert await anext(words) == HELLO
+        await asyncio.wait_for(ended.wait(), 20)
 
 
 async def test_call_in_flight_ends_well_while_the_server_drains() -> None:
