@@ -42,11 +42,11 @@ class EdgeSettings(AuthTarget, ConversationTarget, RetrievalTarget, InferenceTar
         default="127.0.0.1:8080", validation_alias="PARLEY_HTTP_LISTEN", description="Address of the HTTP API."
     )
     not_serving_pause_s: float = Field(
-        default=0.5,
+        default=2.0,
         ge=0.0,
         le=60.0,
         validation_alias="PARLEY_NOT_SERVING_PAUSE_S",
-        description="Seconds between telling clients to leave and refusing their calls.",
+        description="Seconds between /readyz saying no and refusing connections; load balancers ask in between.",
     )
     public_url: Annotated[str, BeforeValidator(_origin)] = Field(
         default="",

@@ -156,11 +156,13 @@ class EventStreams:
         """A stream that is looked after while the body runs.
 
         Raises:
-            Overloaded: there are as many as may be, or the process is about to end.
+            Overloaded: there are as many as may be, or the process is about to end. A stream that can be resumed is
+                not refused then, for what it follows may have begun with this very request: it has ended already.
         """
-        if len(self._open) >= self._streams_max or self._is_draining:
+        if len(self._open) >= self._streams_max or (self._is_draining and not is_resumable):
             raise Overloaded("too many event streams are open", retry_after_s=1.0)
         stream = EventStream(exchange, headers, is_resumable=is_resumable)
+        stream.is_ended = self._is_draining
         release_slot(exchange.scope)
         self._open.add(stream)
         self._none_open.clear()

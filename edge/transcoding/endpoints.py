@@ -15,7 +15,7 @@ from edge.transcoding.encoding import Encoders, dump
 from edge.transcoding.requests import ETAG_FIELD, RequestReader, last_event_id, refusal
 from edge.transcoding.routes import RouteTable, Template
 from edge.transcoding.scalars import Misfit
-from edge.transcoding.streams import EventWriter, StreamPump
+from edge.transcoding.streams import Begin, EventWriter, StreamPump
 from services.mesh.client import unary
 
 NO_CONTENT: Final = 204
@@ -83,7 +83,7 @@ class UnaryEndpoint:
         request = await self._reader.read(exchange)
         response: Message = await unary(self._call(request, metadata=metadata))
         if self._followed is not None and exchange.accepts_event_stream:
-            await self._followed.answer(exchange, response, metadata)
+            await self._followed.answer(exchange, response)
             return
         if self._status == NO_CONTENT:
             await exchange.respond(NO_CONTENT)
@@ -102,7 +102,7 @@ class StreamEndpoint:
         self.binding = binding
         self._border = tools.border
         self._reader = RequestReader(binding, template, tools.decoders)
-        self._call = tools.border.multicallable(contract)
+        self._calls = Calls(contract, tools)
         self._pump = tools.pump
         self._writer = EventWriter(contract, tools.encoders)
         self._follow_field = contract.event_stream.follow_field
@@ -111,15 +111,37 @@ class StreamEndpoint:
         """Answer one request."""
         exchange = Exchange(scope, receive, send)
         scope[ROUTE_KEY] = self.binding.contract.method.full_name
-        metadata = await self._border.metadata(exchange, self.binding.contract)
+        await self._border.metadata(exchange, self.binding.contract)  # before the request of a stranger is read
         request = await self._reader.read(exchange)
+        begin = self._calls.of(exchange, request)
         if exchange.accepts_event_stream:
-            await self._pump.run(exchange, self._call(request, metadata=metadata), self._writer)
+            await self._pump.run(exchange, begin, self._writer)
             return
         if self._follow_field:
             setattr(request, self._follow_field, False)
-        document = await self._writer.document(self._call(request, metadata=metadata))
+        document = await self._writer.document(await begin(None))
         await exchange.respond(200, dump(document))
+
+
+class Calls:
+    """The calls of one streaming method, one after the other where they break off."""
+
+    def __init__(self, contract: Contract, tools: Tools) -> None:
+        assert contract.event_stream is not None
+        self._contract = contract
+        self._border = tools.border
+        self._call = tools.border.multicallable(contract)
+        self._resume_field = contract.event_stream.resume_field
+
+    def of(self, exchange: Exchange, request: Message) -> Begin:
+        """Begins calls with `request` on behalf of the caller, each with metadata that is valid when it begins."""
+
+        async def begin(last_id: int | None) -> Any:  # Any: see Begin
+            if last_id is not None:
+                setattr(request, self._resume_field, last_id)
+            return self._call(request, metadata=await self._border.metadata(exchange, self._contract))
+
+        return begin
 
 
 class Followed:
@@ -129,7 +151,7 @@ class Followed:
         assert contract.follow is not None
         self._target = contracts()[contract.follow.method]
         assert self._target.event_stream is not None
-        self._call = tools.border.multicallable(self._target)
+        self._calls = Calls(self._target, tools)
         self._pump = tools.pump
         self._writer = EventWriter(self._target, tools.encoders)
         self._path = contract.follow.response_path.split(".")
@@ -138,7 +160,7 @@ class Followed:
         self._header = "x-parley-" + self._request_field.removesuffix("_id").replace("_", "-")
         self._location = _get_template(self._target)
 
-    async def answer(self, exchange: Exchange, response: Message, metadata: Metadata) -> None:
+    async def answer(self, exchange: Exchange, response: Message) -> None:
         """Stream the events of what `response` names; its id and where to resume stand in headers."""
         value: Any = response  # Any: walks down the fields that the contract names
         for name in self._path:
@@ -153,8 +175,8 @@ class Followed:
         headers = [(self._header, str(value))]
         if self._location is not None:
             headers.append(("location", self._location.fill({self._request_field: str(value)})))
-        call = self._call(self._target.request_class(**fields), metadata=metadata)
-        await self._pump.run(exchange, call, self._writer, headers=headers)
+        begin = self._calls.of(exchange, self._target.request_class(**fields))
+        await self._pump.run(exchange, begin, self._writer, headers=headers)
 
 
 def _get_template(contract: Contract) -> Template | None:

@@ -1,7 +1,7 @@
 """Server streams on HTTP: messages to server-sent events, or to one JSON document of what there is."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from edge.transcoding.encoding import Encode, Encoders
 from edge.transcoding.requests import LAST_EVENT_ID
 from services.mesh import context
 from services.mesh.client import streaming
-from services.mesh.errors import MeshError, RequestTooLarge
+from services.mesh.errors import MeshError, RequestTooLarge, Unavailable
 
 DOCUMENT_ITEMS_MAX: Final = 20_000
 """Of a stream that is asked for as one document: an answer of 100,000 characters, event by event."""
@@ -22,10 +22,22 @@ ITEMS_FIELD: Final = "items"
 """Member of that document when the contract names none."""
 ERROR_EVENT: Final = "error"
 NO_CONTENT: Final = 204
+RESUMES_MAX: Final = 5
+"""How often in a row a call that broke off is followed by another without an event between: a service that restarts
+breaks off once, one that is down for longer is the client's to wait for."""
+RESUME_PAUSE_S: Final = 0.2
+
+Begin = Callable[[int | None], Awaitable[Any]]
+"""Begins a call, behind the event with the given id or where the request says. Any: grpc.aio's call, generic in both
+messages."""
 
 
 class EventWriter:
-    """Makes events of the messages of one server-streaming method."""
+    """Makes events of the messages of one server-streaming method.
+
+    Attributes:
+        is_resumable: whether a call can begin behind an event.
+    """
 
     def __init__(self, contract: Contract, encoders: Encoders) -> None:
         rules, output = contract.event_stream, contract.method.output_type
@@ -33,6 +45,7 @@ class EventWriter:
         item = message_of(output.fields_by_name[rules.items_field]) if rules.items_field else output
         self._items_field = rules.items_field
         self._id_field = rules.id_field
+        self.is_resumable = bool(rules.id_field and rules.resume_field)
         self._kind_oneof = rules.kind_oneof
         self._encode: Encode = encoders.of(item)
 
@@ -40,6 +53,11 @@ class EventWriter:
         """The text of all events of a message, and their number."""
         events = [self._event(item) for item in self._items(message)]
         return b"".join(events), len(events)
+
+    def last_id(self, message: Message) -> int | None:
+        """The id of the last event of a message; None when events have none."""
+        ids: list[int] = [getattr(item, self._id_field) for item in self._items(message)] if self._id_field else []
+        return ids[-1] if ids else None
 
     async def document(self, call: Any) -> dict[str, object]:  # Any: grpc.aio's call, generic in both messages
         """All events that a call gives until it ends.
@@ -70,46 +88,32 @@ class EventWriter:
 
 
 class StreamPump:
-    """Moves the messages of a call to the caller's event stream."""
+    """Moves the messages of calls to the caller's event stream."""
 
     def __init__(self, streams: EventStreams) -> None:
         self._streams = streams
 
-    async def run(
-        self,
-        exchange: Exchange,
-        call: Any,  # Any: grpc.aio's call, generic in both messages
-        writer: EventWriter,
-        *,
-        headers: HeaderList = (),
-    ) -> None:
-        """Answer with the events of `call`, which is cancelled as soon as the caller leaves.
+    async def run(self, exchange: Exchange, begin: Begin, writer: EventWriter, *, headers: HeaderList = ()) -> None:
+        """Answer with the events of a call, which is cancelled as soon as the caller leaves.
 
         Raises:
             MeshError: the call failed before anything was sent; later the error is an event.
         """
-        try:
-            with self._streams.opened(exchange, headers=headers) as stream:
-                stream.attach(call.cancel)
-                await feed(stream, call, writer.write)
-                # Nothing after what the browser has: 204 tells it to stop reconnecting (HTML, section 9.2.3).
-                is_known = exchange.header(LAST_EVENT_ID) is not None and not stream.is_ended
-                await stream.finish(empty_status=NO_CONTENT if is_known else 200)
-        finally:
-            call.cancel()
+        with self._streams.opened(exchange, headers=headers) as stream:
+            await _feed(stream, begin, writer)
+            # Nothing after what the browser has: 204 tells it to stop reconnecting (HTML, section 9.2.3).
+            is_known = exchange.header(LAST_EVENT_ID) is not None and not stream.is_ended
+            await stream.finish(empty_status=NO_CONTENT if is_known else 200)
 
 
-async def feed(stream: EventStream, call: Any, write: Callable[[Message], tuple[bytes, int]]) -> None:
-    """Write what `call` gives until it ends, or until the edge ends the stream.
+async def _feed(stream: EventStream, begin: Begin, writer: EventWriter) -> None:
+    """Write events until they end, or until the edge ends the stream.
 
     Raises:
         MeshError: the call failed before anything was sent.
     """
     try:
-        async with streaming(call) as messages:
-            async for message in messages:
-                text, events = write(message)
-                await stream.write(text, events=events)
+        await _feed_from_calls(stream, begin, writer)
     except MeshError as error:
         if not stream.is_begun:
             raise
@@ -119,3 +123,24 @@ async def feed(stream: EventStream, call: Any, write: Callable[[Message], tuple[
         task = asyncio.current_task()
         if not stream.is_ended or (task is not None and task.cancelling()):
             raise
+
+
+async def _feed_from_calls(stream: EventStream, begin: Begin, writer: EventWriter) -> None:
+    """Write what calls give: where one breaks off because its process went, the next one goes on at another."""
+    last_id: int | None = None
+    failures = 0
+    while not stream.is_ended:
+        call = await begin(last_id)
+        stream.attach(call.cancel)
+        try:
+            async with streaming(call) as messages:
+                async for message in messages:
+                    text, events = writer.write(message)
+                    await stream.write(text, events=events)
+                    last_id, failures = writer.last_id(message), 0
+            return
+        except Unavailable:
+            if failures >= RESUMES_MAX or not writer.is_resumable:
+                raise
+        failures += 1
+        await asyncio.sleep(RESUME_PAUSE_S)

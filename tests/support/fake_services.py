@@ -243,7 +243,7 @@ class FakeTurns:
         watchers: how many event streams are open.
         watched: `after_sequence` of all event streams there were.
         breaks: failures that the next streams end with, each after what it has sent.
-        refusal: failure that every stream ends with at once.
+        refusal: failure that every stream ends with at once, if it begins behind `refused_from`.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -257,6 +257,7 @@ class FakeTurns:
         self.watched: list[int] = []
         self.breaks: list[MeshError] = []
         self.refusal: MeshError | None = None
+        self.refused_from = 0
 
     async def CreateTurn(self, request: turns_pb.CreateTurnRequest, context: RpcContext) -> turns_pb.CreateTurnResponse:
         self.requests.append(request)
@@ -288,7 +289,7 @@ class FakeTurns:
         if sent > len(told.events):
             raise invalid_field("after_sequence", "is beyond the turn's latest event")
         self.watched.append(sent)
-        if self.refusal is not None:
+        if self.refusal is not None and sent >= self.refused_from:
             raise self.refusal
         self.watchers += 1
         try:

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from services.mesh.errors import Unavailable
+from edge.transcoding import streams
+from services.mesh.errors import NotFound, Unavailable
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
 from tests.support.fake_services import ANSWER, Told, delta, finished, started
 from tests.support.waiting import until
@@ -154,11 +155,65 @@ async def test_a_bad_last_event_id_is_refused(edge: EdgeUnderTest, value: str) -
 async def test_a_stream_that_fails_later_ends_with_an_error_event(edge: EdgeUnderTest) -> None:
     turn = await asked(edge)
     await told(edge, turn)
-    edge.fakes.turns.breaks = [Unavailable("gone for a moment")]
+    edge.fakes.turns.breaks = [NotFound.of("turn")]
     events = read((await edge.client.get(f"/api/v1/turns/{turn}/events", headers=EVENTS)).text)
 
     assert events[-1]["event"] == "error"
+    assert (events[-1]["data"]["reason"], events[-1]["data"]["status"]) == ("NOT_FOUND", 404)
+
+
+@pytest.mark.parametrize("is_following", [True, False])
+async def test_a_stream_goes_on_at_another_replica_and_its_client_sees_nothing_of_it(
+    edge: EdgeUnderTest, *, is_following: bool
+) -> None:
+    async def slowly(turn: Told) -> None:
+        await turn.tell(started(turn))
+        await until(lambda: edge.fakes.turns.watched == [0, 1])
+        await turn.tell(delta(0, "one"), finished(turn, "one"))
+
+    edge.fakes.turns.script = slowly
+    edge.fakes.turns.breaks = [Unavailable("this process is about to end")]
+    conversation = (await edge.client.post("/api/v1/conversations", json={}, headers=KEY_HEADERS)).json()["id"]
+    path, body = f"/api/v1/conversations/{conversation}/turns", {"new": {"text": "q"}}
+    if is_following:
+        response = await edge.client.post(path, json=body, headers=EVENTS)
+    else:
+        turn = (await edge.client.post(path, json=body, headers=KEY_HEADERS)).json()["id"]
+        response = await edge.client.get(f"/api/v1/turns/{turn}/events", headers=EVENTS)
+    events = read(response.text)
+
+    assert [event["id"] for event in events] == ["1", "2", "3"]
+    assert [event["event"] for event in events] == ["turn_started", "text_delta", "turn_finished"]
+
+
+async def test_a_stream_whose_service_stays_away_ends_with_an_error_event(
+    edge: EdgeUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "RESUME_PAUSE_S", 0.0)
+    turns = edge.fakes.turns
+
+    async def stay(turn: Told) -> None:
+        await turn.tell(started(turn))
+
+    turns.script, turns.breaks = stay, [Unavailable()]
+    turns.refusal, turns.refused_from = Unavailable(), 1
+    turn = await asked(edge)
+    events = read((await edge.client.get(f"/api/v1/turns/{turn}/events", headers=EVENTS)).text)
+
+    assert [event["event"] for event in events] == ["turn_started", "error"]
     assert (events[-1]["data"]["reason"], events[-1]["data"]["status"]) == ("UNAVAILABLE", 503)
+
+
+async def test_a_turn_that_begins_while_the_edge_leaves_is_told_and_can_be_followed_elsewhere(
+    edge: EdgeUnderTest,
+) -> None:
+    conversation = (await edge.client.post("/api/v1/conversations", json={}, headers=KEY_HEADERS)).json()["id"]
+    path = f"/api/v1/conversations/{conversation}/turns"
+    await edge.edge.streams.drain()
+    response = await edge.client.post(path, json={"new": {"text": "q"}}, headers=EVENTS)
+
+    assert (response.status_code, response.text) == (200, "")
+    assert response.headers["x-parley-turn"] in edge.fakes.turns.told
 
 
 async def test_streams_are_bounded() -> None:

@@ -151,7 +151,9 @@ async def test_draining_ends_what_can_be_resumed_and_waits_for_the_rest(client: 
             assert resumable.is_ended
             assert not lasting.is_ended
         assert not draining.done()
-        with pytest.raises(Overloaded), streams.opened(client.exchange()):
+        with streams.opened(client.exchange()) as late:
+            assert late.is_ended
+        with pytest.raises(Overloaded), streams.opened(client.exchange(), is_resumable=False):
             pass
         streams.end_all()
     await draining
