@@ -1,7 +1,7 @@
 """A REST client for tests: what a browser, curl or a phone would send, and a reader of event streams."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -133,17 +133,37 @@ class Rest:
         return watcher
 
 
-def parse(lines: Iterator[str]) -> Iterator[ServerSentEvent]:
-    """The events in the lines of a stream (WHATWG HTML, server-sent events); comments are dropped."""
-    fields: dict[str, str] = {}
-    for line in lines:
+class Parser:
+    """Makes events of the lines of a stream (WHATWG HTML, server-sent events); comments are dropped."""
+
+    def __init__(self) -> None:
+        self._fields: dict[str, str] = {}
+
+    def take(self, line: str) -> Iterator[ServerSentEvent]:
+        """The event that `line` completes, if it does."""
+        fields = self._fields
         if line == "":
             if "data" in fields:
                 yield ServerSentEvent(fields.get("id", ""), fields.get("event", "message"), json.loads(fields["data"]))
-            fields = {}
+            fields.clear()
         elif not line.startswith(":"):
             name, _, value = line.partition(":")
             fields[name] = value.removeprefix(" ")
+
+
+def parse(lines: Iterator[str]) -> Iterator[ServerSentEvent]:
+    """The events in the lines of a stream."""
+    parser = Parser()
+    for line in lines:
+        yield from parser.take(line)
+
+
+async def events_of(lines: AsyncIterator[str]) -> AsyncIterator[ServerSentEvent]:
+    """As `parse`, for an asynchronous client."""
+    parser = Parser()
+    async for line in lines:
+        for event in parser.take(line):
+            yield event
 
 
 def text_of(message: Mapping[str, Any]) -> str:

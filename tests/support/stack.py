@@ -99,6 +99,11 @@ class Stack:
         finally:
             self._process = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the processes that run until they are stopped."""
+        return tuple(name for name, state in self._states().items() if state["state"] != "done")
+
     def pid(self, name: str) -> int:
         """Process id of a process of the table, such as `conversation-worker`."""
         return int(str(self._state(name)["pid"]))
@@ -115,7 +120,26 @@ class Stack:
 
     def await_restart(self, name: str, *, beyond: int = 0) -> None:
         """Wait until a process has been started again more than `beyond` times and is ready."""
-        wait_until(lambda: self._has_restarted(name, beyond), within_s=_START_S_MAX)
+        wait_until(lambda: self.has_restarted(name, beyond=beyond), within_s=_START_S_MAX)
+
+    def restarts(self, name: str) -> int:
+        """How often a process has been started again."""
+        return int(str(self._state(name)["restarts"]))
+
+    def is_restarting(self, name: str) -> bool:
+        """Whether a process has ended and the next one was not started yet."""
+        return self._state(name)["state"] == "restarting"
+
+    def has_restarted(self, name: str, *, beyond: int) -> bool:
+        """Whether a process has been started again more than `beyond` times and is ready."""
+        state = self._state(name)
+        return int(str(state["restarts"])) > beyond and state["state"] == "ready"
+
+    def last_status(self, name: str) -> int | None:
+        """How a process ended last: its exit status, or minus the signal's number; None if it never did."""
+        status = self._state(name)["last_status"]
+        assert status is None or isinstance(status, int)
+        return status
 
     def log(self, name: str) -> str:
         """The end of a process's log."""
@@ -136,13 +160,12 @@ class Stack:
         return shell_values(self._home.credentials)[name]
 
     def _state(self, name: str) -> Mapping[str, object]:
-        found = json.loads(self._home.state.read_text(encoding="utf-8"))["processes"][name]
+        return self._states()[name]
+
+    def _states(self) -> Mapping[str, Mapping[str, object]]:
+        found = json.loads(self._home.state.read_text(encoding="utf-8"))["processes"]
         assert isinstance(found, dict)
         return found
-
-    def _has_restarted(self, name: str, beyond: int) -> bool:
-        state = self._state(name)
-        return int(str(state["restarts"])) > beyond and state["state"] == "ready"
 
 
 @contextmanager
