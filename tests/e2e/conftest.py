@@ -16,6 +16,8 @@ SCRIPTS: Final = {
     "quick": {"deltas": ["Hello ", "world."], "input_tokens": 5, "output_tokens": 2},
     # Four seconds: time enough to kill something in the middle.
     "slow": {"tokens": 160, "delay_ms": 25},
+    # Fifteen seconds: time enough to kill one thing after another.
+    "long": {"tokens": 600, "delay_ms": 25},
     "broken": {"deltas": ["One. "], "fail_after": 1},
 }
 """Models `scripted/<name>` of the shared stack, beside the extractive one."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 import httpx
@@ -12,7 +12,10 @@ from tests.support.rest import Rest, ServerSentEvent, StreamBrokenError, Watcher
 from tests.support.stack import Stack
 
 MODEL: Final = "scripted/slow"
+LONG_MODEL: Final = "scripted/long"
+KILLED_IN_ONE_ANSWER: Final = ("conversation-worker", "conversation", "edge")
 DELTAS_BEFORE_KILL: Final = 5
+DELTAS_BETWEEN_KILLS: Final = 3
 RECOVERY_S_MAX: Final = 120.0
 RETRY_S: Final = 0.2
 
@@ -37,7 +40,7 @@ def test_killed_process_costs_no_answer(stack: Stack, whole_answer: str, process
             with _cut_tolerated():
                 _see_deltas(watcher, events, None)
 
-        _watch_to_the_end(rest, turn_id, watcher)
+        _watch(rest, turn_id, watcher)
         stack.await_restart(process)
         stored = rest.get(f"/api/v1/messages/{_finished(watcher)['id']}")
         turn = rest.get(f"/api/v1/turns/{turn_id}")
@@ -49,20 +52,53 @@ def test_killed_process_costs_no_answer(stack: Stack, whole_answer: str, process
     assert [message["role"] for message in messages] == ["user", "assistant"]
 
 
+@pytest.mark.timeout(600)
+def test_answer_watched_through_the_death_of_worker_api_and_edge_is_the_stored_one(stack: Stack) -> None:
+    """One answer, one watcher, three kills in mid-answer: each when the text goes on after the one before."""
+    watcher = Watcher()
+    restarts = {process: stack.restarts(process) for process in KILLED_IN_ONE_ANSWER}
+    with Rest(stack.url, stack.api_key) as rest:
+        conversation = rest.post("/api/v1/conversations", {"model": LONG_MODEL})
+        path = f"/api/v1/conversations/{conversation['id']}/turns"
+        with rest.events("POST", path, {"new": {"text": "Go"}}) as events:
+            turn_id = _see_deltas(watcher, events, DELTAS_BEFORE_KILL)
+        for process in KILLED_IN_ONE_ANSWER:
+            enough = watcher.kinds.count("text_delta") + DELTAS_BETWEEN_KILLS
+            with _cut_tolerated(), _events_after(rest, turn_id, watcher) as events:
+                stack.kill(process)
+                _see_deltas(watcher, events, enough)
+            _watch(rest, turn_id, watcher, deltas=enough)
+        _watch(rest, turn_id, watcher)
+        for process, before in restarts.items():
+            stack.await_restart(process, beyond=before)
+        stored = rest.get(f"/api/v1/messages/{_finished(watcher)['id']}")
+        turn = rest.get(f"/api/v1/turns/{turn_id}")
+
+    assert turn["state"] == "completed", turn
+    assert turn["attempt"] > 1
+    assert stored["finish_reason"] == "stop"
+    assert text_of(stored).encode() == watcher.text.encode()
+    words = watcher.text.split()
+    assert words == [f"word{number}" for number in range(1, len(words) + 1)]
+
+
 def _finished(watcher: Watcher) -> dict[str, str]:
     assert watcher.message is not None
     return dict(watcher.message)
 
 
-def _watch_to_the_end(rest: Rest, turn_id: str, watcher: Watcher) -> None:
-    """Reconnects like a client does, from the last sequence it has, until the turn has finished."""
+def _watch(rest: Rest, turn_id: str, watcher: Watcher, *, deltas: int | None = None) -> None:
+    """Reconnects like a client does, from the last sequence it has: until so many deltas were seen, or to the end."""
     deadline = time.monotonic() + RECOVERY_S_MAX
-    while watcher.message is None:
+    while watcher.message is None and (deltas is None or watcher.kinds.count("text_delta") < deltas):
         assert time.monotonic() < deadline, f"no end after {RECOVERY_S_MAX} s: {watcher.kinds[-3:]}"
-        with _cut_tolerated():
-            last = {"last-event-id": str(watcher.sequence)}
-            with rest.events("GET", f"/api/v1/turns/{turn_id}/events", None, **last) as events:
-                _see_deltas(watcher, events, None)
+        with _cut_tolerated(), _events_after(rest, turn_id, watcher) as events:
+            _see_deltas(watcher, events, deltas)
+
+
+def _events_after(rest: Rest, turn_id: str, watcher: Watcher) -> AbstractContextManager[Iterator[ServerSentEvent]]:
+    """The events that the watcher has not seen."""
+    return rest.events("GET", f"/api/v1/turns/{turn_id}/events", None, **{"last-event-id": str(watcher.sequence)})
 
 
 @contextmanager
