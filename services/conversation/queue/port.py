@@ -40,7 +40,7 @@ class Load:
 
     Attributes:
         depth: messages that wait or were received and not acknowledged: what workers are scaled on.
-        oldest_age_s: seconds since the oldest of them was published; 0 when there is none.
+        oldest_age_s: seconds since the oldest of them was published; 0 when there is none, NaN when it is not known.
         dead: dead letters.
     """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from math import isnan
 
 import pytest
 
@@ -9,7 +10,10 @@ from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.port import DELIVERIES_MAX, PARTITIONS, Delivery, Load, Queue, partition_of
 from services.conversation.store import TurnRef
 
-WITHIN_S = 20.0
+WITHIN_S = 120.0
+"""For a broker that has much else to do."""
+
+pytestmark = pytest.mark.timeout(300)
 
 
 def ref(number: int, conversation: int | None = None) -> TurnRef:
@@ -41,7 +45,7 @@ async def loaded(queue: Queue, *, depth: int, dead: int = 0) -> Load:
     async with asyncio.timeout(WITHIN_S):
         while True:
             load = await queue.load()
-            if (load.depth, load.dead) == (depth, dead):
+            if (load.depth, load.dead) == (depth, dead) and not isnan(load.oldest_age_s):
                 return load
             await asyncio.sleep(0)
 
@@ -212,10 +216,9 @@ async def test_the_oldest_message_tells_its_age(queue: Queue) -> None:
     await queue.publish([ref(1)])
     await queue.publish([ref(number) for number in range(2, 9)])
 
-    first = await queue.load()
-    second = await queue.load()
+    first = await loaded(queue, depth=8)
+    second = await loaded(queue, depth=8)
 
-    assert first.depth == 8
     assert 0.0 <= first.oldest_age_s <= second.oldest_age_s <= time.time() - begun + 0.1  # brokers count milliseconds
     assert second.oldest_age_s > 0.0
 

@@ -13,7 +13,9 @@ from tests.integration.conversation.conftest import Processes
 from tests.integration.conversation.test_processes import TEXT, Client, text_of
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(180)
+WITHIN_S = 120.0
+
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def commanded(processes: Processes, command: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WITHIN_S,
     )
     return done.stdout
 
@@ -66,7 +68,7 @@ async def test_a_stopped_worker_leaves_its_partitions_to_the_next(on_kafka: Proc
     assert text_of(await client.watch((await client.ask("r1")).id)) == TEXT
 
     first.terminate()
-    assert first.wait(timeout=20) == 0
+    assert first.wait(timeout=WITHIN_S) == 0
     on_kafka.start("worker")
 
     assert text_of(await client.watch((await client.ask("r2")).id)) == TEXT
@@ -75,6 +77,6 @@ async def test_a_stopped_worker_leaves_its_partitions_to_the_next(on_kafka: Proc
 async def test_an_operator_sees_and_redrives(on_kafka: Processes, client: Client) -> None:
     await client.ask()  # nobody answers
 
-    await until(lambda: commanded(on_kafka, "queue").startswith("depth 1 "), within_s=60.0)
+    await until(lambda: commanded(on_kafka, "queue").startswith("depth 1 "), within_s=WITHIN_S)
 
     assert commanded(on_kafka, "redrive") == "0 turns redriven\n"

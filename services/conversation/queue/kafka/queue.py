@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from math import nan
 from typing import Any, Final
 
 from services.conversation.queue.body import dead_letter, encode
-from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions
+from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions, Span
 from services.conversation.queue.kafka.intake import KafkaIntake
 from services.conversation.queue.kafka.published import Published
 from services.conversation.queue.kafka.reader import KafkaReader
@@ -15,6 +16,7 @@ from services.conversation.queue.kafka.sender import KafkaSender, Letter
 from services.conversation.queue.ledger import Ledger
 from services.conversation.queue.port import DELIVERIES_MAX, DeadLetter, Delivery, Load, partition_of
 from services.conversation.store import TurnRef
+from services.mesh.errors import Unavailable
 from services.mesh.tasks import Loop, supervised
 
 DRAIN_S: Final = 5.0
@@ -82,12 +84,20 @@ class KafkaQueue:
         """See `Queue.load`."""
         spans = await self._cluster.spans(self._options.topic, self._options.group)
         dead = await self._cluster.spans(self._options.dead_topic, self._options.redrive_group)
-        oldest_ms = await self._reader.oldest_ms(self._options.topic, spans) if spans else None
         return Load(
             depth=sum(span.length for span in spans.values()),
-            oldest_age_s=0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1_000),
+            oldest_age_s=await self._oldest_age_s(spans),
             dead=sum(span.length for span in dead.values()),
         )
+
+    async def _oldest_age_s(self, spans: Mapping[int, Span]) -> float:
+        if not spans:
+            return 0.0
+        try:
+            oldest_ms = await self._reader.oldest_ms(self._options.topic, spans)
+        except Unavailable:  # how much waits is known all the same, and workers are scaled on it
+            return nan
+        return max(0.0, time.time() - oldest_ms / 1_000)
 
     async def dead_letters(self, *, limit: int) -> list[DeadLetter]:
         """See `Queue.dead_letters`."""

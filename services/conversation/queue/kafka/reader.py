@@ -10,8 +10,8 @@ from confluent_kafka.aio import AIOConsumer
 
 from services.conversation.queue.kafka.cluster import KafkaCluster, Span
 
-LOOK_S: Final = 3.0
-"""One look; what was not seen by then is not told."""
+LOOK_S: Final = 10.0
+"""One look, on a broker that has much to do."""
 _BATCH_MAX: Final = 100
 _POLL_S: Final = 0.1
 _FETCH_BYTES: Final = 16_384
@@ -24,23 +24,23 @@ class KafkaReader:
     def __init__(self, cluster: KafkaCluster) -> None:
         self._cluster = cluster
 
-    async def oldest_ms(self, topic: str, spans: Mapping[int, Span]) -> int | None:
-        """Unix time of the oldest message in the spans; None when they are empty or nothing was seen in time."""
+    async def oldest_ms(self, topic: str, spans: Mapping[int, Span]) -> int:
+        """Unix time of the oldest message in the spans, of which there is one at least. Raises Unavailable."""
         oldest: dict[int, int] = {}
-        async with self._opened(topic, spans, group=self._cluster.options.group) as consumer, _bounded():
+        async with self._opened(topic, spans, group=self._cluster.options.group) as consumer, asyncio.timeout(LOOK_S):
             while len(oldest) < len(spans):
                 for message in await self._batch(consumer):
                     number = message.partition() or 0
                     oldest.setdefault(number, message.timestamp()[1])
                 await consumer.pause([TopicPartition(topic, number) for number in oldest])
-        return min(oldest.values(), default=None)
+        return min(oldest.values())
 
     async def first(self, topic: str, span: Span, *, limit: int) -> list[bytes]:
-        """Bodies of the first messages of a topic that has one partition."""
+        """Bodies of the first messages of a topic that has one partition. Raises Unavailable."""
         bodies: list[bytes] = []
         wanted = min(span.length, limit)
         group = self._cluster.options.redrive_group
-        async with self._opened(topic, {0: span}, group=group) as consumer, _bounded():
+        async with self._opened(topic, {0: span}, group=group) as consumer, asyncio.timeout(LOOK_S):
             while len(bodies) < wanted:
                 bodies += [message.value() or b"" for message in await self._batch(consumer)]
         return bodies[:wanted]
@@ -63,13 +63,3 @@ class KafkaReader:
         async with looking as consumer:
             await consumer.assign([TopicPartition(topic, number, span.start) for number, span in spans.items()])
             yield consumer
-
-
-@asynccontextmanager
-async def _bounded() -> AsyncIterator[None]:
-    """A look that found less in its time is over all the same."""
-    try:
-        async with asyncio.timeout(LOOK_S):
-            yield
-    except TimeoutError:
-        pass
