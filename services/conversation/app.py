@@ -212,6 +212,7 @@ def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relay
             heartbeat_s=config.heartbeat_s,
             fold_every_s=config.fold_every_s,
             attempts_max=config.attempts_max,
+            backoff_s=config.backoff_s,
         ),
         pace=Pace(
             concurrency=config.concurrency,

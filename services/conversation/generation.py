@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
+from services.conversation.attempts import is_transient
 from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
     CitationAdded,
@@ -53,7 +54,6 @@ from services.mesh.errors import (
     ContextLengthExceeded,
     Internal,
     MeshError,
-    Overloaded,
     Unavailable,
 )
 
@@ -136,8 +136,10 @@ class Generation:
         """
         try:
             return await self._run()
-        except (Unavailable, Overloaded) as error:
-            raise Interrupted(error) from error
+        except MeshError as error:
+            if is_transient(error):
+                raise Interrupted(error) from error
+            raise
 
     async def _run(self) -> Ending:
         claim = self._claim

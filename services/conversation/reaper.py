@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Final
 
+from services.conversation import attempts
 from services.conversation.generation import ending_of
 from services.conversation.queue.port import Queue
 from services.conversation.recovery import Recovery
 from services.conversation.store import Ending, TurnRef, WorkStore
 from services.mesh import telemetry
-from services.mesh.errors import DeadlineExceeded, MeshError, Unavailable
+from services.mesh.errors import DeadlineExceeded, MeshError
 
 BATCH_MAX: Final = 500
 PRUNE_MAX: Final = 1_000
@@ -54,7 +55,7 @@ class Reaper:
             await self._close(ref, "overdue", ending_of(DeadlineExceeded("the answer was not finished in its time")))
         requeued, spent = await self._store.requeue_lapsed(attempts_max=self._pace.attempts_max, limit=BATCH_MAX)
         for lapsed in spent:
-            ending = ending_of(Unavailable("the answer broke off too often; try again later"))
+            ending = ending_of(attempts.broke_off())
             await self._close(lapsed.ref, "spent", ending)
         stale = await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=BATCH_MAX)
         for one in requeued:

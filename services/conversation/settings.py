@@ -117,6 +117,13 @@ class WorkerSettings(ApiSettings, InferenceTarget):
     cancel_poll_s: float = Field(
         default=0.5, gt=0.0, le=1.0, description="Seconds between looks for turns that shall stop."
     )
+    backoff_s: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=60.0,
+        description="Seconds, at most, before the second attempt at an answer that broke off; three times as many "
+        "before each further one, ten at most.",
+    )
     redeliver_after_s: float = Field(
         default=10.0, gt=0.0, le=600.0, description="Seconds after which the queue gives an unclaimed turn to another."
     )

@@ -325,8 +325,14 @@ class WorkStore(Protocol):
         """
         ...
 
-    async def release(self, hold: Hold, *, spend_attempt: bool) -> bool:
-        """Queues the turn again for others; False when it is no longer this worker's."""
+    async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:
+        """Queues the turn again for others; False when it is no longer this worker's.
+
+        Args:
+            hold: on the turn.
+            spend_attempt: whether this worker's attempt counts.
+            pause_s: seconds until the worker publishes it: for as long it does not count as one that waits to be.
+        """
         ...
 
     async def unwanted(self, holds: Sequence[Hold]) -> set[TurnId]:

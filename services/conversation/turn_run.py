@@ -12,6 +12,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final
 
+from services.conversation import attempts
 from services.conversation.events import Draft
 from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
 from services.conversation.journal.port import Batch
@@ -19,13 +20,12 @@ from services.conversation.journal.writer import Loss, TurnWriter
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
 from services.conversation.store import Claim, Ending, Fold, WorkStore
 from services.mesh import telemetry
-from services.mesh.errors import DeadlineExceeded, MeshError, Unavailable
+from services.mesh.errors import DeadlineExceeded, MeshError
 from services.mesh.groupcommit import GroupCommit
 
 FLUSH_S: Final = 2.0
 """How long an ending waits for the journal. PostgreSQL decides; the journal only tells."""
 RETRY_S: Final = 0.2
-BACKOFF_S_MAX: Final = 4.0
 
 _log = telemetry.logger("conversation.turn")
 _ENDED: Final = telemetry.counter("parley_conversation_turns_ended", "Turns that ended here, by state.", ["state"])
@@ -52,6 +52,7 @@ class Timing:
     """Seconds; see the settings of the same names.
 
     Attributes:
+        backoff_s: see `attempts.pause_s`.
         clock: seconds that only grow. Not the event loop's: uvloop's stands still for as long as one round of it takes,
             so a worker that was paused would believe in its lease.
     """
@@ -60,7 +61,15 @@ class Timing:
     heartbeat_s: float
     fold_every_s: float
     attempts_max: int
+    backoff_s: float = 1.0
     clock: Callable[[], float] = monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """The attempt broke off; another one may begin after so many seconds."""
+
+    seconds: float
 
 
 class TurnRun:
@@ -89,6 +98,7 @@ class TurnRun:
         self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
         self._folded = 0
         self._renewed_at = timing.clock()
+        self._deadline_at = timing.clock() + claim.deadline_s
         self._given_up = False
         self._log = _log.bind(turn_id=claim.turn.id, attempt=claim.turn.attempt, fence=claim.hold.fence)
 
@@ -97,27 +107,33 @@ class TurnRun:
         if not self._interrupt.done():
             self._interrupt.set_result(cause)
 
-    async def run(self, epoch: str) -> bool:
-        """Answers the turn; whether it was handed back and waits for another worker.
+    async def run(self, epoch: str) -> float | None:
+        """Answers the turn.
 
         Args:
             epoch: of the journal, as it was before the claim.
+
+        Returns:
+            Seconds after which the turn is to be published for another attempt, for it waits again; None when it has
+            ended, or is another worker's.
         """
         with _TURN_S.time():
             recovered = await self._recovery.take_over(self.claim, epoch)
             if recovered is None:
-                return self._lost(Loss.STORE)
+                self._lost(Loss.STORE)
+                return None
             if self.claim.is_cancel_requested:
-                return await self._finish_recovered(recovered, CANCELLED)
+                await self._finish_recovered(recovered, CANCELLED)
+                return None
             return await self._answer(recovered)
 
-    async def _finish_recovered(self, recovered: Recovered, ending: Ending) -> bool:
-        if not await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
-            return self._lost(Loss.STORE)
-        self._ended(recovered.draft, ending)
-        return False
+    async def _finish_recovered(self, recovered: Recovered, ending: Ending) -> None:
+        if await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
+            self._ended(recovered.draft, ending)
+        else:
+            self._lost(Loss.STORE)
 
-    async def _answer(self, recovered: Recovered) -> bool:
+    async def _answer(self, recovered: Recovered) -> float | None:
         writer = TurnWriter(self._commit, self.claim, recovered, lease_s=self._timing.lease_s, clock=self._timing.clock)
         self._folded = recovered.draft.last_sequence
         generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
@@ -125,10 +141,11 @@ class TurnRun:
             outcome = await self._outcome(generation)
             await writer.flush(wait_s=FLUSH_S)
         if isinstance(outcome, Ending):
-            return await self._end(writer, generation, recovered.epoch, outcome)
+            await self._end(writer, generation, recovered.epoch, outcome)
+            return None
         return await self._leave(writer, recovered.epoch, outcome)
 
-    async def _outcome(self, generation: Generation) -> Ending | Interrupt | Interrupted:
+    async def _outcome(self, generation: Generation) -> "Ending | Interrupt | _Pause":
         """Runs the generation until it ends or something ends it."""
         async with asyncio.TaskGroup() as group:
             task = group.create_task(self._generated(generation))
@@ -140,7 +157,7 @@ class TurnRun:
         cause = self._interrupt.result()
         return CANCELLED if cause is Interrupt.CANCEL else cause
 
-    async def _generated(self, generation: Generation) -> Ending | Interrupted:
+    async def _generated(self, generation: Generation) -> "Ending | _Pause":
         try:
             async with asyncio.timeout(max(0.0, self.claim.deadline_s)):
                 return await generation.run()
@@ -148,52 +165,60 @@ class TurnRun:
             late = DeadlineExceeded("the answer was not finished in its time")
             return self._failed(generation, late, late)
         except Interrupted as interrupted:
-            if self.claim.turn.attempt < self._timing.attempts_max:
-                self._log.warning("turn_interrupted", **_cause(generation, interrupted.error))
-                return interrupted
-            spent = Unavailable("the answer broke off too often; try again later")
-            return self._failed(generation, interrupted.error, spent)
+            return self._interrupted(generation, interrupted.error)
         except MeshError as error:
             return self._failed(generation, error, error)
         except Exception:  # noqa: BLE001 - the worker's border: a bug of ours ends one turn, openly
             self._log.exception("turn_broken", stage=generation.stage)
             return ending_of(INTERNAL)
 
+    def _interrupted(self, generation: Generation, error: MeshError) -> "Ending | _Pause":
+        """Another attempt, unless there is none left, or no time for it."""
+        turn = self.claim.turn
+        pause_s = attempts.pause_s(turn.id, turn.attempt, base_s=self._timing.backoff_s, asked_s=error.retry_after_s)
+        has_time = self._timing.clock() + pause_s < self._deadline_at
+        if turn.attempt < self._timing.attempts_max and has_time:
+            self._log.warning("turn_interrupted", **_cause(generation, error), pause_s=round(pause_s, 3))
+            return _Pause(pause_s)
+        is_ours = error.reason in attempts.OURS
+        return self._failed(generation, error, attempts.broke_off() if is_ours else error)
+
     def _failed(self, generation: Generation, cause: MeshError, told: MeshError) -> Ending:
         """The end of a turn by an error; what is told of it may be less than what is logged."""
         self._log.warning("turn_failed", **_cause(generation, cause), told=told.reason)
         return ending_of(told)
 
-    async def _end(self, writer: TurnWriter, generation: Generation, epoch: str, ending: Ending) -> bool:
+    async def _end(self, writer: TurnWriter, generation: Generation, epoch: str, ending: Ending) -> None:
         while writer.has_waiting and not writer.lost.is_set():
             await self._fold(writer, epoch)
             await writer.flush(wait_s=FLUSH_S)
         claim = self.claim
         if not await self._insist(lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)):
-            return self._lost(writer.lost_by or Loss.STORE)
+            self._lost(writer.lost_by or Loss.STORE)
+            return
         self._ended(writer.draft, ending)
         if generation.history is not None:
             answer = claim.answer
             await self._sources.history.append(
                 claim.owner, generation.history, claim.question, answer.id, writer.draft.text
             )
-        return False
 
-    async def _leave(self, writer: TurnWriter, epoch: str, cause: Interrupt | Interrupted) -> bool:
+    async def _leave(self, writer: TurnWriter, epoch: str, cause: "Interrupt | _Pause") -> float | None:
         """Gives the turn to another worker with everything that watchers have seen."""
         if cause is Interrupt.LOST or writer.lost.is_set():
-            return self._lost(writer.lost_by or Loss.STORE)
-        is_fault = isinstance(cause, Interrupted)
-        if is_fault:
-            async with self._kept(writer, epoch):
-                pause_s = min(BACKOFF_S_MAX, 0.25 * 2.0**self.claim.turn.attempt)
-                await asyncio.wait({self._interrupt}, timeout=pause_s)
+            self._lost(writer.lost_by or Loss.STORE)
+            return None
+        is_fault = isinstance(cause, _Pause)
+        pause_s = cause.seconds if isinstance(cause, _Pause) else 0.0
         await self._insist(lambda: self._fold(writer, epoch))
-        if not await self._insist(lambda: self._store.release(self.claim.hold, spend_attempt=is_fault)):
-            return self._lost(writer.lost_by or Loss.STORE)
+        if not await self._insist(
+            lambda: self._store.release(self.claim.hold, spend_attempt=is_fault, pause_s=pause_s)
+        ):
+            self._lost(writer.lost_by or Loss.STORE)
+            return None
         self._log.info("turn_released", spent=is_fault, events=writer.draft.last_sequence)
         _LEFT.labels("interrupted" if is_fault else "handed_back").inc()
-        return True
+        return pause_s
 
     def _ended(self, draft: Draft, ending: Ending) -> None:
         _ENDED.labels(ending.state.value).inc()
@@ -205,11 +230,10 @@ class TurnRun:
             characters=draft.length,
         )
 
-    def _lost(self, by: Loss) -> bool:
+    def _lost(self, by: Loss) -> None:
         """Another worker has the turn, or will soon: nothing is left to do here."""
         _LEFT.labels("lost").inc()
         self._log.warning("turn_lost", by=Loss.SILENCE if self._given_up else by)
-        return False
 
     @asynccontextmanager
     async def _kept(self, writer: TurnWriter, epoch: str) -> AsyncIterator[None]:

@@ -21,6 +21,8 @@ from services.mesh.groupcommit import GroupCommit
 RECEIVE_WAIT_S: Final = 1.0
 """How long one look into the queue waits; the longest that a shutdown waits for it."""
 RETRY_S: Final = 0.5
+PAUSED_MAX: Final = 10_000
+"""Turns that pause between two attempts and that this worker will publish; more of them are left to the reaper."""
 
 _log = telemetry.logger("conversation.worker")
 _RUNNING: Final = telemetry.gauge("parley_conversation_turns_running_count", "Turns that this worker answers now.")
@@ -77,6 +79,7 @@ class Worker:
         self._pace = pace
         self._runs: dict[Hold, TurnRun] = {}  # a turn that lapsed here may be taken again before its last run notices
         self._taken = 0
+        self._paused: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._is_draining = False
 
@@ -90,7 +93,8 @@ class Worker:
             await self._take_waiting(group, commit)
             while self._taken:
                 await self._wait_for_change()
-            watch.cancel()
+            for task in (watch, *self._paused):  # the reapers publish what pauses
+                task.cancel()
 
     async def drain(self) -> None:
         """Takes nothing new; lets turns end for a while, then hands the rest back without spending an attempt."""
@@ -169,12 +173,16 @@ class Worker:
     ) -> None:
         for ref, delivery in found:
             self._taken += 1
-            group.create_task(self._work(commit, ref, delivery), name=f"turn {ref.turn_id}")
+            group.create_task(self._work(group, commit, ref, delivery), name=f"turn {ref.turn_id}")
 
-    async def _work(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> None:
+    async def _work(
+        self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None
+    ) -> None:
         _RUNNING.inc()
         try:
-            await self._answer(commit, ref, delivery)
+            pause_s = await self._answer(commit, ref, delivery)
+            if pause_s is not None:
+                self._publish(group, ref, pause_s)
         except MeshError as error:
             _log.warning("turn_left", turn_id=ref.turn_id, reason=error.reason, problem=error.message)
         except Exception:  # noqa: BLE001 - the worker's loop: one turn's failure must not end the others
@@ -185,22 +193,36 @@ class Worker:
             self._changed.set()
             self._hint()
 
-    async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> None:
+    async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> float | None:
+        """See `TurnRun.run`."""
         epoch = await self._recovery.epoch()
         claim = await self._store.claim(ref, lease_s=self._timing.lease_s, epoch=epoch, spend_attempt=True)
         if delivery is not None:
             await self._acknowledge(delivery)
         if claim is None:
-            return
+            return None
         run = TurnRun(
             claim, self._sources, store=self._store, recovery=self._recovery, commit=commit, timing=self._timing
         )
         self._runs[claim.hold] = run
         try:
-            if await run.run(epoch):
-                await self._queue.publish([ref])
+            return await run.run(epoch)
         finally:
             del self._runs[claim.hold]
+
+    def _publish(self, group: asyncio.TaskGroup, ref: TurnRef, pause_s: float) -> None:
+        """Lets other workers have a turn after a pause, which takes no place of those that this one answers."""
+        if len(self._paused) < PAUSED_MAX:
+            task = group.create_task(self._publish_later(ref, pause_s), name=f"pause {ref.turn_id}")
+            self._paused.add(task)
+            task.add_done_callback(self._paused.discard)
+
+    async def _publish_later(self, ref: TurnRef, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        try:
+            await self._queue.publish([ref])
+        except MeshError as error:  # as in `_give_back`
+            _log.warning("not_published", turn_id=ref.turn_id, reason=error.reason)
 
     async def _acknowledge(self, delivery: Delivery) -> None:
         try:

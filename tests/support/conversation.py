@@ -246,6 +246,7 @@ class Rig:
     lease_s: float = 30.0
     turn_s_max: float = 600.0
     attempts_max: int = 5
+    backoff_s: float = 0.02
     concurrency: int = 8
     hand_back_after_s: float = 0.0
     hint: Callable[[], None] = lambda: None
@@ -290,7 +291,11 @@ class Rig:
             store=self.store, queue=self.queue, journal=self.journal, recovery=self.recovery, hint=self.hint
         )
         timing = Timing(
-            lease_s=self.lease_s, heartbeat_s=self.lease_s / 3, fold_every_s=0.05, attempts_max=self.attempts_max
+            lease_s=self.lease_s,
+            heartbeat_s=self.lease_s / 3,
+            fold_every_s=0.05,
+            attempts_max=self.attempts_max,
+            backoff_s=self.backoff_s,
         )
         pace = Pace(
             concurrency=self.concurrency,

@@ -135,12 +135,13 @@ class MemoryWork(MemoryConversations):
         self._move_up(row.turn.conversation_id)
         return True
 
-    async def release(self, hold: Hold, *, spend_attempt: bool) -> bool:
+    async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:
         """See `WorkStore.release`."""
         row = self._held(hold)
         if row is None:
             return False
         self._queue(row)
+        row.publish_time += timedelta(seconds=pause_s)
         self._change(row, attempt=row.turn.attempt - int(not spend_attempt))
         return True
 
@@ -273,6 +274,8 @@ class MemoryWork(MemoryConversations):
                 ),
             )
             self._change(row, state=TurnState.CANCELLED, end_time=self.clock.now(), last_sequence=1)
+        elif unbegun and state is TurnState.QUEUED and row.publish_time > self.clock.now():
+            self.tables.outbox.append(row.ref())
 
     def _move_up(self, conversation_id: str) -> None:
         """Queues the turn that waits first: turns are kept in the order in which they came."""

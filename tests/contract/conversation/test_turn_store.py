@@ -332,6 +332,15 @@ async def test_a_renewed_lease_does_not_lapse(store: Store) -> None:
     assert await store.requeue_lapsed(attempts_max=5, limit=10) == ([], [])
 
 
+async def test_a_turn_that_pauses_does_not_count_as_one_that_waits(store: Store) -> None:
+    pausing, waiting = await asked(store), await asked(store)
+    for turn, pause_s in ((pausing, 300.0), (waiting, 0.0)):
+        assert await store.release((await claimed(store, turn)).hold, spend_attempt=True, pause_s=pause_s)
+
+    assert await store.stale_queued(older_s=0.0, limit=10) == [ref_of(waiting)]
+    assert (await claimed(store, pausing)).turn.attempt == 2
+
+
 async def test_turns_that_wait_long_are_found_once_per_wait(store: Store) -> None:
     turn, running = await asked(store), await asked(store)
     await claimed(store, running)

@@ -105,6 +105,19 @@ async def test_the_time_of_a_turn_that_waited_counts_from_when_its_place_came(st
     assert 299.0 < claim.deadline_s <= 300.0
 
 
+@pytest.mark.parametrize("pause_s", [300.0, 0.0])
+async def test_a_turn_that_pauses_is_published_to_be_stopped(store: Store, pause_s: float) -> None:
+    conversation_id = await opened(store)
+    first = await asked(store, conversation_id, REJECT)
+    await published(store)
+    await store.release((await claimed(store, first)).hold, spend_attempt=True, pause_s=pause_s)
+
+    await asked(store, conversation_id, CANCEL)
+
+    assert await published(store) == ([ref_of(first)] if pause_s else [])
+    assert (await claimed(store, first)).is_cancel_requested
+
+
 async def test_a_turn_between_two_attempts_keeps_the_others_waiting(store: Store) -> None:
     conversation_id = await opened(store)
     first = await asked(store, conversation_id, QUEUE)

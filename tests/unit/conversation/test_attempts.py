@@ -1,0 +1,187 @@
+"""Which errors another attempt follows, after which pause, and what is told when none is left."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.conversation.actions import NewQuestion
+from services.conversation.attempts import PAUSE_S_MAX, TRANSIENT, pause_s
+from services.conversation.model import OnConflict, Turn, TurnState
+from services.conversation.store_memory import MemoryStore
+from services.mesh.errors import ERROR_BY_REASON, MeshError, ProviderUnavailable, RateLimited, Reason, Unavailable
+from tests.support.conversation import ADA, Rig, ending, memory_rig, running, text_of
+from tests.support.waiting import until
+
+PERMANENT = {
+    Reason.INVALID_ARGUMENT, Reason.NOT_FOUND, Reason.ALREADY_EXISTS, Reason.IDEMPOTENCY_MISMATCH,
+    Reason.ETAG_MISMATCH, Reason.TURN_ALREADY_RUNNING, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.QUOTA_EXHAUSTED,
+    Reason.PROVIDER_REJECTED, Reason.MODEL_UNKNOWN, Reason.CONTENT_FILTERED, Reason.DOCUMENT_UNSUPPORTED,
+    Reason.DOCUMENT_TOO_LARGE, Reason.DOCUMENT_ENCRYPTED, Reason.DOCUMENT_UNREADABLE, Reason.CREDENTIALS_INVALID,
+    Reason.CREDENTIALS_AMBIGUOUS, Reason.SCOPE_MISSING, Reason.CALLER_FORBIDDEN, Reason.REGISTRATION_CLOSED,
+    Reason.ORIGIN_FORBIDDEN, Reason.REQUEST_TOO_LARGE, Reason.METHOD_NOT_ALLOWED, Reason.UNIMPLEMENTED,
+    Reason.INTERNAL,
+}  # fmt: skip
+
+
+@pytest.fixture
+async def at_work() -> AsyncIterator[Rig]:
+    rig = memory_rig(MemoryStore())
+    async with running(rig):
+        yield rig
+
+
+def failing(rig: Rig, error: MeshError, *, times: int) -> None:
+    """The first answers break off before their third word."""
+
+    async def fail(index: int) -> None:
+        if index == 2 and rig.inference.starts <= times:
+            raise error
+
+    rig.inference.gate = fail
+
+
+async def error_of(rig: Rig, turn: Turn) -> tuple[str, str, int]:
+    failed = await rig.store.turn(ADA, turn.id)
+    assert failed.error is not None
+    return failed.error.reason, failed.error.message, failed.attempt
+
+
+def test_every_reason_is_either_passing_or_lasting() -> None:
+    assert set(Reason) == TRANSIENT | PERMANENT
+    assert not TRANSIENT & PERMANENT
+
+
+@pytest.mark.parametrize("reason", sorted(TRANSIENT))
+async def test_an_answer_that_met_what_passes_goes_on_in_another_attempt(at_work: Rig, reason: Reason) -> None:
+    failing(at_work, ERROR_BY_REASON[reason]("later"), times=1)
+    turn = await at_work.ask(knowledge_base_id="kb_1")
+
+    events = await at_work.watch(turn)
+
+    assert (ending(events).state, text_of(events)) == (TurnState.COMPLETED, "Ada wrote notes.")
+    assert (await at_work.store.turn(ADA, turn.id)).attempt == 2
+
+
+@pytest.mark.parametrize("reason", sorted(PERMANENT))
+async def test_an_answer_that_met_what_lasts_fails_at_once_and_says_why(at_work: Rig, reason: Reason) -> None:
+    failing(at_work, ERROR_BY_REASON[reason]("as it says"), times=9)
+    turn = await at_work.ask()
+
+    events = await at_work.watch(turn)
+
+    assert (ending(events).state, text_of(events)) == (TurnState.FAILED, "Ada wrote")
+    assert await error_of(at_work, turn) == (reason, "as it says", 1)
+    assert at_work.inference.starts == 1
+
+
+async def test_a_search_that_failed_for_now_is_tried_again(at_work: Rig) -> None:
+    at_work.retrieval.failure = ERROR_BY_REASON[Reason.RETRIEVAL_UNAVAILABLE]("later")
+    turn = await at_work.ask(knowledge_base_id="kb_1")
+    await until(lambda: len(at_work.retrieval.questions) >= 2)
+    at_work.retrieval.failure = None
+
+    assert ending(await at_work.watch(turn)).state is TurnState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ProviderUnavailable("the provider cannot answer now"), "the provider cannot answer now"),
+        (Unavailable("127.0.0.1:1 refused"), "the answer broke off too often; try again later"),
+    ],
+)
+async def test_after_the_last_attempt_the_turn_fails_with_what_a_person_can_use(error: MeshError, told: str) -> None:
+    rig = memory_rig(MemoryStore(), attempts_max=3)
+    failing(rig, error, times=9)
+    async with running(rig):
+        turn = await rig.ask()
+        events = await rig.watch(turn)
+
+    assert (ending(events).state, text_of(events)) == (TurnState.FAILED, "Ada wrote")
+    assert await error_of(rig, turn) == (error.reason, told, 3)
+
+
+async def test_a_turn_that_could_not_begin_again_in_its_time_fails_at_once(at_work: Rig) -> None:
+    failing(at_work, RateLimited("the provider limits the rate of calls", retry_after_s=601.0), times=9)
+    turn = await at_work.ask()
+
+    await at_work.watch(turn)
+
+    assert await error_of(at_work, turn) == ("RATE_LIMITED", "the provider limits the rate of calls", 1)
+
+
+async def test_a_turn_that_pauses_takes_no_place_of_others() -> None:
+    rig = memory_rig(MemoryStore(), concurrency=1)
+    failing(rig, RateLimited(retry_after_s=300.0), times=1)
+    async with running(rig):
+        pausing = await rig.ask()
+        await until(lambda: rig.inference.starts == 1 and rig.inference.open == 0)
+
+        events = await rig.watch(await rig.ask())
+
+    assert ending(events).state is TurnState.COMPLETED
+    assert (await rig.store.turn(ADA, pausing.id)).state is TurnState.QUEUED
+
+
+async def test_a_turn_that_pauses_is_cancelled_at_once(at_work: Rig) -> None:
+    failing(at_work, RateLimited(retry_after_s=300.0), times=1)
+    turn = await at_work.ask()
+    await paused(at_work, turn)
+
+    assert (await at_work.turns.cancel(ADA, turn.id)).state is TurnState.CANCELLED
+    assert text_of(await at_work.watch(turn)) == "Ada wrote"
+
+
+async def test_a_turn_that_cancels_one_that_pauses_does_not_wait_for_it(at_work: Rig) -> None:
+    failing(at_work, RateLimited(retry_after_s=300.0), times=1)
+    first = await at_work.ask()
+    await paused(at_work, first)
+
+    second = await at_work.act(first.conversation_id, NewQuestion("two", None), on_conflict=OnConflict.CANCEL_RUNNING)
+    await at_work.watch(first)
+    await at_work.relay.relay_once()
+
+    assert ending(await at_work.watch(second)).state is TurnState.COMPLETED
+    assert (await at_work.store.turn(ADA, first.id)).state is TurnState.CANCELLED
+
+
+async def test_a_drained_worker_does_not_wait_for_pauses() -> None:
+    rig = memory_rig(MemoryStore())
+    failing(rig, RateLimited(retry_after_s=300.0), times=1)
+    async with asyncio.TaskGroup() as group:
+        worker = rig.worker()
+        work = group.create_task(worker.run())
+        turn = await rig.ask()
+        await paused(rig, turn)
+
+        await worker.drain()
+
+        async with asyncio.timeout(60.0):
+            await work
+
+
+async def paused(rig: Rig, turn: Turn) -> None:
+    """Waits until the first attempt has left the turn to another one."""
+    store = rig.store
+    assert isinstance(store, MemoryStore)
+    row = store.tables.turns[turn.id]
+    await until(lambda: row.turn.state is TurnState.QUEUED and row.turn.attempt == 1, within_s=60.0)
+
+
+@pytest.mark.parametrize(("attempt", "least", "most"), [(1, 0.5, 1.0), (2, 1.5, 3.0), (3, 4.5, 9.0), (4, 5.0, 10.0)])
+def test_pauses_grow_to_a_bound(attempt: int, least: float, most: float) -> None:
+    pauses = [pause_s(f"turn_{n}", attempt, base_s=1.0, asked_s=None) for n in range(100)]
+
+    assert least <= min(pauses) <= max(pauses) <= most <= PAUSE_S_MAX
+
+
+def test_what_failed_together_does_not_come_back_together() -> None:
+    for asked_s in (None, 60.0):
+        pauses = {pause_s(f"turn_{n}", 1, base_s=1.0, asked_s=asked_s) for n in range(100)}
+        assert len(pauses) == 100
+
+
+@pytest.mark.parametrize("asked_s", [0.0, 0.1, 1.0, 30.0])
+def test_what_the_error_asked_for_is_never_undercut(asked_s: float) -> None:
+    assert all(asked_s <= pause_s(f"turn_{n}", 1, base_s=1.0, asked_s=asked_s) for n in range(100))
