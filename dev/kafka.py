@@ -12,7 +12,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from dev.errors import DevError
 from dev.home import ROOT, Home
 from dev.keyfile import write_private
 from dev.ports import LOOPBACK, free_ports, is_free
+from dev.server import ChildServer
 from dev.spawning import Claim, launched
 
 VERSION = "4.1.0"
@@ -34,10 +34,7 @@ _JAVA_MIN = 17
 _HEAP = "384m"
 _FETCH_S_MAX = 600.0
 _FORMAT_S_MAX = 60.0
-_START_S_MAX = 90.0
-_STOP_S_MAX = 20.0
 _ANSWER_S_MAX = 2.0
-_POLL_S = 0.05
 _LOOK_S = 0.5
 _METADATA = struct.pack(">hhihi", 3, 1, 1, -1, 0)
 """Asks for the brokers of the cluster and no topic: key, version, correlation id, no client id, no names."""
@@ -120,76 +117,31 @@ class Broker:
         _checked([*_java(libraries, "-Xmx128m"), *tool], self.folder, _FORMAT_S_MAX, "Kafka's folder was not formatted")
 
 
-class Server:
-    """A running broker as a child process of this one."""
+class Server(ChildServer):
+    """See `ChildServer`."""
+
+    name = "Kafka"
+    stop_signal = STOP_SIGNAL
+    start_s_max = 180.0
+    stop_s_max = 20.0
 
     def __init__(self, broker: Broker, port: int, controller_port: int, log: Path) -> None:
+        super().__init__(port, log)
         self.broker = broker
-        self.port = port
         self._controller_port = controller_port
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
         """What clients connect to."""
         return f"{LOOPBACK}:{self.port}"
 
-    def start(self) -> None:
-        """Start and wait until it answers; see `launch` and `wait_ready`."""
-        self.launch()
-        self.wait_ready()
+    def command(self) -> list[str]:
+        """See `ChildServer.command`."""
+        return self.broker.prepare(self.port, self._controller_port)
 
-    def launch(self) -> None:
-        """Start it. It dies with the thread that calls this, so that has to be the main thread.
-
-        Raises:
-            DevError: see `Broker.prepare`.
-        """
-        command = self.broker.prepare(self.port, self._controller_port)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def wait_ready(self) -> None:
-        """Wait until it answers.
-
-        Raises:
-            DevError: it ended instead; the message holds the end of its log.
-        """
-        deadline = time.monotonic() + _START_S_MAX
-        while not self.broker.is_ready(self.port):
-            if not self.is_running or time.monotonic() > deadline:
-                tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                self.stop()
-                raise DevError(f"Kafka did not start on port {self.port}; its log ends with:\n{tail}")
-            time.sleep(_POLL_S)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it was started and has not ended."""
-        return self._process is not None and self._process.poll() is None
-
-    def kill(self) -> None:
-        """End it as a power failure would; `start` takes its data up again."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self._process = None
-
-    def stop(self) -> None:
-        """Stop it; harmless when it does not run."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(STOP_SIGNAL)
-        try:
-            self._process.wait(_STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+    def is_ready(self) -> bool:
+        """See `ChildServer.is_ready`."""
+        return self.broker.is_ready(self.port)
 
 
 def missing() -> str:

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from dev.accounts import settle
 from dev.errors import DevError
 from dev.keyfile import kept_secret
 from dev.ports import LOOPBACK
+from dev.server import ChildServer
 from dev.spawning import Account, Claim, CommandLine, launched
 
 SUPERUSER = "postgres"
@@ -47,10 +47,8 @@ _SETTINGS: Mapping[str, str] = {
 _WITHOUT_DURABILITY: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off"}
 """A crash of the machine may lose everything; a commit still outlives kill -9 of the server."""
 _COMMAND_S_MAX = 120.0
-_STOP_S_MAX = 30.0
 _STATUS_LINE = 8
 """Line of postmaster.pid that says `ready` once connections are accepted (src/include/utils/pidfile.h)."""
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,53 +138,25 @@ class Prepared:
         return _checked(line, environment=environment)
 
 
-class Server:
-    """A running server as a child process of this one, for tests: the stack itself runs `Prepared.command`."""
+class Server(ChildServer):
+    """See `ChildServer`; for tests: the stack itself runs `Prepared.command`."""
+
+    name = "PostgreSQL"
+    stop_signal = STOP_SIGNAL
+    start_s_max = _COMMAND_S_MAX
+    stop_s_max = 30.0
 
     def __init__(self, cluster: Cluster, port: int, log: Path) -> None:
-        self.port = port
+        super().__init__(port, log)
         self.prepared = cluster.prepare()
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int:
-        """Process id of the postmaster."""
-        assert self._process is not None
-        return self._process.pid
+    def command(self) -> list[str]:
+        """See `ChildServer.command`."""
+        return self.prepared.command(self.port)
 
-    def start(self) -> None:
-        """Start and wait until connections are accepted.
-
-        Raises:
-            DevError: the server ended instead; the message holds the end of its log.
-        """
-        cluster = self.prepared.cluster
-        with self._log.open("ab") as log:
-            command = self.prepared.command(self.port)
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + _COMMAND_S_MAX
-        while not cluster.is_ready(self.pid):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                self.stop()
-                raise DevError(f"PostgreSQL did not start on port {self.port}; its log ends with:\n{tail}")
-            time.sleep(_POLL_S)
-
-    def stop(self) -> None:
-        """Stop the server; harmless when it does not run."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(STOP_SIGNAL)
-        try:
-            self._process.wait(_STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+    def is_ready(self) -> bool:
+        """See `ChildServer.is_ready`."""
+        return self.prepared.cluster.is_ready(self.pid)
 
 
 def installed_programs() -> Path:

@@ -4,7 +4,6 @@ import contextlib
 import platform
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +13,7 @@ from pathlib import Path
 from dev.errors import DevError
 from dev.keyfile import kept_secret, write_private
 from dev.ports import LOOPBACK
+from dev.server import ChildServer
 from dev.spawning import Claim, CommandLine, launched
 
 USER = "parley"
@@ -24,9 +24,6 @@ _MEMORY = "512mb"
 """Enough for queue, journals and caches of one person; full memory is an error (`noeviction`), because nothing that the
 queue holds may be dropped to make room."""
 _ANSWER_S_MAX = 5.0
-_START_S_MAX = 30.0
-_STOP_S_MAX = 10.0
-_POLL_S = 0.01
 _REPLY_BYTES = 65536
 
 
@@ -113,52 +110,25 @@ class Store:
         return answers[-1]
 
 
-class Server:
-    """A running server as a child process of this one, for tests: the stack itself runs the prepared command."""
+class Server(ChildServer):
+    """See `ChildServer`; for tests: the stack itself runs the prepared command."""
+
+    name = "Valkey"
+    stop_signal = STOP_SIGNAL
+    start_s_max = 30.0
+    stop_s_max = 10.0
 
     def __init__(self, store: Store, port: int, log: Path) -> None:
+        super().__init__(port, log)
         self.store = store
-        self.port = port
-        self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def pid(self) -> int:
-        """Process id of the server."""
-        assert self._process is not None
-        return self._process.pid
+    def command(self) -> list[str]:
+        """See `ChildServer.command`."""
+        return self.store.prepare(self.port)
 
-    def start(self) -> None:
-        """Start and wait until it answers.
-
-        Raises:
-            DevError: it ended instead, or something else answers on the port; the message holds the end of its log.
-        """
-        with self._log.open("ab") as log:
-            command = self.store.prepare(self.port)
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        deadline = time.monotonic() + _START_S_MAX
-        while not self.store.is_ready(self.port, self.pid):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                self.stop()
-                raise DevError(f"Valkey did not start on port {self.port}; its log ends with:\n{tail}")
-            time.sleep(_POLL_S)
-
-    def stop(self) -> None:
-        """Stop the server; harmless when it does not run."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(STOP_SIGNAL)
-        try:
-            self._process.wait(_STOP_S_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+    def is_ready(self) -> bool:
+        """See `ChildServer.is_ready`."""
+        return self.store.is_ready(self.port, self.pid)
 
 
 def installed_binary() -> Path:
