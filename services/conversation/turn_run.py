@@ -97,8 +97,7 @@ class TurnRun:
         self._timing = timing
         self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
         self._folded = 0
-        self._renewed_at = timing.clock()
-        self._deadline_at = timing.clock() + claim.deadline_s
+        self._renewed_at = self._deadline_at = 0.0  # until it runs
         self._given_up = False
         self._log = _log.bind(turn_id=claim.turn.id, attempt=claim.turn.attempt, fence=claim.hold.fence)
 
@@ -107,16 +106,18 @@ class TurnRun:
         if not self._interrupt.done():
             self._interrupt.set_result(cause)
 
-    async def run(self, epoch: str) -> float | None:
+    async def run(self, epoch: str, *, claimed_at: float) -> float | None:
         """Answers the turn.
 
         Args:
             epoch: of the journal, as it was before the claim.
+            claimed_at: by the clock of `Timing`, when the claim was sent: PostgreSQL's lease begins later than that.
 
         Returns:
             Seconds after which the turn is to be published for another attempt, for it waits again; None when it has
             ended, or is another worker's.
         """
+        self._renewed_at, self._deadline_at = claimed_at, claimed_at + self.claim.deadline_s
         with _TURN_S.time():
             recovered = await self._recovery.take_over(self.claim, epoch)
             if recovered is None:
@@ -134,7 +135,9 @@ class TurnRun:
             self._lost(Loss.STORE)
 
     async def _answer(self, recovered: Recovered) -> float | None:
-        writer = TurnWriter(self._commit, self.claim, recovered, lease_s=self._timing.lease_s, clock=self._timing.clock)
+        # Counted from the claim even where the takeover has renewed it since: the first heartbeat makes up for that.
+        lease_until = self._renewed_at + self._timing.lease_s
+        writer = TurnWriter(self._commit, self.claim, recovered, lease_until=lease_until, clock=self._timing.clock)
         self._folded = recovered.draft.last_sequence
         generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
         async with self._kept(writer, recovered.epoch):

@@ -196,17 +196,23 @@ class Worker:
     async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> float | None:
         """See `TurnRun.run`."""
         epoch = await self._recovery.epoch()
+        claimed_at = self._timing.clock()
         claim = await self._store.claim(ref, lease_s=self._timing.lease_s, epoch=epoch, spend_attempt=True)
         if delivery is not None:
             await self._acknowledge(delivery)
         if claim is None:
             return None
         run = TurnRun(
-            claim, self._sources, store=self._store, recovery=self._recovery, commit=commit, timing=self._timing
+            claim,
+            self._sources,
+            store=self._store,
+            recovery=self._recovery,
+            commit=commit,
+            timing=self._timing,
         )
         self._runs[claim.hold] = run
         try:
-            return await run.run(epoch)
+            return await run.run(epoch, claimed_at=claimed_at)
         finally:
             del self._runs[claim.hold]
 

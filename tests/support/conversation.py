@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 from pydantic import SecretStr
 
@@ -247,6 +248,7 @@ class Rig:
     turn_s_max: float = 600.0
     attempts_max: int = 5
     backoff_s: float = 0.02
+    clock: Callable[[], float] = monotonic
     concurrency: int = 8
     hand_back_after_s: float = 0.0
     hint: Callable[[], None] = lambda: None
@@ -296,6 +298,7 @@ class Rig:
             fold_every_s=0.05,
             attempts_max=self.attempts_max,
             backoff_s=self.backoff_s,
+            clock=self.clock,
         )
         pace = Pace(
             concurrency=self.concurrency,

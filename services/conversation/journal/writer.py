@@ -44,7 +44,7 @@ class TurnWriter:
         commit: appends the batches of all turns of this worker.
         claim: the worker's.
         recovered: where the attempt begins.
-        lease_s: of the claim just made; a worker that was paused for longer than its lease writes nothing.
+        lease_until: by `clock`; a worker that was paused for longer than its lease writes nothing.
         clock: see `Timing.clock`.
 
     Attributes:
@@ -60,7 +60,7 @@ class TurnWriter:
         claim: Claim,
         recovered: Recovered,
         *,
-        lease_s: float,
+        lease_until: float,
         clock: Callable[[], float],
     ) -> None:
         self.draft = recovered.draft
@@ -71,7 +71,7 @@ class TurnWriter:
         self._hold = claim.hold
         self._attempt = claim.turn.attempt
         self._clock = clock
-        self._lease_until = clock() + lease_s
+        self._lease_until = lease_until
         self._steps: list[Payload] = []
         self._unsent: list[TurnEvent] = []
         self._wake = asyncio.Event()

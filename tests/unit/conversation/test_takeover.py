@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.conversation.actions import Continue
 from services.conversation.events import AttemptStarted, Draft, TurnEvent
@@ -13,6 +14,7 @@ from services.conversation.model import FinishReason, Turn, TurnState
 from services.conversation.ports import Evidence
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.recovery import SEQUENCES_RESERVED
+from services.conversation.store import Claim, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from tests.support.conversation import (
@@ -236,6 +238,39 @@ async def test_a_worker_that_wakes_up_after_its_lease_changes_nothing() -> None:
     assert await rig.store.answer(ADA, turn.id) == before
     assert await rig.watch(turn) == events
     assert replayed(events).text == before.message.text
+
+
+class SlowClaims(MemoryStore):
+    """Commits the first claim at once, and tells of it when its lease has passed and another worker has the turn."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.manual = clock
+        self.claims = 0
+
+    async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
+        claim = await super().claim(ref, lease_s=lease_s, epoch=epoch, spend_attempt=spend_attempt)
+        self.claims += 1
+        if self.claims == 1:
+            self.manual.advance(lease_s + 1.0)
+            await super().claim(ref, lease_s=lease_s, epoch=epoch, spend_attempt=True)
+        return claim
+
+
+async def test_a_lease_counts_from_when_the_claim_was_sent() -> None:
+    clock = ManualClock()
+    rig = memory_rig(SlowClaims(clock), lease_s=LEASE_S)
+    rig.clock = clock.monotonic
+    rig.inference.gate = stop = Stop(before=2)
+    with capture_logs() as lines:
+        async with running(rig):
+            turn = await rig.ask()
+            await until(lambda: any(line["event"] == "turn_lost" for line in lines), within_s=60.0)
+
+    assert [line["by"] for line in lines if line["event"] == "turn_lost"] == ["clock"]
+    assert not journalled(rig, turn)
+    assert await rig.journal.last_sequence(turn.id) == 0
+    assert not stop.opened.is_set()
 
 
 async def test_attempts_are_limited_and_the_text_is_kept() -> None:
