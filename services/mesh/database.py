@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
-from sqlalchemy import CompoundSelect, Executable, Select, TextClause, text
+from sqlalchemy import CompoundSelect, Executable, Select, literal, select
 from sqlalchemy.engine import URL, CursorResult, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -62,7 +62,7 @@ _ENDED: Final = telemetry.counter(
 
 
 class ReadOnly:
-    """A connection for queries: its type admits nothing else."""
+    """A connection for queries: its type admits no other statement, text least of all."""
 
     __slots__ = ("_connection",)
 
@@ -76,9 +76,6 @@ class ReadOnly:
     async def execute(
         self, statement: CompoundSelect[*Ts], parameters: Parameters | None = None
     ) -> CursorResult[*Ts]: ...
-
-    @overload
-    async def execute(self, statement: TextClause, parameters: Parameters | None = None) -> AnyResult: ...
 
     async def execute(self, statement: Executable, parameters: Parameters | None = None) -> AnyResult:
         """Runs a query.
@@ -175,7 +172,7 @@ class Database:
             Unavailable: it does not.
         """
         async with self.read() as read:
-            await read.execute(text("SELECT 1"))
+            await read.execute(select(literal(1)))
 
 
 class Conflict(Unavailable):

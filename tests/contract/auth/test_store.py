@@ -62,7 +62,7 @@ def postgres_url(module_migrated_database_url: Callable[..., str]) -> str:
 
 def opened(url: str) -> AbstractAsyncContextManager[Database]:
     settings = StoreSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
-    return open_database(settings, application="test")
+    return open_database(settings, application="test", pool_wait_s=60.0)
 
 
 @pytest.fixture

@@ -29,7 +29,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore()
         return
     make: Callable[..., str] = request.getfixturevalue("migrated_database_url")
-    async with open_database(database_settings(make("conversation")), application="tests") as database:
+    async with open_database(
+        database_settings(make("conversation")), application="tests", pool_wait_s=60.0
+    ) as database:
         yield PostgresStore(database)
 
 

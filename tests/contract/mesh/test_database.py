@@ -3,8 +3,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Column, Integer, MetaData, Table, Text, UniqueConstraint, insert, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    bindparam,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
 
 from services.mesh.database import Conflict, Database, ReadWrite, constraint_of, normalized_url, open_database
 from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
@@ -74,10 +87,20 @@ async def test_write_leaves_nothing_when_it_is_cancelled(database: Database) -> 
     assert await contents(database) == []
 
 
-async def test_reader_cannot_write(database: Database) -> None:
+async def test_each_query_of_a_reader_sees_what_was_committed_before_it(database: Database) -> None:
     async with database.read() as read:
-        with pytest.raises(DBAPIError, match="read-only transaction"):
-            await read.execute(text("INSERT INTO notes VALUES (1, 'a')"))
+        assert (await read.execute(select(NOTES.c.content))).all() == []
+        await database.change(insert(NOTES).values(id=1, content="a"))
+        assert (await read.execute(select(NOTES.c.content))).scalars().all() == ["a"]
+
+
+async def test_a_change_by_itself_is_committed_or_leaves_nothing(database: Database) -> None:
+    await database.change(insert(NOTES).values(id=1, content="a"))
+    with pytest.raises(IntegrityError):
+        await database.change(insert(NOTES).values([{"id": 2, "content": "b"}, {"id": 3, "content": "a"}]))
+    changed = await database.change(update(NOTES).where(NOTES.c.id == bindparam("of_id")), {"of_id": 1, "content": "c"})
+    assert changed.rowcount == 1
+    assert await contents(database) == ["c"]
 
 
 async def test_broken_constraint_is_named_and_its_values_are_not_told(database: Database) -> None:
@@ -129,21 +152,21 @@ async def test_transaction_that_always_conflicts_is_given_up(database: Database)
 async def test_text_that_postgresql_cannot_hold_is_the_callers_mistake(database: Database) -> None:
     with pytest.raises(InvalidArgument):
         async with database.read() as read:
-            await read.execute(text("SELECT CAST(:said AS text)"), {"said": "a\0b"})
+            await read.execute(select(literal("a\0b")))
 
 
 async def test_slow_statement_is_ended_by_the_database(database_url: str) -> None:
     async with open_database(settings(database_url, statement_timeout_s=0.1), application="test") as database:
         with pytest.raises(DeadlineExceeded):
             async with database.read() as read:
-                await read.execute(text("SELECT pg_sleep(60)"))
+                await read.execute(select(func.pg_sleep(60)))
         await database.ping()
 
 
 async def test_lost_connection_is_unavailable_and_the_pool_recovers(database: Database) -> None:
     with pytest.raises(Unavailable):
         async with database.read() as read:
-            await read.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            await read.execute(select(func.pg_terminate_backend(func.pg_backend_pid())))
     await database.ping()
 
 

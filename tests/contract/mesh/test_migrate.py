@@ -47,9 +47,9 @@ def migrations(folder: Path, *columns: str) -> Migrations:
 async def rows(url: str, statement: str) -> list[tuple[object, ...]]:
     async with (
         open_database(DatabaseSettings(database_url=SecretStr(url)), application="test") as database,
-        database.read() as read,
+        database.write() as write,
     ):
-        return [tuple(row) for row in await read.execute(text(statement))]
+        return [tuple(row) for row in await write.execute(text(statement))]
 
 
 async def test_schema_comes_to_its_newest_revision_and_stays_there(database_url: str, tmp_path: Path) -> None:

@@ -17,5 +17,5 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         return
     make: Callable[..., str] = request.getfixturevalue("migrated_database_url")
     settings = DatabaseSettings(database_url=SecretStr(make("retrieval")))
-    async with open_database(settings, application="test") as database:
+    async with open_database(settings, application="test", pool_wait_s=60.0) as database:
         yield PostgresStore(database)

@@ -39,8 +39,8 @@ def url(migrated_database_url: Callable[..., str]) -> str:
 
 async def count(url: str, table: str) -> int:
     settings = StoreSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
-    async with open_database(settings, application="test") as database, database.read() as read:
-        number: int = (await read.execute(text(f"SELECT count(*) FROM auth.{table}"))).scalar_one()  # noqa: S608 - names of this file
+    async with open_database(settings, application="test") as database, database.write() as write:
+        number: int = (await write.execute(text(f"SELECT count(*) FROM auth.{table}"))).scalar_one()  # noqa: S608 - names of this file
         return number
 
 

@@ -32,7 +32,7 @@ DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)
 @pytest.fixture
 async def store(migrated_database_url: Callable[..., str]) -> AsyncIterator[PostgresStore]:
     settings = database_settings(migrated_database_url("conversation")).model_copy(update={"database_pool_size": CROWD})
-    async with open_database(settings, application="tests") as database:
+    async with open_database(settings, application="tests", pool_wait_s=60.0) as database:
         yield PostgresStore(database)
 
 
