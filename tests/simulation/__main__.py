@@ -56,7 +56,7 @@ def _many(seeds: range, jobs: int) -> int:
             failed += 1
             print(f"{_line(result)}\n  replay: make simulate SEED={result.seed}", flush=True)
     print(f"{len(seeds)} seeds from {seeds.start}: {failed} failed; {turns} turns, {takeovers} taken over")
-    print(f"{steps} steps, {events} events of turns; {faults['kill_worker'] + faults['kill_api']} processes killed")
+    print(f"{steps} steps, {events} events shown; {faults['kill_worker'] + faults['kill_api']} processes killed")
     print("asked: " + ", ".join(f"{what} {times}" for what, times in sorted(asked.items())))
     print("faults: " + ", ".join(f"{kind} {times}" for kind, times in sorted(faults.items())))
     spent = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -96,7 +96,8 @@ class Client:
             result: T | None = None
             error: Exception | None = None
             try:
-                result = await call(api)
+                with api.call():
+                    result = await call(api)
             except MeshError as raised:
                 error = raised
             except Exception as raised:  # noqa: BLE001 - whatever it is, a handler must not raise it

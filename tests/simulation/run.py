@@ -36,7 +36,7 @@ class Result:
     Attributes:
         violations: empty when all is well.
         asked: how often each kind was asked for, and each way to meet another turn; how many were deleted.
-        events: of turns, that were numbered.
+        events: that watchers were shown.
         trace: what happened, line by line; two runs of a seed have the same.
     """
 
@@ -123,7 +123,7 @@ def _judged(seed: int, kind: str, world: World, faults: tuple[str, ...], errors:
         faults=history.faults,
         asked=dict(asked),
         turns=len(history.made),
-        events=sum(made.end[0].last_sequence for made in history.made.values() if made.end is not None),
+        events=sum(len(view.events) for each in calls for view in each.views),
         takeovers=sum(max(0, row.fence - 1) for row in rows),
         steps=loop.steps,
         virtual_s=loop.time(),

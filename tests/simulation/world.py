@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -41,7 +42,7 @@ APIS: Final = 2
 WORKERS: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Api:
     """A replica of the API."""
 
@@ -49,6 +50,26 @@ class Api:
     conversations: Conversations
     turns: Turns
     watching: Watching
+    _calls: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call is under way; it is answered before the replica leaves, other than streams."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._idle.set()
+
+    async def answered(self) -> None:
+        """Returns when no call is under way, or when all had their time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while self._calls:
+                    self._idle.clear()
+                    await self._idle.wait()
 
 
 @dataclass(slots=True)
@@ -168,12 +189,14 @@ class World:
         )
         reaper = Reaper(mine.store, mine.queue, recovery, pace)
         all_loops = (*loops, periodic("reaper", reaper.reap, every_s=REAP_EVERY_S, jitter=self.chance.random))
-        process, stop = slot.process, slot.stop
+        process, stop, api = slot.process, slot.stop, slot.api
         assert process is not None
 
         async def run() -> None:
             async with supervised(all_loops, drain_s=DRAIN_S, jitter=self.chance.random):
                 await stop.wait()
+                if api is not None:
+                    await api.answered()
             process.kill()  # nothing of it is left by then; whoever still holds a connection to it learns so
 
         slot.done = process.spawn(run())
