@@ -23,6 +23,8 @@ from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
 from services.conversation.settings import ApiSettings, QueueSettings, StorageSettings, WorkerSettings
+from services.conversation.stops import Signals, Stops
+from services.conversation.stops_valkey import ValkeyStops
 from services.conversation.store_postgres import PostgresStore
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
@@ -59,6 +61,7 @@ class Core:
     tail: ValkeyTail
     recovery: Recovery
     reaper: Reaper
+    stops: Stops
 
 
 async def serve(storage: StorageSettings) -> None:
@@ -142,6 +145,7 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             tail=ValkeyTail(waiting, prefix=KEY_PREFIX, codec=codec),
             recovery=recovery,
             reaper=Reaper(store, queue, recovery, pace),
+            stops=ValkeyStops(valkey, waiting, prefix=KEY_PREFIX),
         )
 
 
@@ -176,7 +180,7 @@ def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tup
     references = References(knowledge_bases, store)
     turns = Turns(
         store,
-        relay,
+        Signals(relay, core.stops),
         core.recovery,
         references,
         limits=TurnLimits(lease_s=config.lease_s, turn_s_max=config.turn_s_max),
@@ -205,7 +209,14 @@ def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tup
 def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relay) -> Worker:
     """The worker on its backends."""
     return Worker(
-        Backends(store=core.store, queue=core.queue, journal=core.journal, recovery=core.recovery, hint=relay.hint),
+        Backends(
+            store=core.store,
+            queue=core.queue,
+            journal=core.journal,
+            recovery=core.recovery,
+            hint=relay.hint,
+            stops=core.stops,
+        ),
         sources,
         timing=Timing(
             lease_s=config.lease_s,

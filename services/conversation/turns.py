@@ -18,7 +18,7 @@ from services.conversation.model import (
 )
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
-from services.conversation.relay import Relay
+from services.conversation.stops import Signals
 from services.conversation.store import NewTurn, Store, TurnRef
 from services.mesh.errors import invalid_field
 
@@ -53,7 +53,7 @@ class Turns:
 
     Args:
         store: the truth.
-        relay: is told of what was committed.
+        signals: carry the news of what was committed.
         recovery: ends turns that no worker has.
         references: checks the knowledge base that a question names.
         limits: of every turn.
@@ -63,7 +63,7 @@ class Turns:
     def __init__(
         self,
         store: Store,
-        relay: Relay,
+        signals: Signals,
         recovery: Recovery,
         references: References,
         *,
@@ -71,7 +71,7 @@ class Turns:
         new_id: NewId,
     ) -> None:
         self._store = store
-        self._relay = relay
+        self._signals = signals
         self._recovery = recovery
         self._references = references
         self._actions = Actions(store)
@@ -112,7 +112,9 @@ class Turns:
                 repeat=repeat,
             )
         )
-        self._relay.hint()
+        self._signals.relay.hint()
+        if ask.on_conflict is OnConflict.CANCEL_RUNNING and turn.state is TurnState.WAITING:
+            await self._signals.stop(turn.conversation_id)
         return turn
 
     async def retry(self, owner: Owner, turn_id: str, *, on_conflict: OnConflict, repeat: Repeat | None) -> Turn:
@@ -149,8 +151,10 @@ class Turns:
         return await self._store.list_turns(owner, conversation_id, size=size, before_id=before_id)
 
     async def cancel(self, owner: Owner, turn_id: str) -> Turn:
-        """Stops a turn: one that runs as soon as its worker looks, any other at once. Raises NotFound."""
+        """Stops a turn: one that runs as soon as its worker hears of it, any other at once. Raises NotFound."""
         turn = await self._store.request_cancel(owner, turn_id)
+        if turn.state is TurnState.RUNNING:
+            await self._signals.stop(turn.conversation_id)
         if turn.state is not TurnState.QUEUED:
             return turn
         claim = await self._store.claim(
@@ -161,5 +165,5 @@ class Turns:
         )
         if claim is not None:
             await self._recovery.close(claim, CANCELLED)
-            self._relay.hint()
+            self._signals.relay.hint()
         return await self._store.turn(owner, turn_id)

@@ -5,13 +5,15 @@ It acknowledges a message when the claim is committed: from then on the lease, n
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from services.conversation.generation import Sources
 from services.conversation.journal.port import Batch, Journal
 from services.conversation.queue.port import Delivery, Queue
 from services.conversation.recovery import Recovery
+from services.conversation.stops import NoStops, Stops
 from services.conversation.store import Hold, TurnRef, WorkStore
 from services.conversation.turn_run import Interrupt, Timing, TurnRun
 from services.mesh import telemetry
@@ -49,6 +51,7 @@ class Backends:
 
     Attributes:
         hint: is called when a turn has left, for another one of its conversation may stand in the outbox now.
+        stops: tell when it is time to look for turns that shall stop.
     """
 
     store: WorkStore
@@ -56,6 +59,7 @@ class Backends:
     journal: Journal
     recovery: Recovery
     hint: Callable[[], None] = _unheard
+    stops: Stops = field(default_factory=NoStops)
 
 
 class Worker:
@@ -74,6 +78,7 @@ class Worker:
         self._journal = backends.journal
         self._recovery = backends.recovery
         self._hint = backends.hint
+        self._stops = backends.stops
         self._sources = sources
         self._timing = timing
         self._pace = pace
@@ -81,6 +86,7 @@ class Worker:
         self._taken = 0
         self._paused: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._look = asyncio.Event()
         self._is_draining = False
 
     async def run(self) -> None:
@@ -89,11 +95,11 @@ class Worker:
             GroupCommit[Batch, bool](self._journal.append, name="conversation_journal") as commit,
             asyncio.TaskGroup() as group,
         ):
-            watch = group.create_task(self._stop_unwanted())
+            watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
             await self._take_waiting(group, commit)
             while self._taken:
                 await self._wait_for_change()
-            for task in (watch, *self._paused):  # the reapers publish what pauses
+            for task in (*watches, *self._paused):  # the reapers publish what pauses
                 task.cancel()
 
     async def drain(self) -> None:
@@ -239,7 +245,10 @@ class Worker:
     async def _stop_unwanted(self) -> None:
         """Stops turns that were cancelled, taken by others or deleted: one query for all turns of this worker."""
         while True:
-            await asyncio.sleep(self._pace.cancel_poll_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.cancel_poll_s):
+                    await self._look.wait()
+            self._look.clear()
             runs = dict(self._runs)
             try:
                 unwanted = await self._store.unwanted(list(runs))
@@ -250,6 +259,18 @@ class Worker:
                 if hold.ref.turn_id in unwanted:
                     _log.info("turn_unwanted", turn_id=hold.ref.turn_id, fence=hold.fence)
                     run.interrupt(Interrupt.CANCEL)
+
+    async def _listen(self) -> None:
+        """Looks at once when somebody says that a turn of this worker shall stop."""
+        while True:
+            try:
+                told = await self._stops.wait(wait_s=RECEIVE_WAIT_S)
+            except MeshError as error:
+                _log.warning("stops_away", reason=error.reason)
+                await asyncio.sleep(RETRY_S)
+                continue
+            if any(hold.ref.conversation_id in told for hold in self._runs):
+                self._look.set()
 
     async def _wait_for_change(self) -> None:
         await self._changed.wait()

@@ -15,6 +15,7 @@ from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
+from services.conversation.stops import NoStops, Signals
 from services.conversation.store_memory import MemoryStore
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
@@ -141,7 +142,7 @@ class World:
         feeds = Feeds(mine.tail)
         references = References(FakeKnowledgeBases("kb_1"), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
-        turns = Turns(mine.store, relay, recovery, references, limits=limits, new_id=self.ids)
+        turns = Turns(mine.store, Signals(relay, NoStops()), recovery, references, limits=limits, new_id=self.ids)
         prompts = Prompts(mine.store, mine.cache, messages_max=0)
         conversations = Conversations(mine.store, mine.journal, prompts, references, new_id=self.ids)
         watching = Watching(mine.store, mine.journal, feeds, poll_s=1.0)

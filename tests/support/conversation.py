@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -45,6 +45,7 @@ from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
+from services.conversation.stops import NoStops, Signals, Stops
 from services.conversation.store import NewConversation, NewTurn, Store
 from services.conversation.turn_run import Timing
 from services.conversation.turns import Ask, TurnLimits, Turns
@@ -216,6 +217,26 @@ class FakeKnowledgeBases:
             raise NotFound.of("knowledge_base")
 
 
+class MemoryStops:
+    """See `Stops`; for one listener."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._news = asyncio.Event()
+
+    async def tell(self, conversation_id: str) -> None:
+        self._told.add(conversation_id)
+        self._news.set()
+
+    async def wait(self, *, wait_s: float) -> set[str]:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
+        self._news.clear()
+        told, self._told = self._told, set()
+        return told
+
+
 class MemoryHistoryCache:
     """See `HistoryCache`."""
 
@@ -248,6 +269,8 @@ class Rig:
     turn_s_max: float = 600.0
     attempts_max: int = 5
     backoff_s: float = 0.02
+    cancel_poll_s: float = 0.02
+    stops: Stops = field(default_factory=NoStops)
     clock: Callable[[], float] = monotonic
     concurrency: int = 8
     hand_back_after_s: float = 0.0
@@ -268,7 +291,7 @@ class Rig:
     def turns(self) -> Turns:
         return Turns(
             self.store,
-            self.relay,
+            Signals(self.relay, self.stops),
             self.recovery,
             References(self.knowledge_bases, self.store),
             limits=TurnLimits(lease_s=self.lease_s, turn_s_max=self.turn_s_max),
@@ -290,7 +313,12 @@ class Rig:
         history = History(self.store, self.cache, messages_max=100)
         sources = Sources(history=history, retrieval=self.retrieval, inference=self.inference, passages_max=8)
         backends = Backends(
-            store=self.store, queue=self.queue, journal=self.journal, recovery=self.recovery, hint=self.hint
+            store=self.store,
+            queue=self.queue,
+            journal=self.journal,
+            recovery=self.recovery,
+            hint=self.hint,
+            stops=self.stops,
         )
         timing = Timing(
             lease_s=self.lease_s,
@@ -304,7 +332,7 @@ class Rig:
             concurrency=self.concurrency,
             redeliver_after_s=0.2,
             republish_after_s=0.0,
-            cancel_poll_s=0.02,
+            cancel_poll_s=self.cancel_poll_s,
             hand_back_after_s=self.hand_back_after_s,
         )
         return Worker(backends, sources, timing=timing, pace=pace)

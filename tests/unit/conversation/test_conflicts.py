@@ -10,7 +10,8 @@ from services.conversation.actions import NewQuestion, Regenerate
 from services.conversation.model import OnConflict, TurnState
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from tests.support.conversation import ADA, Rig, Stop, ending, memory_rig, running, text_of
+from services.mesh.errors import Unavailable
+from tests.support.conversation import ADA, MemoryStops, Rig, Stop, ending, memory_rig, running, text_of
 from tests.support.waiting import until
 
 
@@ -117,3 +118,62 @@ async def test_a_turn_that_nobody_answered_in_its_time_lets_the_next_one_have_it
 
     assert states == [TurnState.FAILED, TurnState.QUEUED]
     assert ending(events).state is TurnState.COMPLETED
+
+
+async def test_a_hint_alone_stops_the_answer_that_is_cancelled() -> None:
+    rig = memory_rig(MemoryStore(), cancel_poll_s=3_600.0)
+    rig.stops, rig.inference.gate = MemoryStops(), (stop := Stop(before=2))
+    async with running(rig):
+        turn = await rig.ask()
+        await stop.reached.wait()
+
+        await rig.turns.cancel(ADA, turn.id)
+
+        await until(lambda: rig.inference.open == 0, within_s=60.0)
+        assert ending(await rig.watch(turn)).state is TurnState.CANCELLED
+
+
+async def test_a_hint_alone_stops_the_answer_that_another_turn_cancels() -> None:
+    rig = memory_rig(MemoryStore(), cancel_poll_s=3_600.0)
+    rig.stops, rig.inference.gate = MemoryStops(), (stop := Stop(before=2))
+    async with running(rig), relaying(rig):
+        first = await rig.ask()
+        await stop.reached.wait()
+        rig.inference.gate = None
+
+        second = await rig.act(first.conversation_id, NewQuestion("two", None), on_conflict=OnConflict.CANCEL_RUNNING)
+
+        assert ending(await rig.watch(second)).state is TurnState.COMPLETED
+        assert (await rig.store.turn(ADA, first.id)).state is TurnState.CANCELLED
+
+
+async def test_a_turn_is_cancelled_while_hints_cannot_be_given() -> None:
+    class Away(MemoryStops):
+        async def tell(self, conversation_id: str) -> None:
+            raise Unavailable
+
+        async def wait(self, *, wait_s: float) -> set[str]:
+            raise Unavailable
+
+    rig = memory_rig(MemoryStore())
+    rig.stops, rig.inference.gate = Away(), (stop := Stop(before=2))
+    async with running(rig):
+        turn = await rig.ask()
+        await stop.reached.wait()
+
+        await rig.turns.cancel(ADA, turn.id)
+
+        assert ending(await rig.watch(turn)).state is TurnState.CANCELLED
+
+
+async def test_a_hint_about_others_stops_nothing() -> None:
+    rig = memory_rig(MemoryStore(), cancel_poll_s=3_600.0)
+    rig.stops, rig.inference.gate = stops, stop = MemoryStops(), Stop(before=2)
+    async with running(rig):
+        turn = await rig.ask()
+        await stop.reached.wait()
+        for conversation_id in ("conv_other", turn.conversation_id):  # nobody has cancelled either of them
+            await stops.tell(conversation_id)
+        stop.opened.set()
+
+        assert ending(await rig.watch(turn)).state is TurnState.COMPLETED
