@@ -61,9 +61,9 @@ MUTANTS: Final = (
     _one(
         "no fence in the database",
         "I5",
-        f"{_CONVERSATION}/store_postgres/work.py",
-        "        _turns.fence == hold.fence,\n        _turns.state",
-        "        _turns.state",
+        f"{_CONVERSATION}/store_postgres/statements.py",
+        '_turns.fence == bindparam("of_fence")',
+        '_turns.fence >= bindparam("of_fence")',
     ),
     _one(
         "acknowledged before the commit is durable",
@@ -125,7 +125,7 @@ MUTANTS: Final = (
     _one(
         "the lease is never looked at",
         "I3 I10",
-        f"{_CONVERSATION}/store_postgres/work.py",
+        f"{_CONVERSATION}/store_postgres/statements.py",
         "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())",
         "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time.is_not(None))",
     ),
@@ -202,8 +202,8 @@ MUTANTS: Final = (
     _one(
         "a fold forgets the sequence",
         "I5",
-        f"{_CONVERSATION}/store_postgres/work.py",
-        '        "last_sequence": fold.last_sequence,\n',
-        "",
+        f"{_CONVERSATION}/store_postgres/statements.py",
+        '"last_sequence": bindparam("fold_sequence")',
+        '"last_sequence": _messages.last_sequence + 0 * bindparam("fold_sequence")',
     ),
 )
