@@ -151,9 +151,8 @@ class AfterOverlap:
 
     def _may_repeat(self, held: str) -> bool:
         """Whether `held` stands somewhere before the end, so that what comes may repeat the rest of it."""
-        shown = self._standing.rstrip()
         begun = held.lstrip()
-        return not begun or shown.find(begun, 0, len(shown) - 1) >= 0
+        return not begun or self._standing.find(begun, 0, len(self._standing) - 1) >= 0
 
     def _open(self, held: str) -> Placed | None:
         self._held = None

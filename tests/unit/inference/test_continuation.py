@@ -1,7 +1,7 @@
 """Seams: whatever the pieces, and whatever a target repeats, the reader gets one text."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.inference.continuation import (
@@ -54,6 +54,7 @@ def test_prefix_is_gone_on_with(cut: int, pieces: list[int]) -> None:
 
 
 @given(st.integers(12, len(TEXT) - 1), sizes, st.integers(8, 80))
+@example(13, [7], 8)  # all but the blank of what is repeated comes first
 def test_repeated_end_is_taken_away(cut: int, pieces: list[int], repeated: int) -> None:
     standing = TEXT[:cut]
     written = TEXT[max(0, cut - repeated) :]
