@@ -177,7 +177,9 @@ def _generated(event: generation_service_pb2.GenerateEvent) -> Generated | None:
         case "text":
             return GeneratedText(event.text.offset, event.text.text)
         case "started":
-            return GenerationStarted(event.started.model)
+            given = event.started.context
+            read = (given.system_tokens, given.example_tokens, given.history_tokens, given.passage_tokens)
+            return GenerationStarted(event.started.model, sum(read))
         case "citation":
             cited = event.citation
             return GeneratedCitation(

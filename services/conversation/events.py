@@ -113,6 +113,7 @@ class Draft:
     Attributes:
         is_started: whether TurnStarted is among the events.
         has_part: whether the answer's part was opened.
+        uncounted: code points of text that came since the last word on usage.
     """
 
     last_sequence: int = 0
@@ -123,6 +124,7 @@ class Draft:
     usage: Usage | None = None
     model: str = ""
     length: int = 0
+    uncounted: int = 0
     _pieces: list[str] = field(default_factory=list)
 
     @classmethod
@@ -138,6 +140,7 @@ class Draft:
             usage=message.usage,
             model=message.model,
             length=len(text),
+            uncounted=len(text) if message.usage is None else 0,
             _pieces=[text],
         )
 
@@ -185,6 +188,7 @@ class Draft:
             raise BrokenSequenceError(f"text at {delta.offset} after {self.length} code points")
         self._pieces.append(delta.text)
         self.length += len(delta.text)
+        self.uncounted += len(delta.text)
 
     def _note(self, payload: _Note) -> None:
         """Steps that leave the text alone."""
@@ -192,7 +196,7 @@ class Draft:
             case RetrievalDecided():
                 self.retrieval = payload.retrieval
             case UsageUpdated():
-                self.usage = payload.usage
+                self.usage, self.uncounted = payload.usage, 0
             case ProviderSwitched():
                 self.model = payload.to_model
             case TurnStarted():
@@ -207,5 +211,6 @@ class Draft:
     def _replace(self, message: Message) -> None:
         stored = Draft.of(message)
         self.is_started, self.has_part = stored.is_started, stored.has_part
-        self.citations, self.retrieval, self.usage = stored.citations, stored.retrieval, stored.usage
+        self.citations, self.retrieval = stored.citations, stored.retrieval
+        self.usage, self.uncounted = stored.usage, stored.uncounted
         self.model, self.length, self._pieces = stored.model, stored.length, stored._pieces  # noqa: SLF001 - its own class

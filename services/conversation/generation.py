@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
+from services.conversation.accounts import Account
 from services.conversation.attempts import is_transient
 from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
@@ -124,6 +125,7 @@ class Generation:
         self._has_part = draft.has_part
         self._standing = (claim.continued.text or "") if claim.continued is not None else ""
         self._extension = Extension(self._standing)
+        self._account = Account(draft, standing=len(self._standing))
         self.stage = Stage.HISTORY
         self.history: Branch | None = None
 
@@ -225,9 +227,13 @@ class Generation:
 
     async def _generate(self, request: GenerationRequest, continuation: Continuation) -> Ending:
         ending: Ending | None = None
-        async with self._sources.inference.generate(self._claim.owner, request) as batches:
-            async for batch in batches:
-                ending = self._take(batch, continuation) or ending
+        try:
+            async with self._sources.inference.generate(self._claim.owner, request) as batches:
+                async for batch in batches:
+                    ending = self._take(batch, continuation) or ending
+        finally:  # also where it was cancelled: what it wrote was written
+            if ending is None and self._account.has_news:
+                self._put(UsageUpdated(self._account.broken_off()))
         if ending is None:
             raise Interrupted(Unavailable("inference ended without an end"))
         return ending
@@ -240,7 +246,7 @@ class Generation:
                 case GenerationStarted():
                     self._start(step)
                 case GenerationFinished():
-                    self._put(*continuation.end(), UsageUpdated(step.usage))
+                    self._put(*continuation.end(), UsageUpdated(self._account.finished(step.usage)))
                     self._draft.model = step.model or self._draft.model
                     return Ending(TurnState.COMPLETED, step.finish_reason)
                 case _:
@@ -250,6 +256,7 @@ class Generation:
     def _write(self, step: Written, continuation: Continuation) -> None:
         if isinstance(step, GeneratedText):
             step = GeneratedText(step.offset, _storable(step.text))
+            self._account.written += len(step.text)
         for placed in self._extension.place(step):
             match placed:
                 case GeneratedText():
@@ -263,6 +270,7 @@ class Generation:
 
     def _start(self, step: GenerationStarted) -> None:
         self._draft.model = step.model
+        self._account.begun(step.input_tokens)
         self._open_part()
 
     def _cite(self, step: GeneratedCitation, continuation: Continuation) -> None:

@@ -131,9 +131,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStarted:
-    """The model that begins."""
+    """The model that begins, and how much it was given to read."""
 
     model: str
+    input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ PASSAGE = Passage(
     locator="Notes",
     score=0.9,
 )
+INPUT_TOKENS = 5
 FINISHED = GenerationFinished(FinishReason.STOP, "scripted/one", Usage(input_tokens=5, output_tokens=3))
 
 
@@ -177,7 +178,7 @@ class FakeInference:
             self.open -= 1
 
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[Sequence[Generated]]:
-        yield [GenerationStarted("scripted/one")]
+        yield [GenerationStarted("scripted/one", INPUT_TOKENS)]
         offset = 0
         for index, word in enumerate(self.words):
             if self.gate is not None:
