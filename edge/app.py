@@ -11,6 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge import health as health_endpoints
 from edge.clients import AuthTokens, Channels, multicallable
+from edge.compat.anthropic.errors import anthropic_error
+from edge.compat.anthropic.routes import PREFIX as ANTHROPIC_PREFIX
+from edge.compat.anthropic.routes import anthropic_routes
 from edge.compat.openai.errors import openai_error
 from edge.compat.openai.routes import PREFIX as OPENAI_PREFIX
 from edge.compat.openai.routes import openai_routes
@@ -41,6 +44,10 @@ from services.mesh.limiter import InFlightLimiter
 
 SESSION_PATH: Final = "/api/v1/auth/session"
 
+# Pictures travel in their bodies, by four thirds of what the mesh may carry.
+_WITH_IMAGES: Final = frozenset(
+    {"/v1/chat/completions", "/anthropic/v1/messages", "/anthropic/v1/messages/count_tokens"}
+)
 _UPLOAD: Final = re.compile(r"/api/v1/knowledge_bases/[^/]+/documents")
 
 
@@ -139,7 +146,8 @@ def handwritten(parts: Parts) -> Mapping[tuple[str, str], ASGIApp]:
     }
     for path, asset in pages.items():
         routes["GET", path] = routes["HEAD", path] = StaticEndpoint(asset)
-    return routes | openai_routes(parts.channels, parts.border, parts.streams, encoders)
+    routes |= openai_routes(parts.channels, parts.border, parts.streams, encoders)
+    return routes | anthropic_routes(parts.channels, parts.border, parts.streams)
 
 
 def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
@@ -148,9 +156,14 @@ def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
     app.router.routes.append(DerivedRoutes(table))
     app.router.default = _not_found
     json, upload = json_limit(settings.request_bytes_max), upload_limit(settings.document_bytes_max)
+    prompt = json_limit(settings.prompt_bytes_max)
 
     def limit_of(scope: Scope) -> BodyLimit:
-        return upload if scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) else json
+        if scope["method"] != "POST":
+            return json
+        if scope["path"] in _WITH_IMAGES:
+            return prompt
+        return upload if _UPLOAD.fullmatch(scope["path"]) else json
 
     # FastAPI's stack would answer errors before ours and add layers; routes need its exit stack only.
     limited = Limited(
@@ -160,7 +173,7 @@ def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
     )
     observed = Observed(
         limited,
-        surfaces=Surfaces({OPENAI_PREFIX: openai_error}),
+        surfaces=Surfaces({OPENAI_PREFIX: openai_error, ANTHROPIC_PREFIX: anthropic_error}),
         security=SecurityHeaders(is_https=settings.is_https),
         cors=Cors(settings.origins),
     )

@@ -69,6 +69,12 @@ class EdgeSettings(AuthTarget, ConversationTarget, RetrievalTarget, InferenceTar
     request_bytes_max: int = Field(
         default=_MIB, ge=1024, le=64 * _MIB, description="Size of a request's body, uploads apart."
     )
+    prompt_bytes_max: int = Field(
+        default=6 * _MIB,
+        ge=1024,
+        le=64 * _MIB,
+        description="Size of a body of the OpenAI and Anthropic surfaces; the mesh carries 4 MiB of what is in it.",
+    )
     document_bytes_max: int = Field(
         default=25 * _MIB,
         ge=1024,

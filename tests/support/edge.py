@@ -1,7 +1,7 @@
 """The edge on fake services: real gRPC behind it, and real HTTP in front where a test asks for it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -65,11 +65,16 @@ class EdgeUnderTest:
 
 
 @asynccontextmanager
-async def running_edge(*, listens: bool = False, **overrides: Any) -> AsyncIterator[EdgeUnderTest]:  # Any: any setting
-    """An edge on fresh fakes; `overrides` are its settings."""
+async def running_edge(
+    *,
+    listens: bool = False,
+    inference: Sequence[Register] = (),
+    **overrides: Any,  # Any: any setting
+) -> AsyncIterator[EdgeUnderTest]:
+    """An edge on fresh fakes, or with the real `inference`; `overrides` are its settings."""
     async with AsyncExitStack() as stack:
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        fakes, targets = await _start_fakes(stack, group)
+        fakes, targets = await _start_fakes(stack, group, inference)
         given: dict[str, Any] = {  # Any: settings of all types
             **targets,
             "workload_secret": "0123456789abcdef",
@@ -93,7 +98,9 @@ async def running_edge(*, listens: bool = False, **overrides: Any) -> AsyncItera
         yield EdgeUnderTest(edge=edge, fakes=fakes, client=client, clock=clock, url=url if listens else "")
 
 
-async def _start_fakes(stack: AsyncExitStack, group: asyncio.TaskGroup) -> tuple[Fakes, dict[str, str]]:
+async def _start_fakes(
+    stack: AsyncExitStack, group: asyncio.TaskGroup, inference: Sequence[Register]
+) -> tuple[Fakes, dict[str, str]]:
     issuer = Issuer()
     fakes = Fakes(
         tokens=FakeTokens(issuer),
@@ -116,7 +123,8 @@ async def _start_fakes(stack: AsyncExitStack, group: asyncio.TaskGroup) -> tuple
             _register(knowledge_base_service_pb2_grpc.add_KnowledgeBaseServiceServicer_to_server, fakes.bases),
             _register(document_service_pb2_grpc.add_DocumentServiceServicer_to_server, fakes.documents),
         ],
-        "inference": [
+        "inference": list(inference)
+        or [
             _register(generation_service_pb2_grpc.add_GenerationServiceServicer_to_server, fakes.generations),
             _register(model_service_pb2_grpc.add_ModelServiceServicer_to_server, FakeModels()),
         ],

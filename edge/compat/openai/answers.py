@@ -1,13 +1,21 @@
-"""Completions and their chunks, as OpenAI's SDKs read them; what is Parley's own stands in a member `parley`."""
+"""Completions and their chunks, as OpenAI's SDKs read them; what is Parley's own stands in a member `parley`.
 
+Thoughts, of which OpenAI's own format has none, are written as DeepSeek (`reasoning_content`) and OpenRouter
+(`reasoning_details`) do, which many clients know.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from edge.compat.generations import Piece
+from edge.compat.openai.errors import error_members
 from edge.sse import event, frame
 from edge.transcoding.encoding import Encoders
 from parley.common.v1 import usage_pb2
 from parley.conversation.v1 import message_pb2
-from parley.inference.v1 import generation_pb2
+from parley.inference.v1 import generation_pb2, generation_service_pb2
+from services.mesh.errors import MeshError
 
 DONE: Final = frame(b"[DONE]")
 EXTENSION: Final = "parley"
@@ -19,6 +27,7 @@ _FINISH_REASONS: Final = {
 _GENERATED_FINISH_REASONS: Final = {
     generation_pb2.FINISH_REASON_LENGTH: "length",
     generation_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
 Members = dict[str, object]
@@ -26,65 +35,91 @@ Members = dict[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How an answer ended: the same for a stored turn and for a stateless generation."""
+    """How an answer ended: the same for a stored turn and for a stateless generation.
+
+    Attributes:
+        parts: the whole answer.
+    """
 
     model: str
     finish_reason: str
     usage: usage_pb2.Usage
     extension: Members
+    parts: Sequence[generation_pb2.Part]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A piece of an answer, and its ending with the last one."""
+class Completion:
+    """Writes one answer; implements `answering.Form`."""
 
-    text: str
-    ending: Ending | None
+    def __init__(self, *, identity: str, created: int, model: str, includes_usage: bool) -> None:
+        self._id = identity
+        self._created = created
+        self._model = model
+        self._includes_usage = includes_usage
+        self._is_first = True
+        self._calls: dict[int, int] = {}
+        self._thoughts: dict[int, int] = {}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
-    """What all chunks of one answer share."""
-
-    id: str
-    created: int
-    model: str
-
-    def completion(self, text: str, ending: Ending) -> Members:
-        """The whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None, EXTENSION: ending.extension}
+    def whole(self, ending: Ending) -> Members:
+        """See `Form.whole`."""
+        message = _message(ending.parts) | {EXTENSION: ending.extension}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": ending.finish_reason}
         return {
-            "id": self.id,
+            "id": self._id,
             "object": "chat.completion",
-            "created": self.created,
+            "created": self._created,
             "model": ending.model,
             "choices": [choice],
             "usage": usage_members(ending.usage),
         }
 
-    def text_chunk(self, text: str, *, is_first: bool) -> bytes:
-        """A piece of the answer; the first one says who speaks."""
-        role: Members = {"role": "assistant"} if is_first else {}
-        return self._chunk([{"index": 0, "delta": role | {"content": text}, "finish_reason": None}])
+    def begin(self, context: generation_pb2.ContextReport) -> None:
+        """See `Form.begin`."""
 
-    def last_chunks(self, ending: Ending, *, is_first: bool, includes_usage: bool) -> bytes:
-        """The end of the answer."""
-        delta: Members = {"role": "assistant", "content": ""} if is_first else {}
-        chunks = self._chunk(
-            [{"index": 0, "delta": delta, "finish_reason": ending.finish_reason}], {EXTENSION: ending.extension}
-        )
-        if includes_usage:
+    def pieces(self, pieces: Sequence[Piece]) -> bytes:
+        """See `Form.pieces`."""
+        return b"".join([self._delta(self._piece(piece)) for piece in pieces])
+
+    def end(self, ending: Ending) -> bytes:
+        """See `Form.end`."""
+        delta: Members = {"role": "assistant", "content": ""} if self._is_first else {}
+        choice: Members = {"index": 0, "delta": delta, "finish_reason": ending.finish_reason}
+        chunks = self._chunk([choice], {EXTENSION: ending.extension})
+        if self._includes_usage:
             chunks += self._chunk([], {"usage": usage_members(ending.usage)})
         return chunks + DONE
+
+    def failure(self, error: MeshError) -> bytes:
+        """See `Form.failure`."""
+        return event(error_members(error))
+
+    def _piece(self, piece: Piece) -> Members:
+        if isinstance(piece, generation_service_pb2.TextDelta):
+            return {"refusal" if piece.is_refusal else "content": piece.text}
+        if piece.piece.HasField("tool_call"):
+            return {"tool_calls": [self._call(piece.number, piece.piece.tool_call)]}
+        place = self._thoughts.setdefault(piece.number, len(self._thoughts))
+        return _thought_members([(place, piece.piece.reasoning)])
+
+    def _call(self, number: int, call: generation_pb2.ToolCall) -> Members:
+        if number in self._calls:
+            return {"index": self._calls[number], "function": {"arguments": call.arguments}}
+        index = self._calls[number] = len(self._calls)
+        return {"index": index} | _call_members(call)
+
+    def _delta(self, delta: Members) -> bytes:
+        if self._is_first:  # it says who speaks
+            self._is_first = False
+            delta = {"role": "assistant", **delta}
+        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
     def _chunk(self, choices: list[Members], more: Members | None = None) -> bytes:
         return event(
             {
-                "id": self.id,
+                "id": self._id,
                 "object": "chat.completion.chunk",
-                "created": self.created,
-                "model": self.model,
+                "created": self._created,
+                "model": self._model,
                 "choices": choices,
                 **(more or {}),
             }
@@ -118,6 +153,7 @@ class Endings:
             finish_reason=_FINISH_REASONS.get(message.finish_reason, "stop"),
             usage=message.usage,
             extension=extension,
+            parts=[generation_pb2.Part(text=part.text.text) for part in message.parts],
         )
 
     def of_answer(self, answer: generation_pb2.Answer) -> Ending:
@@ -129,11 +165,17 @@ class Endings:
         }
         if answer.usage.HasField("cost_micros"):
             extension["cost_micros"] = answer.usage.cost_micros
+        if answer.stop_text:
+            extension["stop_text"] = answer.stop_text
+        is_refused = any(part.HasField("refusal") for part in answer.parts)
+        # OpenAI's own refusals end like any answer; `content_filter` means that a filter cut it off.
+        reason = "stop" if is_refused else _GENERATED_FINISH_REASONS.get(answer.finish_reason, "stop")
         return Ending(
             model=answer.model,
-            finish_reason=_GENERATED_FINISH_REASONS.get(answer.finish_reason, "stop"),
+            finish_reason=reason,
             usage=answer.usage,
             extension=extension,
+            parts=answer.parts or [generation_pb2.Part(text=answer.text)],
         )
 
 
@@ -146,6 +188,40 @@ def usage_members(usage: usage_pb2.Usage) -> Members:
         "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
+
+
+def _message(parts: Iterable[generation_pb2.Part]) -> Members:
+    """A whole message; OpenAI's has one text, then the calls, whatever their order was."""
+    texts = [part.text for part in parts if part.HasField("text")]
+    refusals = [part.refusal for part in parts if part.HasField("refusal")]
+    calls = [part.tool_call for part in parts if part.HasField("tool_call")]
+    thoughts = [part.reasoning for part in parts if part.HasField("reasoning")]
+    message: Members = {
+        "role": "assistant",
+        "content": "".join(texts) if texts else None,
+        "refusal": "".join(refusals) if refusals else None,
+    }
+    if calls:
+        message["tool_calls"] = [_call_members(call) for call in calls]
+    return message | (_thought_members(enumerate(thoughts)) if thoughts else {})
+
+
+def _call_members(call: generation_pb2.ToolCall) -> Members:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _thought_members(thoughts: Iterable[tuple[int, generation_pb2.Reasoning]]) -> Members:
+    details: list[Members] = []
+    texts: list[str] = []
+    for index, thought in thoughts:
+        texts.append(thought.text)
+        if thought.encrypted:
+            details.append({"type": "reasoning.encrypted", "data": thought.encrypted, "index": index})
+            continue
+        detail: Members = {"type": "reasoning.text", "text": thought.text, "index": index}
+        details.append(detail | ({"signature": thought.signature} if thought.signature else {}))
+    text = "".join(texts)
+    return ({"reasoning_content": text} if text else {}) | {"reasoning_details": details}
 
 
 def _lower(name: str) -> str:

@@ -1,46 +1,35 @@
 """`POST /v1/chat/completions`: chats that are stored as turns, or answered and forgotten."""
 
-import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import Final, Protocol, cast
+from collections.abc import AsyncIterator
+from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from edge.compat.openai.answers import Ending, Step, Style
-from edge.compat.openai.errors import error_members
-from edge.compat.openai.generations import Generations
+from edge.compat.answering import respond
+from edge.compat.generations import Callers, Generations, Step
+from edge.compat.openai.answers import Completion, Ending
 from edge.compat.openai.requests import Chat, read_chat
 from edge.compat.openai.turns import Turns
 from edge.http import Exchange, HeaderList
 from edge.identity import Metadata
 from edge.middleware import ROUTE_KEY
-from edge.sse import EventStream, EventStreams, event
-from edge.transcoding.encoding import dump
+from edge.sse import EventStreams
 from edge.transcoding.requests import idempotency_key, read_json, refusal
 from edge.transcoding.scalars import Misfit
-from services.mesh.errors import MeshError, Unavailable
+from parley.inference.v1 import generation_service_pb2
 
 CONVERSATION_HEADER: Final = "x-parley-conversation"
 KNOWLEDGE_BASE_HEADER: Final = "x-parley-knowledge-base"
 TURN_HEADER: Final = "x-parley-turn"
 
 
-class Callers(Protocol):
-    """What this surface needs of identity."""
-
-    async def metadata_for(self, exchange: Exchange, service: str) -> Metadata:
-        """Metadata of calls to a service on behalf of the request's caller; raises without one."""
-        ...
-
-
 class ChatCompletions:
     """The endpoint."""
 
-    def __init__(self, callers: Callers, turns: Turns, generations: Generations, streams: EventStreams) -> None:
+    def __init__(self, callers: Callers, turns: Turns, generations: Generations[Ending], streams: EventStreams) -> None:
         self._callers = callers
         self._turns = turns
         self._generations = generations
@@ -67,70 +56,28 @@ class ChatCompletions:
 
         conversation_id = exchange.header(CONVERSATION_HEADER)
         turn = await self._turns.ask(chat, renew, conversation_id=conversation_id, key=key)
-        style = Style(id=f"chatcmpl-{turn.id}", created=turn.create_time.seconds, model=chat.model_name)
         headers = ((CONVERSATION_HEADER, turn.conversation_id), (TURN_HEADER, turn.id))
-        await self._answer(exchange, chat, style, self._turns.steps(turn.id, renew), headers)
+        form = _form(chat, turn.id, turn.create_time.seconds)
+        await self._answer(exchange, chat, form, self._turns.steps(turn.id, renew), headers)
 
     async def _generate(self, exchange: Exchange, chat: Chat) -> None:
         metadata = await self._callers.metadata_for(exchange, "inference")
-        style = Style(id=f"chatcmpl-{secrets.token_hex(12)}", created=int(time.time()), model=chat.model_name)
-        await self._answer(exchange, chat, style, self._generations.steps(chat, metadata), ())
+        request = generation_service_pb2.StreamGenerateRequest(
+            model=chat.model, prompt=chat.prompt, parameters=chat.parameters
+        )
+        form = _form(chat, secrets.token_hex(12), int(time.time()))
+        await self._answer(exchange, chat, form, self._generations.steps(request, metadata), ())
 
     async def _answer(
-        self, exchange: Exchange, chat: Chat, style: Style, steps: AsyncIterator[Step], headers: HeaderList
+        self, exchange: Exchange, chat: Chat, form: Completion, steps: AsyncIterator[Step[Ending]], headers: HeaderList
     ) -> None:
-        # Both are async generators; leaving one early must end its call at once, not when it is collected.
-        async with aclosing(cast("AsyncGenerator[Step, None]", steps)):
-            if not chat.is_stream:
-                text, ending = await _whole(steps)
-                await exchange.respond(200, dump(style.completion(text, ending)), headers=headers)
-                return
-            with self._streams.opened(exchange, headers=headers, is_resumable=False) as stream:
-                await _stream(stream, steps, style, includes_usage=chat.includes_usage)
-                await stream.finish()
+        await respond(exchange, steps, form, streams=self._streams if chat.is_stream else None, headers=headers)
 
 
-async def _whole(steps: AsyncIterator[Step]) -> tuple[str, Ending]:
-    pieces: list[str] = []
-    async for step in steps:
-        pieces.append(step.text)
-        if step.ending is not None:
-            return "".join(pieces), step.ending
-    raise Unavailable("the answer broke off")
-
-
-async def _stream(stream: EventStream, steps: AsyncIterator[Step], style: Style, *, includes_usage: bool) -> None:
-    """Writes the chunks; an error before the first of them is an ordinary answer, later it is the last event."""
-    task = asyncio.current_task()
-    assert task is not None
-    stream.attach(task.cancel)
-    try:
-        await _write_chunks(stream, steps, style, includes_usage=includes_usage)
-    except MeshError as error:
-        if not stream.is_begun:
-            raise
-        await stream.write(event(error_members(error)))
-    except asyncio.CancelledError:
-        if not stream.is_ended or task.uncancel():
-            raise  # the client left
-        # OpenAI's protocol has no way to go on elsewhere, and an end without a word reads like a whole answer.
-        await stream.write(event(error_members(Unavailable("the server is restarting: ask again"))))
-
-
-async def _write_chunks(stream: EventStream, steps: AsyncIterator[Step], style: Style, *, includes_usage: bool) -> None:
-    is_first = True
-    async for step in steps:
-        chunks = b""
-        if step.text:
-            chunks = style.text_chunk(step.text, is_first=is_first)
-            is_first = False
-        if step.ending is not None:
-            chunks += style.last_chunks(step.ending, is_first=is_first, includes_usage=includes_usage)
-        if chunks:
-            await stream.write(chunks)
-        if step.ending is not None:
-            return
-    raise Unavailable("the answer broke off")
+def _form(chat: Chat, identity: str, created: int) -> Completion:
+    return Completion(
+        identity=f"chatcmpl-{identity}", created=created, model=chat.model_name, includes_usage=chat.includes_usage
+    )
 
 
 def _with_knowledge_base(chat: Chat, exchange: Exchange) -> Chat:

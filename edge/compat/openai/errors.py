@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from edge.errors import Answer, error_headers, message_of
+from edge.compat.hints import field_of, hint_headers
+from edge.errors import Answer, message_of
 from edge.http import JSON
 from edge.transcoding.encoding import dump
 from services.mesh.errors import HTTP_STATUS, MeshError, Reason
@@ -24,24 +25,20 @@ _TYPES: Final = {
     503: "server_error",
     504: "server_error",
 }
-# Where a repeat by the SDK helps. Everywhere else the platform has tried what can be tried, or a repeat ends the same.
-_REPEATED: Final = frozenset({Reason.RATE_LIMITED, Reason.OVERLOADED, Reason.UNAVAILABLE, Reason.RETRIEVAL_UNAVAILABLE})
 
 
 def openai_error(error: MeshError, _request_id: str) -> Answer:
     """The answer to a failed request."""
-    headers = [*error_headers(error), ("x-should-retry", "true" if error.reason in _REPEATED else "false")]
-    return Answer(HTTP_STATUS[error.reason], dump(error_members(error)), JSON, headers)
+    return Answer(HTTP_STATUS[error.reason], dump(error_members(error)), JSON, hint_headers(error))
 
 
 def error_members(error: MeshError) -> dict[str, object]:
     """The body of a failed request; also the data of a stream's last event."""
-    field = error.fields[0].field.removeprefix("parameters.") if error.fields else None
     return {
         "error": {
             "message": message_of(error),
             "type": _TYPES.get(HTTP_STATUS[error.reason], "invalid_request_error"),
-            "param": field,
+            "param": field_of(error),
             "code": _CODES.get(error.reason, error.reason.value.lower()),
         }
     }

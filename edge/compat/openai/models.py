@@ -4,15 +4,13 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from edge.compat.openai.chat import Callers
-from edge.compat.openai.requests import DEFAULT_MODEL
+from edge.compat.generations import Callers
+from edge.compat.models import Models
 from edge.http import Exchange
 from edge.middleware import ROUTE_KEY
 from edge.transcoding.encoding import dump
 from edge.transcoding.routes import PARAMETERS_KEY
-from parley.inference.v1 import model_service_pb2, model_service_pb2_grpc
-from services.mesh.client import unary
-from services.mesh.errors import ModelUnknown
+from parley.inference.v1 import model_service_pb2
 
 _CREATED: Final = 0
 """Nobody tells when a model was made, and SDKs insist on an integer."""
@@ -22,7 +20,7 @@ _BUILT_IN: Final = "parley"
 class ListModels:
     """All models, the default first."""
 
-    def __init__(self, callers: Callers, models: model_service_pb2_grpc.ModelServiceStub) -> None:
+    def __init__(self, callers: Callers, models: Models) -> None:
         self._callers = callers
         self._models = models
 
@@ -31,15 +29,14 @@ class ListModels:
         exchange = Exchange(scope, receive, send)
         scope[ROUTE_KEY] = "openai.models.list"
         metadata = await self._callers.metadata_for(exchange, "inference")
-        response = await unary(self._models.ListModels(model_service_pb2.ListModelsRequest(), metadata=metadata))
-        data = [_members(model) for model in response.models]
+        data = [_members(model) for model in await self._models.all(metadata)]
         await exchange.respond(200, dump({"object": "list", "data": data, "has_more": False}))
 
 
 class GetModel:
     """One model; `default` is the one that an empty name means."""
 
-    def __init__(self, callers: Callers, models: model_service_pb2_grpc.ModelServiceStub) -> None:
+    def __init__(self, callers: Callers, models: Models) -> None:
         self._callers = callers
         self._models = models
 
@@ -48,15 +45,7 @@ class GetModel:
         exchange = Exchange(scope, receive, send)
         scope[ROUTE_KEY] = "openai.models.get"
         metadata = await self._callers.metadata_for(exchange, "inference")
-        name = scope[PARAMETERS_KEY]["model"]
-        if name == DEFAULT_MODEL:
-            response = await unary(self._models.ListModels(model_service_pb2.ListModelsRequest(), metadata=metadata))
-            found = next((model for model in response.models if model.is_default), None)
-            if found is None:
-                raise ModelUnknown("there is no default model", metadata={"model": name})
-        else:
-            request = model_service_pb2.GetModelRequest(model=name)
-            found = (await unary(self._models.GetModel(request, metadata=metadata))).model
+        found = await self._models.one(scope[PARAMETERS_KEY]["model"], metadata)
         await exchange.respond(200, dump(_members(found)))
 
 

@@ -5,9 +5,10 @@ from typing import Final
 from starlette.types import ASGIApp
 
 from edge.clients import Channels
+from edge.compat.generations import Callers, Generations
+from edge.compat.models import Models
 from edge.compat.openai.answers import Endings
-from edge.compat.openai.chat import Callers, ChatCompletions
-from edge.compat.openai.generations import Generations
+from edge.compat.openai.chat import ChatCompletions
 from edge.compat.openai.models import GetModel, ListModels
 from edge.compat.openai.turns import Turns
 from edge.sse import EventStreams
@@ -28,8 +29,9 @@ def openai_routes(
         turn_service_pb2_grpc.TurnServiceStub(channels["conversation"]),
         endings,
     )
-    generations = Generations(generation_service_pb2_grpc.GenerationServiceStub(channels["inference"]), endings)
-    models = model_service_pb2_grpc.ModelServiceStub(channels["inference"])
+    stub = generation_service_pb2_grpc.GenerationServiceStub(channels["inference"])
+    generations = Generations(stub, endings.of_answer)
+    models = Models(model_service_pb2_grpc.ModelServiceStub(channels["inference"]))
     return {
         ("POST", "/v1/chat/completions"): ChatCompletions(callers, turns, generations, streams),
         ("GET", "/v1/models"): ListModels(callers, models),

@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
-from edge.compat.openai.answers import Endings, Step
-from edge.compat.openai.requests import Author, Chat
+from edge.compat.generations import Step
+from edge.compat.openai.answers import Ending, Endings
+from edge.compat.openai.requests import Chat
 from edge.compat.openai.transcript import Transcript
 from edge.identity import Metadata
 from parley.conversation.v1 import (
@@ -19,6 +20,7 @@ from parley.conversation.v1 import (
     turn_service_pb2,
     turn_service_pb2_grpc,
 )
+from parley.inference.v1 import generation_pb2, generation_service_pb2
 from services.mesh import telemetry
 from services.mesh.client import streaming, unary
 from services.mesh.errors import ERROR_BY_REASON, Internal, MeshError, Reason, Unavailable
@@ -28,7 +30,12 @@ RESUMES_MAX: Final = 5
 RESUME_PAUSE_S: Final = 0.2
 CLEAN_UP_TIMEOUT_S: Final = 2.0
 
-_AUTHORS: Final = {Author.USER: message_pb2.ROLE_USER, Author.ASSISTANT: message_pb2.ROLE_ASSISTANT}
+_AUTHORS: Final = {
+    generation_pb2.ROLE_USER: message_pb2.ROLE_USER,
+    generation_pb2.ROLE_ASSISTANT: message_pb2.ROLE_ASSISTANT,
+}
+_PARAMETERS: Final = ("temperature", "top_p", "output_tokens_max", "seed")
+"""Those that a turn takes, besides `stop`; both contracts call them the same."""
 _log = telemetry.logger("edge.openai")
 
 Renew = Callable[[], Awaitable[Metadata]]
@@ -73,7 +80,7 @@ class Turns:
                 await self._clean_up(identity, metadata)
             raise
 
-    async def steps(self, turn_id: str, renew: Renew) -> AsyncIterator[Step]:
+    async def steps(self, turn_id: str, renew: Renew) -> AsyncIterator[Step[Ending]]:
         """The answer of a turn as it is written.
 
         Raises:
@@ -84,7 +91,8 @@ class Turns:
             async for events in batches:
                 text = "".join([transcript.take(event) for event in events])
                 last = events[-1]
-                yield Step(text, self._endings.of_message(_finished(last)) if last.HasField("turn_finished") else None)
+                ending = self._endings.of_message(_finished(last)) if last.HasField("turn_finished") else None
+                yield Step([generation_service_pb2.TextDelta(text=text)] if text else [], ending)
 
     async def _events(self, turn_id: str, renew: Renew) -> AsyncGenerator[list[turn_pb2.TurnEvent], None]:
         """The events of a turn until it ends; broken streams are resumed."""
@@ -110,11 +118,14 @@ class Turns:
         request = turn_service_pb2.CreateTurnRequest(
             conversation_id=conversation_id,
             request_id=request_id,
-            new=turn_service_pb2.NewMessage(text=chat.question),
+            new=turn_service_pb2.NewMessage(text=_text(chat.prompt.messages[-1])),
             model=chat.model,
             knowledge_base_id=chat.knowledge_base_id,
         )
-        chat.parameters.write_to(request.parameters)
+        for name in _PARAMETERS:
+            if chat.parameters.HasField(name):
+                setattr(request.parameters, name, getattr(chat.parameters, name))
+        request.parameters.stop.extend(chat.parameters.stop)
         response = await unary(self._turns.CreateTurn(request, metadata=metadata))
         return response.turn
 
@@ -148,10 +159,15 @@ def _conversation(chat: Chat, key: str) -> conversation_service_pb2.CreateConver
         # Two calls of one key must not share a request id.
         request_id="chat-" + hashlib.sha256(key.encode()).hexdigest()[:32],
         model=chat.model,
-        system_prompt=chat.system,
+        system_prompt=chat.prompt.system,
         knowledge_base_id=chat.knowledge_base_id,
         messages=[
-            conversation_service_pb2.ImportedMessage(role=_AUTHORS[said.author], text=said.text)
-            for said in chat.earlier
+            conversation_service_pb2.ImportedMessage(role=_AUTHORS[said.role], text=_text(said))
+            for said in chat.prompt.messages[:-1]
         ],
     )
+
+
+def _text(said: generation_pb2.PromptMessage) -> str:
+    """A message that is stored holds words only, those of a refusal included."""
+    return said.text or "".join(part.text or part.refusal for part in said.parts)

@@ -1,0 +1,1 @@
+"""Anthropic's messages and models, for SDKs that know nothing of Parley."""
