@@ -39,7 +39,7 @@ class Load:
         history: as in Client.
         seed: of what is asked when, and how.
         rate: questions per second.
-        running_max: turns at once; above, a question is dropped and counted.
+        running_max: turns at once, as if there were so many users; above, a question is dropped and counted.
 
     Attributes:
         asked, finished, dropped: turns so far.
@@ -48,7 +48,7 @@ class Load:
     """
 
     def __init__(
-        self, clients: Sequence[Client], history: Notes, *, seed: int, rate: float, running_max: int = 400
+        self, clients: Sequence[Client], history: Notes, *, seed: int, rate: float, running_max: int = 200
     ) -> None:
         self._clients = clients
         self._history = history

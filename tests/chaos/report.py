@@ -7,7 +7,7 @@ from tests.chaos.run import Result
 
 _HEAD: Final = (
     *("seed", "turns acknowledged", "lost", "duplicated", "completed", "failed openly", "cancelled"),
-    *("strikes", "kills", "takeovers", "longest takeover", "slowest recovery", "violations"),
+    *("questions held back", "strikes", "kills", "takeovers", "longest takeover", "slowest recovery", "violations"),
 )
 
 
@@ -30,6 +30,7 @@ def _column(name: str, results: Sequence[Result]) -> tuple[str, ...]:
     return (
         name,
         *(str(number) for number in sums),
+        str(sum(result.dropped for result in results)),
         str(sum(result.strikes for result in results)),
         str(sum(result.kills for result in results)),
         str(sum(verdict.takeovers for verdict in verdicts)),

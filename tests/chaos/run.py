@@ -18,7 +18,7 @@ from tests.chaos.client import Client, Seen
 from tests.chaos.fleet import Fleet, running_fleet
 from tests.chaos.history import History, read
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.provider import MODEL, ChaosProvider, running_provider
+from tests.chaos.provider import MODEL, PROBE, ChaosProvider, running_provider
 from tests.chaos.revocation import Revoker
 from tests.chaos.schedule import Strike, schedule
 from tests.chaos.stored import Stored, read_stored
@@ -36,6 +36,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "PARLEY_CONVERSATION_REDELIVER_AFTER_S": "3",
     "PARLEY_CONVERSATION_HAND_BACK_AFTER_S": "1",
     "PARLEY_CONVERSATION_QUEUE_MEASURE_EVERY_S": "1",
+    # The shortest that a broker accepts; shipped is 10.
+    "PARLEY_KAFKA_SESSION_S": "6",
     "PARLEY_CONVERSATION_TURN_S_MAX": str(TURN_S_MAX),
     "PARLEY_CONVERSATION_SILENCE_S_MAX": "15",
     "PARLEY_INFERENCE_STALL_S": "3",
@@ -77,9 +79,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One seed's."""
+    """One seed's.
+
+    Attributes:
+        dropped: questions that were not asked because too many had no answer yet.
+    """
 
     seed: int
+    dropped: int
     kills: int
     strikes: int
     verdict: Verdict
@@ -106,7 +113,7 @@ class Arena:
         )
         nemesis = Nemesis(self.fleet, self.provider, history, say)
         try:
-            await self._phases(seed, options, strikes, nemesis, say)
+            dropped = await self._phases(seed, options, strikes, nemesis, say)
         finally:
             nemesis.heal()
             history.close()
@@ -115,9 +122,10 @@ class Arena:
         verdict = judged(folder)
         for violation in verdict.violations[:20]:
             say(f"  VIOLATION {violation}")
-        return Result(seed, nemesis.kills, nemesis.struck, verdict)
+        return Result(seed, dropped, nemesis.kills, nemesis.struck, verdict)
 
-    async def _phases(self, seed: int, options: Options, strikes: Sequence[Strike], nemesis: Nemesis, say: Say) -> None:
+    async def _phases(self, seed: int, options: Options, strikes: Sequence[Strike], nemesis: Nemesis, say: Say) -> int:
+        """Returns how many questions were not asked."""
         history = self.history.present
         asking = load.Load(self.clients, history, seed=seed, rate=options.rate)
         revoker = Revoker(self.clients[0], history)
@@ -143,6 +151,7 @@ class Arena:
             except TimeoutError:
                 say("  some turns have no end")
             progress.cancel()
+        return asking.dropped
 
     async def _recover(self, asking: load.Load, say: Say, *, bound_s: float) -> bool:
         """Waits until the stack is whole, what was accepted during the faults has ended, and new turns end too."""
@@ -227,7 +236,7 @@ async def arena(options: Options, say: Say) -> AsyncIterator[Arena]:
 
 async def _probe(client: Client, seed: int) -> None:
     conversation_id = await client.conversation(MODEL)
-    await client.ask(conversation_id, f"{client.organization}.{seed}.probe", Seen())
+    await client.ask(conversation_id, f"{client.organization}.{seed}.{PROBE}", Seen())
 
 
 async def _progress(asking: load.Load, say: Say) -> None:

@@ -1,4 +1,4 @@
-from tests.chaos.provider import answer, keys_of, question
+from tests.chaos.provider import PROBE, answer, keys_of, question
 
 
 def test_questions_of_a_prompt_are_recognized_in_their_order() -> None:
@@ -25,3 +25,9 @@ def test_answers_hold_characters_of_several_bytes() -> None:
 
     assert len(text.encode()) > len(text)
     assert any(ord(character) > 0xFFFF for character in text)
+
+
+def test_probes_are_answered_shortly_whatever_their_key() -> None:
+    longest = max(len(answer([f"alder.{number}"], 0)) for number in range(100))
+
+    assert max(len(answer([f"alder.{number}.{PROBE}"], 0)) for number in range(100)) < longest / 2
