@@ -42,7 +42,7 @@ class Account:
     def finished(self, usage: Usage) -> Usage:
         """All attempts together, of which this one was settled."""
         for other in (self._estimated(self._lost) if self._lost else None, self._before):
-            usage = usage if other is None else other.plus(usage)
+            usage = usage if other is None else together(other, usage)
         return usage
 
     def broken_off(self) -> Usage:
@@ -53,3 +53,16 @@ class Account:
         """Of an attempt that wrote so much; whoever was asked before was given the same to read."""
         output_tokens = -(-length // LENGTH_PER_TOKEN)
         return Usage(input_tokens=self._input_tokens or 0, output_tokens=output_tokens, estimated=True)
+
+
+def together(one: Usage, other: Usage) -> Usage:
+    """The sum; its cost is known where both are."""
+    costs = (one.cost_micros, other.cost_micros)
+    return Usage(
+        input_tokens=one.input_tokens + other.input_tokens,
+        cached_input_tokens=one.cached_input_tokens + other.cached_input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        reasoning_tokens=one.reasoning_tokens + other.reasoning_tokens,
+        cost_micros=None if costs[0] is None or costs[1] is None else costs[0] + costs[1],
+        estimated=one.estimated or other.estimated,
+    )

@@ -204,18 +204,6 @@ class Usage:
     cost_micros: int | None = None
     estimated: bool = False
 
-    def plus(self, other: "Usage") -> "Usage":
-        """Both together; the cost is known where both are."""
-        costs = (self.cost_micros, other.cost_micros)
-        return Usage(
-            input_tokens=self.input_tokens + other.input_tokens,
-            cached_input_tokens=self.cached_input_tokens + other.cached_input_tokens,
-            output_tokens=self.output_tokens + other.output_tokens,
-            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
-            cost_micros=None if costs[0] is None or costs[1] is None else costs[0] + costs[1],
-            estimated=self.estimated or other.estimated,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Citation:

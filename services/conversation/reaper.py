@@ -62,6 +62,10 @@ class Reaper:
             _log.warning("turn_lapsed", turn_id=one.ref.turn_id, attempt=one.attempt, fence=one.fence)
         await self._publish([one.ref for one in requeued], "lapsed")
         await self._publish(stale, "stale")
+        moved_up = await self._store.move_up_stranded(limit=BATCH_MAX)
+        if moved_up:
+            _log.warning("turns_moved_up", turns=moved_up)
+            _REPUBLISHED.labels("stranded").inc(moved_up)
         await self._store.prune(older_s=self._pace.request_keep_s, limit=PRUNE_MAX)
 
     async def _publish(self, refs: list[TurnRef], cause: str) -> None:

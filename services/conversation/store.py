@@ -355,6 +355,13 @@ class WorkStore(Protocol):
         """Turns that nobody works on and whose deadline has passed."""
         ...
 
+    async def move_up_stranded(self, *, limit: int) -> int:
+        """Queues the turns that wait first where nothing is queued or running; returns how many.
+
+        Who ends a turn queues the next one in the same transaction; a worker of a release that knew no line does not.
+        """
+        ...
+
     def outbox(self, *, limit: int) -> AbstractAsyncContextManager[list[TurnRef]]:
         """Turns to publish. They leave the outbox when the block ends well, and stay in it when it raises."""
         ...

@@ -181,6 +181,16 @@ class MemoryWork(MemoryConversations):
         )
         return [row.ref() for row in rows][:limit]
 
+    async def move_up_stranded(self, *, limit: int) -> int:
+        """See `WorkStore.move_up_stranded`."""
+        rows = self.tables.turns.values()
+        waiting = {row.turn.conversation_id for row in rows if row.turn.state is TurnState.WAITING}
+        active = {row.turn.conversation_id for row in rows if row.turn.state in (TurnState.QUEUED, TurnState.RUNNING)}
+        stranded = sorted(waiting - active)[:limit]
+        for conversation_id in stranded:
+            self._move_up(conversation_id)
+        return len(stranded)
+
     @asynccontextmanager
     async def outbox(self, *, limit: int) -> AsyncIterator[list[TurnRef]]:
         """See `WorkStore.outbox`."""

@@ -6,7 +6,7 @@ has ended, and no two turns move up at once.
 
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Insert, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Insert, Select, and_, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
@@ -67,6 +67,16 @@ async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) 
     await write.execute(_MOVE_UP, {"of_organization": organization_id, "of_conversation": conversation_id})
 
 
+async def move_up_if_free(write: ReadWrite, organization_id: str, conversation_id: str) -> bool:
+    """As `move_up`, for whoever has ended nothing; False when a turn is queued or running meanwhile."""
+    given = {"of_organization": organization_id, "of_conversation": conversation_id}
+    await write.execute(_LOCK, given)
+    if (await write.execute(_ACTIVE, given)).first() is not None:
+        return False
+    moved = await write.execute(_MOVE_UP, given)
+    return moved.rowcount == 1
+
+
 async def publish_paused(write: ReadWrite, owner: Owner, conversation_id: str) -> None:
     """Hands the conversation's turn to the queue at once if it pauses before its next attempt."""
     given = {"of_organization": owner.organization_id, "of_user": owner.user_id, "of_conversation": conversation_id}
@@ -117,5 +127,33 @@ def _move_up() -> Insert:
     return insert(tables.outbox).from_select(["organization_id", "turn_id", "conversation_id"], columns)
 
 
+def _stranded() -> Select[str, str]:
+    active = tables.turns.alias("active")
+    is_active = active.c.state.in_([TurnState.QUEUED.value, TurnState.RUNNING.value])
+    of_same = and_(
+        active.c.organization_id == _turns.organization_id, active.c.conversation_id == _turns.conversation_id
+    )
+    return (
+        select(_turns.organization_id, _turns.conversation_id)
+        .where(IS_WAITING, ~exists(select(active.c.id).where(of_same, is_active)))
+        .distinct()
+        .limit(bindparam("count_max"))
+    )
+
+
+STRANDED: Final = _stranded()
+"""Conversations where turns wait for nobody."""
+_OF_CONVERSATION: Final = and_(
+    _turns.organization_id == bindparam("of_organization"), _turns.conversation_id == bindparam("of_conversation")
+)
+_ACTIVE: Final = select(_turns.id).where(
+    _OF_CONVERSATION, _turns.state.in_([TurnState.QUEUED.value, TurnState.RUNNING.value])
+)
+_LOCK: Final = (
+    select(tables.conversations.c.id)
+    .where(tables.conversations.c.organization_id == bindparam("of_organization"))
+    .where(tables.conversations.c.id == bindparam("of_conversation"))
+    .with_for_update(key_share=True)
+)
 _PUBLISH_PAUSED: Final = _publish_paused()
 _MOVE_UP: Final = _move_up()  # built once: most turns that end have nobody behind them

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 from sqlalchemy import delete, func, or_, select, tuple_, update
@@ -16,7 +17,7 @@ from services.conversation.model import (
 )
 from services.conversation.store import Claim, Ending, Fold, Hold, Lapsed, TurnRef
 from services.conversation.store_postgres import statements
-from services.conversation.store_postgres.places import move_up
+from services.conversation.store_postgres.places import STRANDED, move_up, move_up_if_free
 from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
 from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by
 from services.conversation.store_postgres.turns import is_active
@@ -160,6 +161,18 @@ class WorkQueries:
         )
         async with self._database.read() as read:
             return [_ref(*row) for row in (await read.execute(query)).all()]
+
+    async def move_up_stranded(self, *, limit: int) -> int:
+        """See `WorkStore.move_up_stranded`."""
+        async with self._database.read() as read:
+            stranded = (await read.execute(STRANDED, {"count_max": limit})).all()
+        moved = 0
+        for organization_id, conversation_id in stranded:
+            # One transaction each: their locks are those that people's own requests wait for.
+            moved += await self._database.transact(
+                partial(move_up_if_free, organization_id=organization_id, conversation_id=conversation_id)
+            )
+        return moved
 
     @asynccontextmanager
     async def outbox(self, *, limit: int) -> AsyncIterator[list[TurnRef]]:

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
+from services.conversation import tables
 from services.conversation.model import (
     TURNS_WAITING_MAX,
     FinishReason,
@@ -14,6 +16,8 @@ from services.conversation.model import (
     TurnState,
 )
 from services.conversation.store import Claim, Ending, Fold, Store, TurnRef
+from services.conversation.store_memory import MemoryStore
+from services.conversation.store_postgres import PostgresStore
 from services.mesh.errors import NotFound, TurnAlreadyRunning
 from tests.support.conversation import ADA, BOB, new_conversation, new_turn
 
@@ -243,3 +247,50 @@ async def test_turns_that_wait_go_with_their_conversation(store: Store) -> None:
     assert set(gone) == {turn.id for turn in turns}
     assert not await store.finish(claim.hold, FOLD, DONE)
     assert await published(store) == []
+
+
+async def ended_by_the_release_before(store: Store, turn: Turn) -> None:
+    """Ends a turn as a worker does that knows nothing of turns that wait."""
+    if isinstance(store, MemoryStore):
+        store._change(store.tables.turns[turn.id], state=TurnState.COMPLETED)
+        return
+    assert isinstance(store, PostgresStore)
+    async with store._database.write() as write:
+        key = (tables.turns.c.organization_id == ADA.organization_id, tables.turns.c.id == turn.id)
+        await write.execute(update(tables.turns).where(*key).values(state=TurnState.COMPLETED.value))
+
+
+async def test_turns_that_wait_for_nobody_move_up(store: Store) -> None:
+    conversation_id = await opened(store)
+    turns = [await asked(store, conversation_id, QUEUE, deadline_s=300.0) for _ in range(3)]
+    await published(store)
+    await ended_by_the_release_before(store, turns[0])
+
+    assert await store.move_up_stranded(limit=10) == 1
+    assert await store.move_up_stranded(limit=10) == 0
+
+    assert await states(store, *turns[1:]) == [TurnState.QUEUED, TurnState.WAITING]
+    assert await published(store) == [ref_of(turns[1])]
+    claim = await claimed(store, turns[1])
+    assert claim.deadline_s > 200.0
+
+
+async def test_turns_that_wait_for_others_stay_where_they_are(store: Store) -> None:
+    for is_running in (False, True):
+        conversation_id = await opened(store)
+        first, second = [await asked(store, conversation_id, QUEUE) for _ in range(2)]
+        if is_running:
+            await claimed(store, first)
+
+        assert await store.move_up_stranded(limit=10) == 0
+        assert await states(store, second) == [TurnState.WAITING]
+
+
+async def test_as_many_move_up_as_are_asked_for(store: Store) -> None:
+    for _ in range(3):
+        conversation_id = await opened(store)
+        first, _second = [await asked(store, conversation_id, QUEUE) for _ in range(2)]
+        await ended_by_the_release_before(store, first)
+
+    assert await store.move_up_stranded(limit=2) == 2
+    assert await store.move_up_stranded(limit=2) == 1

@@ -177,3 +177,18 @@ async def test_a_hint_about_others_stops_nothing() -> None:
         stop.opened.set()
 
         assert ending(await rig.watch(turn)).state is TurnState.COMPLETED
+
+
+async def test_a_turn_that_the_release_before_left_waiting_is_answered(at_work: Rig) -> None:
+    at_work.inference.gate = stop = Stop(before=1)
+    first = await at_work.ask("one")
+    await stop.reached.wait()
+    second = await at_work.act(first.conversation_id, NewQuestion("two", None), on_conflict=OnConflict.QUEUE)
+    store = at_work.store
+    assert isinstance(store, MemoryStore)
+    store._change(store.tables.turns[first.id], state=TurnState.COMPLETED)  # and nothing else, as that one did
+    stop.opened.set()
+
+    await at_work.reaper.reap()
+
+    assert ending(await at_work.watch(second)).state is TurnState.COMPLETED

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.conversation.accounts import together
 from services.conversation.actions import Continue
 from services.conversation.events import UsageUpdated
 from services.conversation.model import FinishReason, Turn, TurnState, Usage
@@ -93,7 +94,7 @@ async def test_what_a_dead_worker_is_known_to_have_written_counts() -> None:
 
     await brought_to_its_end(rig, clock)
 
-    assert await consumed(rig, turn) == WROTE.plus(FINISHED.usage)
+    assert await consumed(rig, turn) == together(WROTE, FINISHED.usage)
 
 
 class NeverFinishes(MemoryStore):
@@ -120,7 +121,7 @@ async def test_what_was_settled_before_a_worker_died_counts() -> None:
 
     await brought_to_its_end(rig, clock)
 
-    assert await consumed(rig, turn) == FINISHED.usage.plus(FINISHED.usage)
+    assert await consumed(rig, turn) == together(FINISHED.usage, FINISHED.usage)
 
 
 async def test_the_answer_that_a_turn_goes_on_with_is_not_counted_again() -> None:
@@ -134,7 +135,7 @@ async def test_the_answer_that_a_turn_goes_on_with_is_not_counted_again() -> Non
         turn = await rig.act(first.conversation_id, Continue(first.assistant_message_id))
         await rig.watch(turn)
 
-    assert await consumed(rig, turn) == WROTE.plus(FINISHED.usage)
+    assert await consumed(rig, turn) == together(WROTE, FINISHED.usage)
 
 
 async def until_journalled(rig: Rig, turn: Turn, text: str) -> None:
@@ -158,6 +159,6 @@ async def brought_to_its_end(rig: Rig, clock: ManualClock) -> None:
 def test_a_cost_is_known_where_all_of_it_is() -> None:
     known, unknown = Usage(cost_micros=2), Usage()
 
-    assert known.plus(known).cost_micros == 4
-    assert known.plus(unknown).cost_micros is None
-    assert unknown.plus(known).cost_micros is None
+    assert together(known, known).cost_micros == 4
+    assert together(known, unknown).cost_micros is None
+    assert together(unknown, known).cost_micros is None
