@@ -22,6 +22,7 @@ WRITES: Final = frozenset(
         "finish",
         "release",
         "requeue_lapsed",
+        "move_up_stranded",
         "delete_conversation",
     }
 )
