@@ -22,7 +22,7 @@ _MEMBER: Final = _VIEWER | {
     "keys:write",
     "usage:read",
 }
-_ADMIN: Final = _MEMBER | {"users:read", "users:write"}
+_ADMIN: Final = _MEMBER | {"users:read", "users:write", "providers:read", "budgets:read", "budgets:write"}
 _OWNER: Final = _ADMIN | {"organization:write"}
 
 ROLE_SCOPES: Final[Mapping[Role, frozenset[str]]] = MappingProxyType(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.inference import metrics
 from services.inference.providers.failures import ACTIONS, TRANSIENT, Action, Failure, Kind
 from services.inference.retries import Budgets, Patience
 from services.inference.routing import Target
@@ -82,8 +83,8 @@ class Course:
             self._tactics.budgets.earn(self.target.profile.name)
         return found
 
-    def after(self, failure: Failure, *, key_id: str = "", left_s: float) -> Next:
-        """Who is asked after `failure`.
+    def after(self, failure: Failure, *, key_id: str = "", left_s: float, is_begun: bool = False) -> Next:
+        """Who is asked after `failure`; an answer that has begun goes on elsewhere rather than where it broke off.
 
         Raises:
             MeshError: nobody.
@@ -99,7 +100,7 @@ class Course:
             if any(key.id not in self._tried for key in self.target.keys):
                 return Next(self.target)
         has_others = len(self._targets) > 1
-        if action is Action.RETRY_HERE and has_others and self._may_repeat(self._patience.here_max):
+        if action is Action.RETRY_HERE and has_others and not is_begun and self._may_repeat(self._patience.here_max):
             return self._repeat(0.0)
         if has_others:
             return self.skip()
@@ -177,4 +178,5 @@ class Course:
         pause_s = max(wait_s, self._patience.pause_s(self._repeats, self._tactics.chance))
         self._repeats += 1
         self._tried.clear()
+        metrics.repeated(self.target)
         return Next(self.target, pause_s)

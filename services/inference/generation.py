@@ -257,7 +257,9 @@ class Generator:
                 # A tool call cannot be gone on with, nor taken back by every reader.
                 raise failure.error from None
             left_s = call.ends_at - self._clock.monotonic()
-            leg.next = call.course.after(failure, key_id=attempt.admission.key.id, left_s=left_s)
+            leg.next = call.course.after(
+                failure, key_id=attempt.admission.key.id, left_s=left_s, is_begun=call.writing.is_begun
+            )
         except _Parted:
             usage = attempt.abandon()
             if usage is not None:

@@ -38,6 +38,16 @@ _ABANDONED: Final = counter(
 )
 
 
+_REPEATS: Final = counter(
+    "parley_inference_repeats", "Calls of a target that had failed the same answer.", ["provider"]
+)
+
+
+def repeated(target: Target) -> None:
+    """The same target is asked again."""
+    _REPEATS.labels(target.profile.name).inc()
+
+
 def first_token(target: Target, seconds: float) -> None:
     """The first text of an attempt has come."""
     _FIRST_TOKEN.labels(*_labels(target)).observe(seconds)

@@ -7,11 +7,15 @@ from parley.inference.v1 import (
     generation_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    provider_service_pb2,
+    provider_service_pb2_grpc,
 )
 from services.inference import wire
 from services.inference.generation import Generator
 from services.inference.merging import merging
 from services.inference.routing import Router
+from services.inference.standing.report import Reports
+from services.inference.wire import providers
 from services.mesh.rpc import RpcContext
 
 
@@ -71,3 +75,21 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetModelResponse:
         """See the contract."""
         return model_service_pb2.GetModelResponse(model=wire.to_model(self._router.listing(request.model)))
+
+
+class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):
+    """Serves parley.inference.v1.ProviderService.
+
+    Args:
+        reports: tell how providers stand.
+    """
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    async def ListProviders(
+        self, request: provider_service_pb2.ListProvidersRequest, context: RpcContext
+    ) -> provider_service_pb2.ListProvidersResponse:
+        """See the contract."""
+        found = [providers.to_provider(report) for report in self._reports.providers()]
+        return provider_service_pb2.ListProvidersResponse(providers=found)

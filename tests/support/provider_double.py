@@ -7,12 +7,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import count
 from typing import Any, Final
 
 import uvicorn
 
+from tests.support import provider_parts
 from tests.support.waiting import until
 
 # Any: the types of ASGI itself.
@@ -22,6 +24,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 SECRET_WORDS: Final = "key sk-upstream-secret of organization org-upstream"
 """In every error body: nothing of it may reach a client."""
+REPEATED_CHARS: Final = 24
+"""Of the end of its answer that the double repeats when it is told to go on."""
 USAGE: Final = {"input": 120, "cached": 20, "output": 30, "reasoning": 5}
 
 
@@ -39,6 +43,7 @@ class Fault(StrEnum):
     RATE_LIMITED = "429"
     QUOTA_SPENT = "429 quota"
     SERVER_ERROR = "500"
+    UNAVAILABLE = "503"
     OVERLOADED = "529"
     CONTEXT_LENGTH = "400 context"
     CONTENT_FILTER = "400 filter"
@@ -46,7 +51,12 @@ class Fault(StrEnum):
     NO_STREAM_OPTIONS = "400 stream_options"
     RESET = "reset before headers"
     SILENCE = "no answer"
+    RESET_AFTER_HEADERS = "reset after headers"
+    SLOW_START = "slow first token"
     CUT = "cut"
+    CUT_MID_EVENT = "cut mid-event"
+    DUPLICATED = "duplicated chunks"
+    REORDERED = "reordered chunks"
     STALL = "stall"
     NO_END = "no end"
     GARBAGE = "garbage"
@@ -71,6 +81,7 @@ _OPENAI_ERRORS: Final[dict[Fault, tuple[int, str, str]]] = {
     Fault.RATE_LIMITED: (429, "requests", "rate_limit_exceeded"),
     Fault.QUOTA_SPENT: (429, "insufficient_quota", "insufficient_quota"),
     Fault.SERVER_ERROR: (500, "server_error", "internal"),
+    Fault.UNAVAILABLE: (503, "server_error", "service_unavailable"),
     Fault.OVERLOADED: (529, "overloaded_error", "overloaded"),
     Fault.CONTEXT_LENGTH: (400, "invalid_request_error", "context_length_exceeded"),
     Fault.CONTENT_FILTER: (400, "invalid_request_error", "content_filter"),
@@ -88,6 +99,7 @@ _ANTHROPIC_ERRORS: Final[dict[Fault, tuple[int, str, str]]] = {
     Fault.RATE_LIMITED: (429, "rate_limit_error", "slow down"),
     Fault.QUOTA_SPENT: (400, "invalid_request_error", "your credit balance is too low"),
     Fault.SERVER_ERROR: (500, "api_error", "internal"),
+    Fault.UNAVAILABLE: (503, "api_error", "unavailable"),
     Fault.OVERLOADED: (529, "overloaded_error", "overloaded"),
     Fault.CONTEXT_LENGTH: (400, "invalid_request_error", "prompt is too long: 210000 tokens > 200000 maximum"),
     Fault.CONTENT_FILTER: (400, "invalid_request_error", "blocked by content_policy"),
@@ -113,17 +125,25 @@ class ProviderDouble:
 
     Attributes:
         pieces: of the answer.
+        said: the answer when it is more than text; it takes the place of the pieces.
         fault: what goes wrong.
         after: number of pieces after which it goes wrong.
         retry_after: the header on errors; empty for none.
+        goes_on: whether it goes on with an answer that a request holds, as a model would.
+        only_key: the fault meets only requests with this key.
+        flaps: the fault meets every other request, beginning with the first.
         open_requests: requests whose connection is still there.
     """
 
     port: int = 0
     pieces: tuple[str, ...] = ("The sky ", "is blue [1]", ".")
+    said: tuple[provider_parts.Said, ...] = ()
     fault: Fault = Fault.NONE
     after: int = 1
     retry_after: dict[str, str] = field(default_factory=dict)
+    goes_on: bool = False
+    only_key: str = ""
+    flaps: bool = False
     seen: list[SeenRequest] = field(default_factory=list)
     open_requests: int = 0
 
@@ -144,9 +164,17 @@ class ProviderDouble:
         self.seen.append(SeenRequest(scope["path"], headers, json.loads(body), scope["client"][1]))
         self.open_requests += 1
         try:
-            await self._answer(scope["path"], self.seen[-1].body, receive, send)
+            await self._says(self.seen[-1])(scope["path"], self.seen[-1].body, receive, send)
         finally:
             self.open_requests -= 1
+
+    def _says(self, request: SeenRequest) -> Callable[[str, dict[str, Any], Receive, Send], Awaitable[None]]:
+        """How this request is answered: by a double of its own that is well, where the fault does not meet it."""
+        is_met = self.only_key in request.headers.get("authorization", "") and not (
+            self.flaps and len(self.seen) % 2 == 0
+        )
+        pieces = _rest(self.pieces, request.body) if self.goes_on else self.pieces
+        return replace(self, pieces=pieces, fault=self.fault if is_met else Fault.NONE)._answer
 
     async def _answer(self, path: str, body: dict[str, Any], receive: Receive, send: Send) -> None:
         is_openai = path.endswith("/chat/completions")
@@ -165,21 +193,41 @@ class ProviderDouble:
             await _send(send, b"<html>a proxy is in the way</html>", is_last=True)
             return
         await _start(send, 200, {"content-type": "text/event-stream"})
-        events = self._openai(body) if is_openai else self._anthropic()
+        if self.fault is Fault.RESET_AFTER_HEADERS:
+            await _send(send, b"\n")  # headers leave with the first byte
+            raise ConnectionResetError
+        if self.fault is Fault.SLOW_START:
+            await _send(send, b"\n")
+            await _disconnected(receive)
+            return
+        if self.said:
+            speak = provider_parts.openai_events if is_openai else provider_parts.anthropic_events
+            events = speak(self.said, body["model"])
+        else:
+            events = self._openai(body) if is_openai else self._anthropic()
         await self._stream(events, receive, send, is_openai=is_openai)
 
     async def _stream(self, events: Iterator[bytes], receive: Receive, send: Send, *, is_openai: bool) -> None:
         # The first event of Anthropic's is message_start; the pieces come after it.
         goes_wrong_at = self.after + (0 if is_openai else 1)
+        if self.fault is Fault.REORDERED:
+            events = _with_the_last_text_late(list(events), is_openai=is_openai)
         for number, event in enumerate(events):
             if number == goes_wrong_at and await self._go_wrong(receive, send, is_openai=is_openai):
                 return
             await _send(send, event)
+            if self.fault is Fault.DUPLICATED:
+                await _send(send, event)
         await _send(send, b"", is_last=True)
 
     async def _go_wrong(self, receive: Receive, send: Send, *, is_openai: bool) -> bool:
         match self.fault:
             case Fault.CUT:
+                raise ConnectionResetError
+            case Fault.CUT_MID_EVENT:
+                await _send(
+                    send, b'event: content_block_delta\ndata: {"type": "content_block_delta", "choices": [{"del'
+                )
                 raise ConnectionResetError
             case Fault.STALL:
                 await _disconnected(receive)
@@ -190,7 +238,7 @@ class ProviderDouble:
             case Fault.INVALID_UTF8:
                 await _send(send, b'event: content_block_delta\ndata: {"a": "\xff\xfe"}\n\n', is_last=True)
             case Fault.HUGE_EVENT:
-                await _send(send, b"data: " + b"x" * 2_000_000 + b"\n\n", is_last=True)
+                await _send(send, b"data: " + b"x" * 10_000_000 + b"\n\n", is_last=True)
             case Fault.ERROR_EVENT:
                 kind = "rate_limit_exceeded" if is_openai else "rate_limit_error"
                 error = {"type": "error", "error": {"type": kind, "code": kind, "message": SECRET_WORDS}}
@@ -200,9 +248,13 @@ class ProviderDouble:
         return True
 
     def _openai(self, body: dict[str, Any]) -> Iterator[bytes]:
+        marks = count()
+
         def chunk(delta: dict[str, str], reason: str | None = None) -> bytes:
             choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
             head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+            # The vendor makes chunks of different length by random letters; here they are only different.
+            head["obfuscation"] = f"x{next(marks)}"
             return b"data: " + json.dumps({**head, "choices": [choice], "usage": None}).encode() + b"\n\n"
 
         for piece in self.pieces:
@@ -244,6 +296,29 @@ class ProviderDouble:
         body = {"error": {**error, "code": code, "param": None}} if is_openai else {"type": "error", "error": error}
         await _start(send, status, {"content-type": "application/json", **self.retry_after})
         await _send(send, json.dumps(body).encode(), is_last=True)
+
+
+def _rest(pieces: tuple[str, ...], body: dict[str, Any]) -> tuple[str, ...]:
+    """What is left to say after the answer that the request holds; told to go on, it first repeats its last words."""
+    whole = "".join(pieces)
+    said = [str(message["content"]) for message in body["messages"] if message["role"] == "assistant"]
+    standing = said[-1] if said and whole.startswith(said[-1]) else ""
+    if not standing:
+        return pieces
+    is_prefix = body["messages"][-1]["role"] == "assistant"
+    rest = whole[len(standing) if is_prefix else max(0, len(standing) - REPEATED_CHARS) :]
+    return tuple(rest[start : start + 8] for start in range(0, len(rest), 8))
+
+
+def _with_the_last_text_late(events: list[bytes], *, is_openai: bool) -> Iterator[bytes]:
+    """The last piece of text comes after the event that says why the answer ended."""
+    ends = next(
+        number
+        for number, event in enumerate(events)
+        if (b'"finish_reason": "' in event if is_openai else event.startswith(b"event: message_delta"))
+    )
+    late = max(number for number in range(ends) if b'"content": ' in events[number] or b"text_delta" in events[number])
+    return iter([*events[:late], *events[late + 1 : ends + 1], events[late], *events[ends + 1 :]])
 
 
 class _Server(uvicorn.Server):

@@ -15,9 +15,9 @@ def wait_until(condition: Callable[[], object], *, within_s: float = 20.0) -> No
         time.sleep(_POLL_S)
 
 
-async def until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], *, within_s: float = 20.0, every_s: float = _POLL_S) -> None:
     """As `wait_until`, for tests that share their event loop with what they wait for."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s} s: {condition}"
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(every_s)

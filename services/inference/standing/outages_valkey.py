@@ -40,9 +40,7 @@ class ValkeyOutages:
 
     async def claim(self, name: str, *, life_s: float) -> bool:
         """See `Shared.claim`."""
-        answer = await self._client.execute_command(
-            "SET", PROBE_PREFIX + name, "1", "NX", "PX", int(life_s * 1_000)
-        )
+        answer = await self._client.execute_command("SET", PROBE_PREFIX + name, "1", "NX", "PX", int(life_s * 1_000))
         return answer is not None and answer is not False
 
 

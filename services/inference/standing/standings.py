@@ -12,6 +12,7 @@ from services.inference.standing.meters import Meter
 from services.inference.standing.outages import Alone, Outages, State
 from services.inference.standing.window import Averages, Window
 from services.mesh.clock import SYSTEM_CLOCK, Clock
+from services.mesh.telemetry import counter
 
 CALLS_MIN: Final = 5
 """Fewer calls in the window say nothing."""
@@ -21,10 +22,20 @@ SLOW_PART: Final = 0.5
 """A first text that took more than this part of its time limit makes a call slow."""
 OPEN_S_MIN: Final = 5.0
 OPEN_S_MAX: Final = 60.0
+COOLING_S: Final = 1.0
+"""Of a key whose provider limits its rate and does not say for how long."""
 REFUSED_KEY_S: Final = 60.0
 """A key that was refused, or whose account is spent, is tried again this often: an operator may have mended it."""
 CIRCUITS_MAX: Final = 10_000
 """Kept in memory; models that are merely passed through make their own, so the one used longest ago is forgotten."""
+
+
+_OPENINGS: Final = counter(
+    "parley_inference_circuit_openings", "Times a target was left alone: it failed or was slow too often.", ["provider"]
+)
+_COOLINGS: Final = counter(
+    "parley_inference_key_coolings", "Times a key was left alone: limited, or refused.", ["provider", "kind"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +150,11 @@ class Standings:
         if failure.allowance is not None:
             self.allow(admission, failure.allowance)
         if kind is Kind.RATE_LIMITED:
-            self.outages.begin(_cooling(circuit.id), wait_s or 1.0)
+            self.outages.begin(_cooling(circuit.id), wait_s or COOLING_S)
         elif kind in {Kind.KEY_REFUSED, Kind.QUOTA_SPENT}:
             self.outages.begin(_cooling(admission.key.id), REFUSED_KEY_S)
+        if kind in {Kind.RATE_LIMITED, Kind.KEY_REFUSED, Kind.QUOTA_SPENT}:
+            _COOLINGS.labels(_provider(circuit), kind.value).inc()
         if kind in BLAMED:
             if admission.is_probe:
                 self._open(circuit)
@@ -163,10 +176,13 @@ class Standings:
         name = _breaker(circuit.id)
         return self.outages.state(name), max(0.0, self.outages.until(name))
 
-    def cooling_s(self, circuit: Circuit) -> float:
-        """Seconds for which the key is left alone, for this model or for all."""
-        waits = (self.outages.until(_cooling(name)) for name in (circuit.id, circuit.key_id))
-        return max(0.0, *waits)
+    def limited_s(self, circuit: Circuit) -> float:
+        """Seconds for which the key is left alone for this model."""
+        return max(0.0, self.outages.until(_cooling(circuit.id)))
+
+    def refused_s(self, key_id: str) -> float:
+        """Seconds for which the key is left alone for all models."""
+        return max(0.0, self.outages.until(_cooling(key_id)))
 
     def left(self, key_id: str, name: str) -> int | None:
         """What the vendor said the key has left of `requests` or `tokens`."""
@@ -215,6 +231,7 @@ class Standings:
             return
         seconds = min(OPEN_S_MAX, OPEN_S_MIN * 2.0**circuit.openings)
         circuit.openings += 1
+        _OPENINGS.labels(_provider(circuit)).inc()
         circuit.window.clear()
         # Jitter keeps replicas and circuits from probing in step.
         self.outages.begin(_breaker(circuit.id), seconds * (0.8 + 0.4 * self._chance()))
@@ -245,3 +262,7 @@ def _breaker(name: str) -> str:
 
 def _cooling(name: str) -> str:
     return f"cooling:{name}"
+
+
+def _provider(circuit: Circuit) -> str:
+    return circuit.model.partition("/")[0]

@@ -15,8 +15,11 @@ from parley.inference.v1 import (
     generation_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    provider_service_pb2,
+    provider_service_pb2_grpc,
 )
 from services.inference.app import open_shelf, wire_up
+from services.inference.course import Tactics
 from services.inference.settings import Settings
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.errors import ERROR_BY_REASON, MeshError, Reason
@@ -26,7 +29,7 @@ from tests.support.provider_double import Fault, ProviderDouble, running_double
 from tests.support.tokens import Issuer
 from tests.support.waiting import until
 
-SCOPES = ("inference:generate", "models:read")
+SCOPES = ("inference:generate", "models:read", "providers:read")
 SCRIPTS = """{
   "long": {"tokens": 200, "delay_ms": 1},
   "burst": {"tokens": 200, "input_tokens": 9, "output_tokens": 200},
@@ -42,6 +45,7 @@ class Client:
 
     generation: generation_service_pb2_grpc.GenerationServiceStub
     models: model_service_pb2_grpc.ModelServiceStub
+    providers: provider_service_pb2_grpc.ProviderServiceStub
     issuer: Issuer
     metadata: tuple[tuple[str, str], ...]
 
@@ -67,16 +71,20 @@ async def served(**settings: Any) -> AsyncIterator[Client]:
     issuer = Issuer()
     configured = Settings(auth_target="127.0.0.1:1", scripted=SCRIPTS, not_serving_pause_s=0, **settings)
     async with AsyncExitStack() as stack:
-        servicers = wire_up(configured, open_shelf(configured, stack).router)
+        servicers = wire_up(configured, open_shelf(configured, stack).router, Tactics())
         server = await stack.enter_async_context(
             running(configured, servicers=servicers, verifier=issuer.verifier("inference"))
         )
         channel = await stack.enter_async_context(
-            open_channel(f"127.0.0.1:{server.port}", [generation_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR])
+            open_channel(
+                f"127.0.0.1:{server.port}",
+                [generation_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, provider_service_pb2.DESCRIPTOR],
+            )
         )
         yield Client(
             generation_service_pb2_grpc.GenerationServiceStub(channel),
             model_service_pb2_grpc.ModelServiceStub(channel),
+            provider_service_pb2_grpc.ProviderServiceStub(channel),
             issuer,
             issuer.metadata(audience="inference", scopes=SCOPES),
         )
@@ -332,3 +340,47 @@ async def test_unary_caller_that_leaves_frees_the_upstream_connection(double: Pr
         call.cancel()
 
         await until(lambda: double.open_requests == 0)
+
+
+async def test_providers_tell_how_they_stand(double: ProviderDouble) -> None:
+    double.fault, double.retry_after = Fault.RATE_LIMITED, {"retry-after": "40"}
+    async with served(openai_api_key=SecretStr("sk-test"), openai_base_url=double.openai_url) as client:
+        await client.generate(fallback_models=["extractive"])
+        request = provider_service_pb2.ListProvidersRequest()
+        response = await unary(client.providers.ListProviders(request, metadata=client.metadata))
+
+    found = {provider.name: provider for provider in response.providers}
+    assert list(found) == ["extractive", "openai", "scripted"]
+    assert [key.name for key in found["openai"].keys] == ["openai/operator"]
+    target = found["openai"].targets[0]
+    assert (target.model, target.key, target.calls, target.in_flight) == (
+        "openai/gpt-6.2-sol",
+        "openai/operator",
+        1,
+        0,
+    )
+    assert dict(target.failures) == {"rate_limited": 1}
+    assert target.state == provider_service_pb2.CIRCUIT_STATE_CLOSED
+    assert 0 < target.cooling.seconds <= 40
+    assert not target.HasField("latency")
+    assert found["extractive"].targets[0].HasField("latency")
+    assert "sk-test" not in str(response)
+
+
+async def test_open_restart_is_an_event_with_its_offset(client: Client) -> None:
+    request = generation_service_pb2.StreamGenerateRequest(
+        prompt=prompt(), model="scripted/half", fallback_models=["extractive"], accepts_restart=True
+    )
+    text = ""
+    async with streaming(client.generation.StreamGenerate(request, metadata=client.metadata)) as responses:
+        found = [event async for response in responses for event in response.events]
+    for event in found:
+        match event.WhichOneof("event"):
+            case "text":
+                assert event.text.offset == len(text)
+                text += event.text.text
+            case "provider_switched":
+                text = text[: event.provider_switched.offset]
+
+    assert text == found[-1].finished.answer.text
+    assert found[-1].finished.answer.model == "extractive"
