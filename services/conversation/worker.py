@@ -187,8 +187,10 @@ class Worker:
         _RUNNING.inc()
         try:
             pause_s = await self._answer(commit, ref, delivery)
-            if pause_s is not None:
-                self._publish(group, ref, pause_s)
+            if pause_s == 0.0:
+                await self._publish(ref)
+            elif pause_s is not None:
+                self._publish_later(group, ref, pause_s)
         except MeshError as error:
             _log.warning("turn_left", turn_id=ref.turn_id, reason=error.reason, problem=error.message)
         except Exception:  # noqa: BLE001 - the worker's loop: one turn's failure must not end the others
@@ -222,15 +224,15 @@ class Worker:
         finally:
             del self._runs[claim.hold]
 
-    def _publish(self, group: asyncio.TaskGroup, ref: TurnRef, pause_s: float) -> None:
+    def _publish_later(self, group: asyncio.TaskGroup, ref: TurnRef, pause_s: float) -> None:
         """Lets other workers have a turn after a pause, which takes no place of those that this one answers."""
         if len(self._paused) < PAUSED_MAX:
-            task = group.create_task(self._publish_later(ref, pause_s), name=f"pause {ref.turn_id}")
+            task = group.create_task(self._publish(ref, after_s=pause_s), name=f"pause {ref.turn_id}")
             self._paused.add(task)
             task.add_done_callback(self._paused.discard)
 
-    async def _publish_later(self, ref: TurnRef, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
+    async def _publish(self, ref: TurnRef, *, after_s: float = 0.0) -> None:
+        await asyncio.sleep(after_s)
         try:
             await self._queue.publish([ref])
         except MeshError as error:  # as in `_give_back`

@@ -347,6 +347,19 @@ async def test_a_drained_worker_hands_its_turn_back_without_spending_an_attempt(
     assert (await rig.store.turn(ADA, turn.id)).attempt == 1
 
 
+async def test_what_a_drained_worker_hands_back_waits_in_the_queue_before_the_worker_leaves() -> None:
+    rig = memory_rig(MemoryStore())
+    stop = Stop(before=2)
+    rig.inference.gate = stop
+    async with running(rig) as worker:
+        await rig.ask()
+        await stop.reached.wait()
+        await worker.drain()
+        depth = await rig.queue.depth()
+
+    assert depth == 1
+
+
 async def test_a_draining_worker_lets_turns_end_by_themselves() -> None:
     rig = memory_rig(MemoryStore(), hand_back_after_s=30.0)
     stop = Stop(before=2)
