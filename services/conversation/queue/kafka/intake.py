@@ -157,6 +157,8 @@ class KafkaIntake:
         partition, offset, body = message.partition(), message.offset(), message.value() or b""
         assert partition is not None  # a message without an error has a place
         assert offset is not None
+        if partition not in self._partitions:  # it left between two looks: its next reader starts with this message,
+            return  # and a commit of ours would set that one's position back
         try:
             self._ledger.add(partition, offset, decode(body))
         except UnreadableError:

@@ -1,0 +1,98 @@
+"""What a worker makes of messages whose partitions leave at that moment."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from confluent_kafka import Message, TopicPartition
+
+from services.conversation.model import ConversationId, TurnId
+from services.conversation.queue.body import encode
+from services.conversation.queue.kafka import intake as module
+from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions
+from services.conversation.queue.kafka.intake import KafkaIntake
+from services.conversation.queue.ledger import Ledger
+from services.conversation.store import TurnRef
+
+OPTIONS = KafkaOptions(bootstrap="127.0.0.1:1", topic="turns", group="workers")
+KEPT, LEAVING = 4, 3
+Callback = Callable[["Consumer", Sequence[TopicPartition]], Awaitable[None]]
+
+
+class Arrived(Message):
+    """A message, as far as the intake looks at it."""
+
+    def __init__(self, number: int, partition: int) -> None:
+        self._place = partition
+        self._body = encode(TurnRef("org_acme", ConversationId("conv_1"), TurnId(f"turn_{number}"))).encode()
+
+    def error(self) -> None:
+        return None
+
+    def partition(self) -> int:
+        return self._place
+
+    def offset(self) -> int:
+        return 7
+
+    def value(self, payload: object = None) -> bytes:
+        return self._body
+
+
+@dataclass
+class Consumer:
+    """Two partitions come; one of them leaves after the first message and before the next ones."""
+
+    told: list[tuple[int, int]] = field(default_factory=list)
+    looks: int = 0
+    on_revoke: Callback | None = None
+    on_assign: Callback | None = None
+
+    async def subscribe(self, topics: list[str], **callbacks: Callback) -> None:
+        self.on_assign, self.on_revoke = callbacks["on_assign"], callbacks["on_revoke"]
+
+    async def poll(self, timeout: float) -> Message | None:
+        self.looks += 1
+        if self.looks > 1:
+            return None
+        assert self.on_assign is not None
+        await self.on_assign(self, [TopicPartition("turns", LEAVING), TopicPartition("turns", KEPT)])
+        return Arrived(1, LEAVING)
+
+    async def consume(self, **_: object) -> list[Message]:
+        assert self.on_revoke is not None
+        await self.on_revoke(self, [TopicPartition("turns", LEAVING)])
+        return [Arrived(2, KEPT)]
+
+    async def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        self.told += [(each.partition, each.offset) for each in offsets]
+
+    async def close(self) -> None: ...
+
+
+async def test_a_message_whose_partition_left_is_another_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer, ledger = Consumer(), Ledger()
+    cluster = KafkaCluster(OPTIONS)
+
+    async def made() -> None: ...
+
+    async def unreadable(_: bytes) -> None: ...
+
+    monkeypatch.setattr(cluster, "make_topics", made)
+    monkeypatch.setattr(module, "AIOConsumer", lambda *_, **__: consumer)
+    intake = KafkaIntake(cluster, ledger, unreadable)
+    poll = consumer.poll
+
+    async def watched(timeout: float) -> Message | None:
+        for delivery in ledger.take(10):
+            ledger.acknowledge(delivery.token)
+        if consumer.told:
+            intake.leave()
+        return await poll(timeout)
+
+    monkeypatch.setattr(consumer, "poll", watched)
+    intake.join()
+
+    await intake.run()
+
+    assert consumer.told == [(KEPT, 8)]
