@@ -8,6 +8,7 @@ from typing import Any
 
 import anthropic
 import openai
+from openai.types.chat import ChatCompletionChunk
 
 from services.inference.app import open_shelf, wire_up
 from services.inference.course import Tactics
@@ -66,11 +67,13 @@ async def heard_by_openai(sdk: openai.AsyncOpenAI, fields: Fields, *, streams: b
     """The answer to a chat."""
     if not streams:
         completion = await sdk.chat.completions.create(**fields)
-        choice = completion.choices[0]
-        return _openai_heard(choice.message.model_dump(), choice.finish_reason, completion.usage)
+        whole = completion.choices[0]
+        return _openai_heard(whole.message.model_dump(), whole.finish_reason, completion.usage)
     message: Fields = {"content": None, "refusal": None, "tool_calls": [], "reasoning_details": []}
     finish, usage = "", None
-    stream = await sdk.chat.completions.create(**fields, stream=True, stream_options={"include_usage": True})
+    stream: openai.AsyncStream[ChatCompletionChunk] = await sdk.chat.completions.create(
+        **fields, stream=True, stream_options={"include_usage": True}
+    )
     async for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:

@@ -453,16 +453,32 @@ class FakeDocuments:
 
 @serving(generation_service_pb2_grpc.GenerationServiceServicer)
 class FakeGenerations:
-    """Answers with the last message, in capitals, word by word; `failure` ends the stream after the first word."""
+    """Answers with the last message, in capitals, word by word.
+
+    Attributes:
+        failure: ends the stream after the first word.
+        refusal: is the answer, before anything is said.
+        counted: what tokens were counted of; there are always nine.
+    """
 
     def __init__(self) -> None:
         self.requests: list[generation_service_pb2.StreamGenerateRequest] = []
+        self.counted: list[generation_service_pb2.CountTokensRequest] = []
         self.failure: MeshError | None = None
+        self.refusal: MeshError | None = None
+
+    async def CountTokens(
+        self, request: generation_service_pb2.CountTokensRequest, context: RpcContext
+    ) -> generation_service_pb2.CountTokensResponse:
+        self.counted.append(request)
+        return generation_service_pb2.CountTokensResponse(input_tokens=9, estimated=True)
 
     async def StreamGenerate(
         self, request: generation_service_pb2.StreamGenerateRequest, context: RpcContext
     ) -> AsyncIterator[generation_service_pb2.StreamGenerateResponse]:
         self.requests.append(request)
+        if self.refusal is not None:
+            raise self.refusal
         text = request.prompt.messages[-1].text.upper()
         first, _, rest = text.partition(" ")
         yield _generated(generation_service_pb2.GenerateEvent(started=generation_service_pb2.Started(model="fake/one")))
