@@ -14,6 +14,7 @@ from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Delivery, Queue
+from services.conversation.stops import Stops
 from services.conversation.store import Store, TurnRef
 from services.conversation.store_memory import MemoryStore
 from tests.simulation.guard import WRITES, Guard
@@ -117,6 +118,45 @@ class FaultyJournal(MemoryJournal):
         self._epoch = next(self._epochs)
 
 
+class Board:
+    """Where it is told which turns shall stop; readers know how far they have read."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._changed = asyncio.Event()
+
+    async def tell(self, conversation_id: str) -> None:
+        """Adds a line."""
+        self.told.append(conversation_id)
+        self._changed.set()
+
+    async def after(self, position: int, *, wait_s: float) -> list[str]:
+        """The lines that follow, or none when there are none for so long."""
+        if len(self.told) <= position:
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+        return self.told[position:]
+
+
+class BoardStops:
+    """See `Stops`; it stands on the machine of the journal."""
+
+    def __init__(self, board: Board, wire: Wire) -> None:
+        self._board = board
+        self._wire = wire
+        self._position = len(board.told)
+
+    async def tell(self, conversation_id: str) -> None:
+        await self._wire.call(Peer.JOURNAL, lambda: self._board.tell(conversation_id))
+
+    async def wait(self, *, wait_s: float) -> set[str]:
+        told = await self._wire.wait(Peer.JOURNAL, lambda: self._board.after(self._position, wait_s=wait_s))
+        self._position += len(told)
+        return set(told)
+
+
 @dataclass(slots=True)
 class Servers:
     """What survives every process."""
@@ -125,6 +165,7 @@ class Servers:
     queue: FaultyQueue
     journal: FaultyJournal
     cache: MemoryHistoryCache
+    board: Board
 
 
 WAITS: Final = frozenset({"receive", "wait"})
@@ -208,6 +249,7 @@ class Backends:
     journal: Journal
     tail: Tail
     cache: HistoryCache
+    stops: Stops
 
 
 def backends(servers: Servers, wire: Wire, guard: Guard) -> Backends:
@@ -218,4 +260,5 @@ def backends(servers: Servers, wire: Wire, guard: Guard) -> Backends:
         journal=cast("Journal", _Remote(servers.journal, wire, Peer.JOURNAL, guard)),  # see above
         tail=cast("Tail", _Remote(servers.journal, wire, Peer.JOURNAL, guard)),  # see above
         cache=cast("HistoryCache", _Remote(servers.cache, wire, Peer.CACHE, guard)),  # see above
+        stops=BoardStops(servers.board, wire),
     )

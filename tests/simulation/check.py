@@ -197,9 +197,8 @@ def _of_calm(asked: Asked, made: Made, turn: Turn, history: History) -> Iterator
     is_late = turn.error is not None and turn.error.reason == DeadlineExceeded.reason and asked.time_s is not None
     if turn.state is TurnState.FAILED and not is_late:
         yield f"calm: {asked.request_id} failed without a fault: {turn.error}"
-    waited_s = (made.claimed_s or 0.0) - (made.queued_s or 0.0)
-    if not history.faults and waited_s > REPUBLISH_AFTER_S / 2:
-        yield f"calm: {asked.request_id} waited {waited_s:.1f} s for a worker"
+    if made.waited_s > (REPUBLISH_AFTER_S if history.faults else REPUBLISH_AFTER_S / 2):
+        yield f"calm: {asked.request_id} waited {made.waited_s:.1f} s for a worker"
     snapshots = [e for view in asked.views for e in view.events if isinstance(e.payload, Snapshot)]
     if snapshots and not history.faults and all(view.events[0] not in snapshots for view in asked.views):
         yield f"calm: {asked.request_id} was shown a snapshot in the middle"

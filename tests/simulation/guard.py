@@ -138,10 +138,11 @@ class Guard:
 
     def _stamp(self, row: _Row) -> None:
         made, state, now = self._history.made[row.turn.id], row.turn.state, self._history.clock()
-        if state is TurnState.QUEUED and made.queued_s is None:
-            made.queued_s = now
-        if state is TurnState.RUNNING and made.claimed_s is None:
-            made.claimed_s = now
+        if state is TurnState.QUEUED:
+            made.queued_s = now if made.queued_s is None else made.queued_s
+            made.waiting_s = now if made.waiting_s is None else made.waiting_s
+        elif made.waiting_s is not None:
+            made.waited_s, made.waiting_s = max(made.waited_s, now - made.waiting_s), None
         if state.has_ended and made.end is None:
             made.ended_s, made.end = now, (row.turn, row.answer)
 

@@ -102,7 +102,8 @@ class Made:
     Attributes:
         made_s: when it was accepted.
         queued_s: when there was nothing before it any more.
-        claimed_s: when somebody took it first.
+        waiting_s: since when it waits for a worker; None while it does not.
+        waited_s: the longest that it waited for one.
         ended_s: when it reached a final state.
         end: the turn with its answer at that moment.
     """
@@ -112,7 +113,8 @@ class Made:
     request_id: str
     made_s: float
     queued_s: float | None = None
-    claimed_s: float | None = None
+    waiting_s: float | None = None
+    waited_s: float = 0.0
     ended_s: float | None = None
     end: tuple[Turn, Message] | None = None
 

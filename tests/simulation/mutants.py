@@ -32,6 +32,7 @@ from services.conversation.store_memory.conversations import MemoryConversations
 from services.conversation.turn_run import TurnRun
 from services.conversation.turns import Ask, Turns
 from services.conversation.watching import Watching
+from services.conversation.worker import Worker
 
 Change = Callable[[], AbstractContextManager[object]]
 
@@ -189,6 +190,10 @@ async def _deleted_in_part(store: MemoryStore, owner: Owner, conversation_id: st
     return turn_ids
 
 
+async def _published_by_nobody(worker: Worker, ref: TurnRef, **_options: float) -> None:
+    """It leaves that to the reaper."""
+
+
 async def _stays_in_hand(turn_run: TurnRun, *_what: object) -> bool:
     return False
 
@@ -232,5 +237,6 @@ MUTANTS: Final[dict[str, Change]] = {
     "a turn may take for ever": replaced(MemoryStore, "claim", _for_ever),
     "a delete leaves the messages": replaced(MemoryStore, "delete_conversation", _deleted_in_part),
     "a drained worker keeps its turns": replaced(TurnRun, "_leave", _stays_in_hand),
+    "what is handed back is not published": replaced(Worker, "_publish", _published_by_nobody),
     "handing back spends an attempt": replaced(MemoryStore, "release", _release_spends),
 }

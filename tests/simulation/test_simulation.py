@@ -39,6 +39,7 @@ def test_a_seed_is_always_the_same_history() -> None:
         "regenerate overwrites the old answer",
         "an edit hangs off what it edits",
         "a delete leaves the messages",
+        "what is handed back is not published",
     ],
 )
 def test_a_broken_program_is_noticed(mutant: str) -> None:

@@ -15,7 +15,7 @@ from services.conversation.reaper import Reaper, ReaperPace
 from services.conversation.recovery import Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
-from services.conversation.stops import NoStops, Signals
+from services.conversation.stops import Signals
 from services.conversation.store_memory import MemoryStore
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
@@ -23,7 +23,7 @@ from services.conversation.watching import Feeds, Watching
 from services.conversation.worker import Backends as WorkerBackends
 from services.conversation.worker import Pace, Worker
 from services.mesh.tasks import Loop, periodic, supervised
-from tests.simulation.backends import Backends, FaultyJournal, FaultyQueue, Ids, LoopClock, Servers, backends
+from tests.simulation.backends import Backends, Board, FaultyJournal, FaultyQueue, Ids, LoopClock, Servers, backends
 from tests.simulation.guard import Guard
 from tests.simulation.history import History
 from tests.simulation.loop import Process, VirtualLoop
@@ -105,7 +105,9 @@ class World:
         self.weather = Weather()
         self.mood = Mood()
         self.wire = Wire(chance, self.weather)
-        self.servers = Servers(MemoryStore(LoopClock()), FaultyQueue(chance), FaultyJournal(), MemoryHistoryCache())
+        self.servers = Servers(
+            MemoryStore(LoopClock()), FaultyQueue(chance), FaultyJournal(), MemoryHistoryCache(), Board()
+        )
         self.guard = Guard(self.servers.store, self.history)
         self.ids = Ids()
         self.slots = [Slot(f"api-{n}", self._start_api) for n in range(APIS)]
@@ -142,7 +144,7 @@ class World:
         feeds = Feeds(mine.tail)
         references = References(FakeKnowledgeBases("kb_1"), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
-        turns = Turns(mine.store, Signals(relay, NoStops()), recovery, references, limits=limits, new_id=self.ids)
+        turns = Turns(mine.store, Signals(relay, mine.stops), recovery, references, limits=limits, new_id=self.ids)
         prompts = Prompts(mine.store, mine.cache, messages_max=0)
         conversations = Conversations(mine.store, mine.journal, prompts, references, new_id=self.ids)
         watching = Watching(mine.store, mine.journal, feeds, poll_s=1.0)
@@ -160,7 +162,12 @@ class World:
         )
         worker = Worker(
             WorkerBackends(
-                store=mine.store, queue=mine.queue, journal=mine.journal, recovery=recovery, hint=relay.hint
+                store=mine.store,
+                queue=mine.queue,
+                journal=mine.journal,
+                recovery=recovery,
+                hint=relay.hint,
+                stops=mine.stops,
             ),
             sources,
             timing=Timing(
