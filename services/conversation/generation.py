@@ -164,6 +164,8 @@ class Generation:
             messages=(*(m for m in self.history.messages if m.text), _prompt_of(claim)),
             passages=evidence.passages,
             parameters=claim.turn.options.parameters,
+            # Watchers of a turn can be told to take text back, but not that of the answer which this one goes on with.
+            accepts_restart=not self._standing,
         )
         return await self._generate(request, continuation)
 

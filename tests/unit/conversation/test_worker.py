@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from services.conversation.actions import NewQuestion
+from services.conversation.actions import Continue, NewQuestion
 from services.conversation.events import (
     CitationAdded,
     ProviderSwitched,
@@ -155,6 +156,15 @@ async def test_the_prompt_holds_the_branch_and_the_settings(at_work: Rig) -> Non
         PromptMessage(Role.ASSISTANT, "Ada wrote notes."),
         PromptMessage(Role.USER, "two"),
     )
+
+
+async def test_an_answer_may_begin_again_unless_it_goes_on_with_another_one(at_work: Rig) -> None:
+    at_work.inference.finished = replace(FINISHED, finish_reason=FinishReason.LENGTH)
+    first = await at_work.ask()
+    await at_work.watch(first)
+    await at_work.watch(await at_work.act(first.conversation_id, Continue(first.assistant_message_id)))
+
+    assert [request.accepts_restart for _, request in at_work.inference.requests] == [True, False]
 
 
 async def test_another_provider_is_told(at_work: Rig) -> None:
