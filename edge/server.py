@@ -24,6 +24,8 @@ BACKLOG: Final = 4_096
 KEEP_ALIVE_S: Final = 75
 """Longer than the 60 s after which load balancers commonly reuse no connection, so that they close it, not we."""
 
+_CLOSE: Final = (b"connection", b"close")
+
 _log = telemetry.logger("edge.server")
 
 
@@ -53,6 +55,15 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """See uvicorn."""
         yield
+
+    def part(self) -> None:
+        """Each answer from now on asks its client for another connection, which leads to an edge that stays.
+
+        An idle connection that is closed under a request fails it; one that is not there any more cannot.
+        """
+        # uvicorn makes the headers of all answers from the first list once a second, and these count till then.
+        self.config.encoded_headers.append(_CLOSE)
+        self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -98,6 +109,7 @@ async def listening(settings: EdgeSettings, edge: Edge, health: Health) -> Async
             yield bound.getsockname()[1]
         finally:
             health.is_draining = True
+            server.part()
             await asyncio.sleep(settings.not_serving_pause_s)
             server.should_exit = True  # no new connections; answers under way are finished
             await _drain(settings, edge)

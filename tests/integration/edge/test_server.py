@@ -146,6 +146,24 @@ async def lines_of(client: httpx.AsyncClient, method: str, path: str, body: obje
         return [line async for line in response.aiter_lines()]
 
 
+async def test_an_edge_that_leaves_says_so_and_asks_its_clients_for_another_connection() -> None:
+    async def farewells(client: httpx.AsyncClient) -> list[httpx.Response]:
+        while (ready := await client.get("/readyz")).is_success:
+            pass
+        return [ready, await client.get("/healthz")]
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        async with running_edge(listens=True, not_serving_pause_s=4.0) as edge:
+            client = await stack.enter_async_context(outside(edge))
+            before = await client.get("/readyz")
+            leaving = group.create_task(farewells(client))
+        after = await leaving
+
+    assert "connection" not in before.headers
+    assert after[0].json()["problems"] == {"process": "draining"}
+    assert [response.headers["connection"] for response in after] == ["close", "close"]
+
+
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "q"}], "stream": True}
 
 
