@@ -14,11 +14,12 @@ from tests.support.stack import Stack, running_stack
 from tests.support.traffic import Balancer, Figures, Traffic
 from tests.support.waiting import until
 
-SCRIPT: Final = {"steady": {"tokens": 300, "delay_ms": 40}}
-"""Twelve seconds: longer than a process of the stack takes to drain, so that answers have to change hands."""
+SCRIPT: Final = {"steady": {"tokens": 250, "delay_ms": 40}}
+"""Ten seconds: longer than a process of the stack takes to drain, so that answers have to change hands."""
 STORES: Final = ("postgres", "valkey")
 STOP_S_MAX: Final = 90.0
 START_S_MAX: Final = 120.0
+CALLS_BETWEEN_RESTARTS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ async def test_rolling_restart_of_every_process_fails_no_call_and_breaks_no_stre
         traffic = Traffic(balancer, stack.targets, stack.api_key, "scripted/steady")
         async with traffic.running(rest=3, consumers=2, watchers=4, pause_s=0.15):
             await until(lambda: traffic.figures.made > 30, within_s=START_S_MAX)
-            restarts = [await _restarted(stack, name) for name in names]
+            restarts = [await _restarted(stack, traffic, name) for name in names]
     figures = traffic.figures
     print(_shown(figures, restarts))  # noqa: T201 - with `-s`, the figures of the run
 
@@ -57,7 +58,7 @@ async def test_rolling_restart_of_every_process_fails_no_call_and_breaks_no_stre
     assert figures.streams > 0
 
 
-async def _restarted(stack: Stack, name: str) -> Restart:
+async def _restarted(stack: Stack, traffic: Traffic, name: str) -> Restart:
     """Asks a process to leave, as an orchestrator does, and waits until it has and the next one is ready."""
     pid, before = stack.pid(name), stack.restarts(name)
     begun = time.monotonic()
@@ -66,7 +67,10 @@ async def _restarted(stack: Stack, name: str) -> Restart:
     gone = time.monotonic()
     status = stack.last_status(name)
     await until(lambda: stack.has_restarted(name, beyond=before), within_s=START_S_MAX)
-    return Restart(name, status, gone - begun, time.monotonic() - gone)
+    ready, made = time.monotonic(), traffic.figures.made
+    # What orchestrators call minReadySeconds, in calls: an orchestrator in no hurry lets the new process be found.
+    await until(lambda: traffic.figures.made >= made + CALLS_BETWEEN_RESTARTS, within_s=START_S_MAX)
+    return Restart(name, status, gone - begun, ready - gone)
 
 
 def _shown(figures: Figures, restarts: list[Restart]) -> str:
