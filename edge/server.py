@@ -88,7 +88,7 @@ async def serve(settings: EdgeSettings) -> None:
 async def running(settings: EdgeSettings) -> AsyncIterator[RunningEdge]:
     """The edge while the body runs; leaving drains it."""
     async with open_channels(settings) as channels:
-        health = Health(checks(channels))
+        health = Health(checks(channels), is_starting=True)
         edge = build(settings, channels, health)
         async with (
             serving(settings, health) as debug_port,
@@ -106,6 +106,7 @@ async def listening(settings: EdgeSettings, edge: Edge, health: Health) -> Async
         group.create_task(server.serve([bound]), name="uvicorn")
         try:
             await server.listening.wait()
+            health.is_starting = False
             yield bound.getsockname()[1]
         finally:
             health.is_draining = True

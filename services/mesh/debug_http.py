@@ -35,16 +35,24 @@ class Check:
 
 
 class Health:
-    """Whether the process is ready, as /readyz and the gRPC health service say."""
+    """Whether the process is ready, as /readyz and the gRPC health service say.
 
-    def __init__(self, checks: Sequence[Check] = ()) -> None:
+    Attributes:
+        is_starting: it does not serve yet; this port is open first.
+        is_draining: it is about to end.
+    """
+
+    def __init__(self, checks: Sequence[Check] = (), *, is_starting: bool = False) -> None:
         self._checks = tuple(checks)
+        self.is_starting = is_starting
         self.is_draining = False
 
     async def problems(self) -> dict[str, str]:
         """What keeps the process from being ready, by name of the check; empty when it is ready."""
         if self.is_draining:
             return {"process": "draining"}
+        if self.is_starting:
+            return {"process": "starting"}
         results = await asyncio.gather(*(self._problem(check) for check in self._checks))
         return {check.name: result for check, result in zip(self._checks, results, strict=True) if result}
 

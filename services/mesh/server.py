@@ -151,13 +151,14 @@ async def running(
     if settings.reflection:
         reflection.enable_server_reflection([*registry.services, health.SERVICE_NAME], server)
     port = _bind(server, settings.grpc_listen)
-    process_health = Health(checks)
+    process_health = Health(checks, is_starting=True)
     async with (
         _process(settings, process_health, loops) as debug_port,
         _started(server, settings, leaving),
     ):
         for name in ("", *registry.services):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        process_health.is_starting = False
         try:
             yield RunningServer(port, debug_port, policies)
         finally:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.mesh.client import open_channel, streaming, unary
-from services.mesh.debug_http import Check
+from services.mesh.debug_http import Check, Health
 from services.mesh.errors import MeshError, Unavailable
 from services.mesh.policy import PolicyError
 from services.mesh.rpc import RpcContext
@@ -254,6 +254,18 @@ async def test_draining_process_is_alive_and_not_ready() -> None:
         assert (await get(port, "/healthz"))[0] == 200
         release.set()
         await closing
+
+
+async def test_process_that_does_not_serve_yet_is_not_ready() -> None:
+    health = Health(is_starting=True)
+    assert await health.problems() == {"process": "starting"}
+    health.is_starting = False
+    assert await health.problems() == {}
+
+
+async def test_server_is_ready_once_it_serves() -> None:
+    async with echo_server() as server:
+        assert await get(server.debug_port, "/readyz") == (200, {"status": "ready", "problems": {}})
 
 
 async def test_failed_check_is_named_without_its_text() -> None:
