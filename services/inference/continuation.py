@@ -85,8 +85,13 @@ def turns_after(standing: str) -> tuple[Message, ...]:
     """What a model is shown and told that goes on by instruction."""
     return (
         Message(Role.ASSISTANT, standing[-SHOWN_CHARS_MAX:]),
-        Message(Role.USER, GO_ON.format(anchor=standing[-ANCHOR_CHARS:].lstrip())),
+        Message(Role.USER, GO_ON.format(anchor=anchor_of(standing))),
     )
+
+
+def anchor_of(standing: str) -> str:
+    """The last words of what stands, which a model is told to begin with."""
+    return standing[-ANCHOR_CHARS:].lstrip()
 
 
 class Plain:
@@ -133,6 +138,7 @@ class AfterOverlap:
 
     def __init__(self, standing: str) -> None:
         self._standing = standing
+        self._anchor = anchor_of(standing)
         self._held: str | None = ""
         self._rest: Seam = Plain(len(standing))
 
@@ -141,7 +147,7 @@ class AfterOverlap:
         if self._held is None:
             return self._rest.feed(text)
         self._held += text
-        if self._may_repeat(self._held):
+        if self._may_repeat(self._held.lstrip()):
             return None
         return self._open(self._held)
 
@@ -149,26 +155,36 @@ class AfterOverlap:
         """See `Seam.end`."""
         return self._open(self._held) if self._held else None
 
-    def _may_repeat(self, held: str) -> bool:
-        """Whether `held` stands somewhere before the end, so that what comes may repeat the rest of it."""
-        begun = held.lstrip()
+    def _may_repeat(self, begun: str) -> bool:
+        """Whether what was written stands somewhere before the end, so that what comes may repeat the rest of it."""
+        anchor = self._anchor.rstrip()
+        if anchor and begun.startswith(anchor):
+            return len(begun) == len(anchor)
         return not begun or self._standing.find(begun, 0, len(self._standing) - 1) >= 0
 
     def _open(self, held: str) -> Placed | None:
         self._held = None
+        begun = held.lstrip()
+        if self._anchor.strip() and begun.startswith(self._anchor.rstrip()):
+            # It did as it was told, so there is no guessing, however often its last words stand there.
+            return self._after_blanks(begun[len(self._anchor.rstrip()) :])
         for standing, written in (
             (self._standing, held),
-            (self._standing, held.lstrip()),
+            (self._standing, begun),
             (self._standing.rstrip(), held),
-            (self._standing.rstrip(), held.lstrip()),
+            (self._standing.rstrip(), begun),
         ):
             repeated = _overlap(standing, written)
+            if repeated and standing != self._standing:
+                return self._after_blanks(written[repeated:])
             if repeated:
-                # Blanks that stand after what is repeated come once more with what follows it.
-                after = AfterPrefix(self._standing) if standing != self._standing else self._rest
-                self._rest = after
-                return after.feed(written[repeated:])
+                return self._rest.feed(written[repeated:])
         return self._rest.feed(held)
+
+    def _after_blanks(self, text: str) -> Placed | None:
+        """Blanks that stand after what is repeated come once more with what follows it."""
+        self._rest = AfterPrefix(self._standing)
+        return self._rest.feed(text)
 
 
 class AfterAgreement:

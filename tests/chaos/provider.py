@@ -38,6 +38,12 @@ def question(key: str) -> str:
     return f"Question {key}. What do you see?"
 
 
+_GO_ON: Final = "Your last message broke off in transmission"
+"""How the message begins by which inference has a model go on."""
+_REPEATED: Final = 60
+"""Characters of the answer that the model is told to repeat before it goes on."""
+
+
 def keys_of(text: str) -> list[str]:
     """Keys of the questions in a text, in their order."""
     return _KEY.findall(text)
@@ -69,6 +75,7 @@ class ChaosProvider:
         self._history = history
         self._numbers = count(1)
         self._chance = random.Random(0)
+        self._said: dict[str, list[tuple[str, ...]]] = {}
         self.illness = Fault.NONE
         self.port = 0
 
@@ -78,13 +85,15 @@ class ChaosProvider:
         if not content:  # the caller died while it asked
             return
         body: dict[str, Any] = json.loads(content)  # Any: the vendor's JSON
-        prompt = [message for message in body["messages"] if message["role"] == "user"]
-        keys = [key for message in prompt for key in keys_of(str(message["content"]))]
+        asked, standing = _asked(body["messages"])
+        keys = [key for text in asked for key in keys_of(text)]
         number = next(self._numbers)
-        pieces = answer(keys, number % 2 * number)
+        pieces = self._going_on(keys[-1], standing) or answer(keys, number % 2 * number)
+        self._said.setdefault(keys[-1], []).append(pieces)
         fault = self.illness if self._chance.random() < 0.5 else Fault.NONE
         self._history.add("served", key=keys[-1], number=number, fault=fault.value, text="".join(pieces))
-        double = ProviderDouble(pieces=pieces, fault=fault, after=self._chance.randrange(len(pieces)))
+        left = _left(pieces, standing)
+        double = ProviderDouble(pieces=left, fault=fault, after=self._chance.randrange(len(left)))
 
         async def slowly(message: Any) -> None:  # Any: as in ASGI
             if message["type"] == "http.response.body":
@@ -92,6 +101,32 @@ class ChaosProvider:
             await send(message)
 
         await double._answer(scope["path"], body, receive, slowly)
+
+    def _going_on(self, key: str, standing: str) -> tuple[str, ...]:
+        """The answer to this question that begins as `standing` does; none when none was given."""
+        found = (pieces for pieces in self._said.get(key, []) if standing and "".join(pieces).startswith(standing))
+        return next(found, ())
+
+
+def _asked(messages: list[dict[str, Any]]) -> tuple[list[str], str]:  # Any: the vendor's JSON
+    """What people asked, and the answer that is to be gone on with, as inference shows it after a stream broke off."""
+    said = [(message["role"], str(message["content"])) for message in messages]
+    standing = ""
+    if len(said) > 1 and said[-2][0] == "assistant" and said[-1][1].startswith(_GO_ON):
+        standing = said[-2][1]
+        said = said[:-2]
+    return [text for role, text in said if role == "user"], standing
+
+
+def _left(pieces: tuple[str, ...], standing: str) -> tuple[str, ...]:
+    """What is left to say after `standing`, its last words first, as the model is told."""
+    if not standing:
+        return pieces
+    left, length = [standing[-_REPEATED:].lstrip()], 0
+    for piece in pieces:
+        left += [piece[max(0, len(standing) - length) :]] if length + len(piece) > len(standing) else []
+        length += len(piece)
+    return tuple(left)
 
 
 class _Server(uvicorn.Server):

@@ -12,6 +12,7 @@ from services.inference.continuation import (
     Plain,
     Seam,
     Way,
+    anchor_of,
     prefix_of,
     seam_of,
     turns_after,
@@ -76,6 +77,16 @@ def test_blanks_that_a_model_drops_at_the_seam_are_not_doubled(cut: int, pieces:
     written = anchor + TEXT[len(standing.rstrip()) :]
 
     assert joined(AfterOverlap(standing), standing, written, pieces) == TEXT
+
+
+@given(count=st.integers(1, 30), pieces=sizes, has_blank=st.booleans())
+def test_words_that_repeat_themselves_are_not_lost(*, count: int, pieces: list[int], has_blank: bool) -> None:
+    standing = "Row, row, row your boat. " + "La " * count
+    whole = standing + "La " * 7 + "end."
+    anchor = anchor_of(standing) if has_blank else anchor_of(standing).rstrip()
+    written = anchor + whole[len(standing) if has_blank else len(standing.rstrip()) :]
+
+    assert joined(AfterOverlap(standing), standing, written, pieces) == whole
 
 
 @given(st.integers(1, len(TEXT) - 1), sizes)
