@@ -2,57 +2,119 @@
 
 import os
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from parley.inference.v1 import generation_service_pb2_grpc, model_service_pb2_grpc, provider_service_pb2_grpc
+from parley.inference.v1 import (
+    budget_service_pb2_grpc,
+    generation_service_pb2_grpc,
+    model_service_pb2_grpc,
+    provider_service_pb2_grpc,
+    usage_service_pb2_grpc,
+)
 from services.inference.course import Tactics
 from services.inference.generation import Generator
+from services.inference.money.books import Books
+from services.inference.money.budgets import Budgets
+from services.inference.money.limits import LimitBook
+from services.inference.money.metered import MeteredPurse
+from services.inference.money.purse import FREE, Purse
+from services.inference.money.rates import SharedRates
+from services.inference.money.usage import UsageReports
 from services.inference.providers import names, scripted
 from services.inference.providers.base import Limits, Provider
 from services.inference.routes.compiling import Wishes
 from services.inference.routes.shelf import Shelf
 from services.inference.routes.source import RoutesError
 from services.inference.routing import Router
-from services.inference.servicers import GenerationServicer, ModelServicer, ProviderServicer
-from services.inference.settings import Settings, SharedSettings
+from services.inference.servicers import (
+    BudgetServicer,
+    GenerationServicer,
+    ModelServicer,
+    ProviderServicer,
+    UsageServicer,
+)
+from services.inference.settings import ServeSettings, Settings
 from services.inference.standing.outages import Outages
 from services.inference.standing.outages_valkey import ValkeyOutages
 from services.inference.standing.report import Reports
 from services.inference.standing.standings import Standings
+from services.inference.store_postgres import PostgresStore
 from services.mesh import server, tokens
 from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
+from services.mesh.database import Database, open_database
+from services.mesh.debug_http import Check
 from services.mesh.server import Register
-from services.mesh.settings import SettingsError, load
-from services.mesh.tasks import Loop
+from services.mesh.settings import SettingsError
+from services.mesh.tasks import Loop, periodic
 from services.mesh.tokens import internal_verifier
-from services.mesh.valkey import open_valkey
+from services.mesh.valkey import Client, open_valkey
 
 AUDIENCE: Final = "inference"
+LAPSE_EVERY_S: Final = 5.0
+"""Reservations lapse so much later at most; until then they count as reserved, which leaves no more room than spent."""
 
 
-async def serve(settings: Settings) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """What calls are paid from, and who tells of it; free and silent unless there is a database."""
+
+    purse: Purse = FREE
+    servicers: list[Register] = field(default_factory=list)
+    loops: list[Loop] = field(default_factory=list)
+
+
+async def serve(settings: ServeSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with AsyncExitStack() as stack:
         auth = await stack.enter_async_context(open_channel(settings.auth_target, [tokens.CONTRACT]))
         shelf = open_shelf(settings, stack)
-        valkey = await stack.enter_async_context(open_valkey(load(SharedSettings), application=AUDIENCE))
+        valkey = await stack.enter_async_context(open_valkey(settings, application=AUDIENCE))
+        database = await stack.enter_async_context(open_database(settings, application=AUDIENCE))
+        money = await open_money(settings, database, valkey, stack)
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
         await server.serve(
             settings,
-            servicers=wire_up(settings, shelf.router, tactics),
+            servicers=wire_up(settings, shelf.router, tactics, money),
             verifier=internal_verifier(AUDIENCE, auth),
-            loops=[*shelf.loops(), Loop("inference_outages", outages.run)],
+            loops=[*shelf.loops(), Loop("inference_outages", outages.run), *money.loops],
+            checks=[Check("database", database.ping)],
         )
 
 
-def wire_up(settings: Settings, router: Router, tactics: Tactics) -> list[Register]:
-    """The servicers."""
+async def open_money(settings: ServeSettings, database: Database, valkey: Client, stack: AsyncExitStack) -> Money:
+    """Budgets, ledger and usage on the database; no longer used when `stack` is left."""
+    store, limits = PostgresStore(database), LimitBook(PostgresStore(database), valkey)
+    books = Books(store, SharedRates(valkey))
+    purse = await stack.enter_async_context(MeteredPurse(books, limits, slack_s=settings.reservation_slack_s))
+    budgets, reports = BudgetServicer(Budgets(store, limits)), UsageServicer(UsageReports(store))
+    return Money(
+        purse=purse,
+        servicers=[
+            lambda grpc_server: budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(budgets, grpc_server),
+            lambda grpc_server: usage_service_pb2_grpc.add_UsageServiceServicer_to_server(reports, grpc_server),
+        ],
+        loops=[
+            Loop("inference_limits", limits.listen),
+            Loop("inference_books", books.run, drain=books.drain),
+            periodic("inference_lapses", books.lapse, every_s=LAPSE_EVERY_S),
+        ],
+    )
+
+
+def wire_up(settings: Settings, router: Router, tactics: Tactics, money: Money | None = None) -> list[Register]:
+    """The servicers; without money nobody counts."""
+    money = money or Money()
     generator = Generator(
-        router, total_s=settings.total_s, context_tokens_assumed=settings.context_tokens_assumed, tactics=tactics
+        router,
+        total_s=settings.total_s,
+        context_tokens_assumed=settings.context_tokens_assumed,
+        purse=money.purse,
+        tactics=tactics,
     )
     reports = Reports(router, tactics.standings)
     return [
@@ -65,6 +127,7 @@ def wire_up(settings: Settings, router: Router, tactics: Tactics) -> list[Regist
         lambda grpc_server: provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(
             ProviderServicer(reports), grpc_server
         ),
+        *money.servicers,
     ]
 
 
@@ -117,4 +180,4 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-DEPLOYABLE: Final = Deployable(name="inference", settings=Settings, serve=serve)
+DEPLOYABLE: Final = Deployable(name="inference", settings=ServeSettings, serve=serve)

@@ -8,6 +8,7 @@ from typing import Final
 from services.inference.model import Usage
 
 _MILLION: Final = 1_000_000
+_THOUSAND: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,15 +20,22 @@ class Prices:
     cached_input_micros: int | None = None
 
     def cost_micros(self, usage: Usage) -> int:
-        """Cost of a call, rounded to the nearest millionth; cached tokens without a price cost as others do."""
+        """Cost of a call, rounded to the nearest millionth of a dollar."""
+        return (self._picos(usage) + _MILLION // 2) // _MILLION
+
+    def cost_nanos(self, usage: Usage) -> int:
+        """Cost of a call, rounded to the nearest billionth of a dollar."""
+        return (self._picos(usage) + _THOUSAND // 2) // _THOUSAND
+
+    def _picos(self, usage: Usage) -> int:
+        """The exact cost: a micro per million tokens is a pico per token. Unpriced cached tokens cost as others do."""
         cached_price = self.input_micros if self.cached_input_micros is None else self.cached_input_micros
         fresh = usage.input_tokens - usage.cached_input_tokens
-        total = (
+        return (
             fresh * self.input_micros
             + usage.cached_input_tokens * cached_price
             + usage.output_tokens * self.output_micros
         )
-        return (total + _MILLION // 2) // _MILLION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +69,20 @@ class ModelCard:
 
     def cost_micros(self, usage: Usage) -> int:
         """Cost of a call in millionths of a US dollar."""
-        is_long = self.long_above_tokens is not None and usage.input_tokens > self.long_above_tokens
-        return (self.long_prices if is_long and self.long_prices else self.prices).cost_micros(usage)
+        return self._prices_at(usage.input_tokens).cost_micros(usage)
+
+    def cost_nanos(self, usage: Usage) -> int:
+        """Cost of a call in billionths of a US dollar."""
+        return self._prices_at(usage.input_tokens).cost_nanos(usage)
+
+    def output_tokens_for(self, nanos: int, *, input_tokens: int) -> int:
+        """How many tokens of an answer so much money pays for; no more than the longest answer."""
+        picos = self._prices_at(input_tokens).output_micros
+        return min(self.output_tokens_max, nanos * _THOUSAND // picos) if picos else self.output_tokens_max
+
+    def _prices_at(self, input_tokens: int) -> Prices:
+        is_long = self.long_above_tokens is not None and input_tokens > self.long_above_tokens
+        return self.long_prices if is_long and self.long_prices else self.prices
 
 
 class Catalog:

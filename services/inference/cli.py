@@ -19,10 +19,8 @@ MIGRATIONS: Final = Migrations(SCHEMA, METADATA, Path(__file__).parent / "migrat
 def main(arguments: Sequence[str]) -> NoReturn:
     """Runs the command that the arguments name, and exits: 0 done, 1 failed, 2 wrong usage or settings."""
     if list(arguments[:1]) == ["migrate"]:  # needs the database and nothing else, so it runs before the rest is set
-        run(
-            Deployable(name="inference", settings=StorageSettings, serve=_serve, migrations=MIGRATIONS),
-            arguments,
-        )
+        storage = Deployable(name="inference", settings=StorageSettings, serve=_serve, migrations=MIGRATIONS)
+        run(storage, arguments)
     run(replace(DEPLOYABLE, migrations=MIGRATIONS), arguments)
 
 

@@ -77,12 +77,6 @@ class Settings(ServerSettings, AuthTarget):
     )
 
 
-class SharedSettings(ValkeySettings):
-    """What replicas have in common."""
-
-    model_config = service_config("inference")
-
-
 class StorageSettings(DatabaseSettings):
     """Settings of `migrate`."""
 

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
+from services.inference.catalog import ModelCard, Prices
 from services.inference.money.model import Budget, Call, Consumed, Hold, Period, Posting, Standing
-from services.inference.money.purse import Purpose
+from services.inference.money.purse import Estimate, Payer, Purpose
 from services.inference.store import Store
 from services.mesh.settings import DatabaseSettings, ValkeySettings
 
@@ -82,3 +83,17 @@ def database_settings(url: str) -> DatabaseSettings:
 
 def valkey_settings(url: str) -> ValkeySettings:
     return ValkeySettings(valkey_url=SecretStr(url))
+
+
+PAYER: Final = Payer(organization_id=ORGANIZATION, user_id=USER, credential_id=API_KEY)
+CARD: Final = ModelCard(
+    name="openai/m",
+    display_name="M",
+    context_tokens=10_000,
+    output_tokens_max=1_000,
+    prices=Prices(input_micros=1_000_000, output_micros=2_000_000),  # 1,000 and 2,000 nanos per token
+    source="test",
+    date=TODAY,
+)
+ESTIMATE: Final = Estimate(model="openai/m", card=CARD, input_tokens=10, output_tokens=20, time_s=2)
+ESTIMATE_NANOS: Final = 50_000

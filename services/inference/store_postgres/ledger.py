@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Date, RowMapping, cast, func, literal, select, text, tuple_
+from sqlalchemy import ColumnElement, Date, RowMapping, Select, cast, func, literal, select, text, tuple_
 
 from services.inference.money.model import (
     Alert,
@@ -71,31 +71,9 @@ class PostgresLedger:
 
     async def usage(self, query: UsageQuery, *, after: UsageKey | None, limit: int) -> list[Usage]:
         """See `store.LedgerStore.usage`."""
-        columns = USAGE_DAYS.c
-        day = cast(func.date_trunc("month", columns.day), Date) if query.period is Period.MONTH else columns.day
-        by = query.group_by
-        key = (
-            day.label("starts_on"),
-            (columns.user_id if Dimension.USER in by else literal("")).label("user_id"),
-            (columns.api_key_id if Dimension.API_KEY in by else literal("")).label("api_key_id"),
-            (columns.model if Dimension.MODEL in by else literal("")).label("model"),
-            (columns.purpose if Dimension.PURPOSE in by else literal("")).label("purpose"),
-        )
-        first = query.first if after is None else max(query.first, after.starts_on)
-        statement = select(*key, *(func.sum(columns[name]).label(name) for name in _SUMS)).where(
-            columns.organization_id == query.organization_id, columns.day >= first, columns.day <= query.last
-        )
-        for name in ("user_id", "api_key_id", "model", "purpose"):
-            wanted = getattr(query, name)
-            if wanted is not None:
-                statement = statement.where(columns[name] == wanted)
-        if after is not None:
-            place = (after.starts_on, after.user_id, after.api_key_id, after.model, after.purpose)
-            statement = statement.where(tuple_(*(label.element for label in key)) > place)
-        statement = statement.group_by(*(text(str(number + 1)) for number in range(len(key))))
-        statement = statement.order_by(*(text(str(number + 1)) for number in range(len(key)))).limit(limit)
         async with self._database.read() as read:
-            return [_usage(row) for row in (await read.execute(statement)).mappings()]
+            rows = await read.execute(usage_statement(query, after=after, limit=limit))
+            return [_usage(row) for row in rows.mappings()]
 
     async def _call(self, statement: Any, parameters: Mapping[str, Any]) -> list[RowMapping]:  # Any: SQLAlchemy's own
         """Runs a function of the schema as a transaction of its own, again when PostgreSQL asks for that."""
@@ -108,6 +86,33 @@ class PostgresLedger:
                 if attempt == ATTEMPTS_MAX:
                     raise
         raise AssertionError("there is at least one attempt")
+
+
+def usage_statement(query: UsageQuery, *, after: UsageKey | None, limit: int) -> Select[*tuple[Any, ...]]:
+    """The statement behind `usage`; Any: its columns depend on the query."""
+    columns = USAGE_DAYS.c
+    day = cast(func.date_trunc("month", columns.day), Date) if query.period is Period.MONTH else columns.day
+    by = query.group_by
+    key: dict[str, ColumnElement[Any]] = {
+        "starts_on": day,
+        "user_id": columns.user_id if Dimension.USER in by else literal(""),
+        "api_key_id": columns.api_key_id if Dimension.API_KEY in by else literal(""),
+        "model": columns.model if Dimension.MODEL in by else literal(""),
+        "purpose": columns.purpose if Dimension.PURPOSE in by else literal(""),
+    }
+    first = query.first if after is None else max(query.first, after.starts_on)
+    statement: Select[*tuple[Any, ...]] = select(
+        *(column.label(name) for name, column in key.items()),
+        *(func.sum(columns[name]).label(name) for name in _SUMS),
+    ).where(columns.organization_id == query.organization_id, columns.day >= first, columns.day <= query.last)
+    for name in ("user_id", "api_key_id", "model", "purpose"):
+        wanted = getattr(query, name)
+        if wanted is not None:
+            statement = statement.where(columns[name] == wanted)
+    if after is not None:
+        statement = statement.where(tuple_(*key.values()) > tuple(getattr(after, name) for name in key))
+    places = [text(str(number + 1)) for number in range(len(key))]
+    return statement.group_by(*places).order_by(*places).limit(limit)
 
 
 def _latest(postings: Sequence[Posting]) -> list[Posting]:

@@ -54,10 +54,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 8
     """ERROR_REASON_QUOTA_EXHAUSTED (RESOURCE_EXHAUSTED, HTTP 429): a budget is spent. QuotaFailure names which; RetryInfo
-    until when.
+    until when. Metadata of a budget of money, in billionths of a US dollar: `subject_id`, `period`, `limit_nanos`,
+    `spent_nanos`, `reserved_nanos`, `wanted_nanos`, `reset_time`.
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 9
-    """ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED, HTTP 429): too many calls. RetryInfo tells when to come back."""
+    """ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED, HTTP 429): too many calls. RetryInfo tells when to come back.
+    Metadata of a budget's limit: `subject_id`, `limit` (`requests_per_minute` or `tokens_per_minute`), and that limit.
+    """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """ERROR_REASON_OVERLOADED (UNAVAILABLE, HTTP 503): a bounded queue is full. RetryInfo tells when to come back."""
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 11
@@ -154,10 +157,13 @@ where known: `input_tokens`, `input_tokens_max`.
 """
 ERROR_REASON_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 8
 """ERROR_REASON_QUOTA_EXHAUSTED (RESOURCE_EXHAUSTED, HTTP 429): a budget is spent. QuotaFailure names which; RetryInfo
-until when.
+until when. Metadata of a budget of money, in billionths of a US dollar: `subject_id`, `period`, `limit_nanos`,
+`spent_nanos`, `reserved_nanos`, `wanted_nanos`, `reset_time`.
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 9
-"""ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED, HTTP 429): too many calls. RetryInfo tells when to come back."""
+"""ERROR_REASON_RATE_LIMITED (RESOURCE_EXHAUSTED, HTTP 429): too many calls. RetryInfo tells when to come back.
+Metadata of a budget's limit: `subject_id`, `limit` (`requests_per_minute` or `tokens_per_minute`), and that limit.
+"""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """ERROR_REASON_OVERLOADED (UNAVAILABLE, HTTP 503): a bounded queue is full. RetryInfo tells when to come back."""
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 11

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from parley.inference.v1 import budget_pb2 as _budget_pb2
 from parley.inference.v1 import generation_pb2 as _generation_pb2
 import builtins as _builtins
 import sys
@@ -29,8 +30,11 @@ class GenerateRequest(_message.Message):
     FALLBACK_MODELS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
+    purpose: _budget_pb2.Purpose.ValueType
+    """purpose that the ledger books the call under; an answer when unspecified."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -52,10 +56,11 @@ class GenerateRequest(_message.Message):
         fallback_models: _abc.Iterable[_builtins.str] | None = ...,
         prompt: _generation_pb2.Prompt | None = ...,
         parameters: _generation_pb2.Parameters | None = ...,
+        purpose: _budget_pb2.Purpose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,12 +101,15 @@ class StreamGenerateRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     accepts_restart: _builtins.bool
     """accepts_restart says that the caller can take back text: where nobody can go on with an answer that broke off, it
     begins again at the offset of a ProviderSwitched. Otherwise such an answer ends with an error.
     """
+    purpose: _budget_pb2.Purpose.ValueType
+    """purpose that the ledger books the call under; an answer when unspecified."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -124,10 +132,11 @@ class StreamGenerateRequest(_message.Message):
         prompt: _generation_pb2.Prompt | None = ...,
         parameters: _generation_pb2.Parameters | None = ...,
         accepts_restart: _builtins.bool = ...,
+        purpose: _budget_pb2.Purpose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
