@@ -41,7 +41,10 @@ class CreateMessage:
         metadata = await self._callers.metadata_for(exchange, "inference")  # before the body is read: nobody, no work
         wish = await _read(exchange, is_count=False)
         request = generation_service_pb2.StreamGenerateRequest(
-            model=wish.model, prompt=wish.prompt, parameters=wish.parameters
+            model=wish.model,
+            prompt=wish.prompt,
+            parameters=wish.parameters,
+            accepts_restart=not wish.is_stream,  # nobody has seen any of an answer that is sent whole
         )
         request_id = context.request_id()
         form = Message(identity=f"msg_{secrets.token_hex(12)}", model=wish.model_name, request_id=request_id)

@@ -63,7 +63,10 @@ class ChatCompletions:
     async def _generate(self, exchange: Exchange, chat: Chat) -> None:
         metadata = await self._callers.metadata_for(exchange, "inference")
         request = generation_service_pb2.StreamGenerateRequest(
-            model=chat.model, prompt=chat.prompt, parameters=chat.parameters
+            model=chat.model,
+            prompt=chat.prompt,
+            parameters=chat.parameters,
+            accepts_restart=not chat.is_stream,  # nobody has seen any of an answer that is sent whole
         )
         form = _form(chat, secrets.token_hex(12), int(time.time()))
         await self._answer(exchange, chat, form, self._generations.steps(request, metadata), ())
