@@ -79,10 +79,18 @@ class Reaper:
             _log.warning("not_republished", cause=cause, reason=error.reason)
 
     async def _close(self, ref: TurnRef, cause: str, ending: Ending) -> None:
-        claim = await self._store.claim(
-            ref, lease_s=self._pace.lease_s, epoch=await self._recovery.epoch(), spend_attempt=False
-        )
-        if claim is not None and await self._recovery.close(claim, ending):
-            _CLOSED.labels(cause).inc()
-            turn = claim.turn
-            _log.warning("turn_closed", cause=cause, turn_id=turn.id, attempt=turn.attempt, fence=claim.hold.fence)
+        """Raises MeshError when nothing can be closed now."""
+        try:
+            claim = await self._store.claim(
+                ref, lease_s=self._pace.lease_s, epoch=await self._recovery.epoch(), spend_attempt=False
+            )
+            if claim is None or not await self._recovery.close(claim, ending):
+                return
+        except MeshError:
+            raise
+        except Exception:  # noqa: BLE001 - one turn that cannot be read must not keep all others from being found
+            _log.exception("turn_not_closed", cause=cause, turn_id=ref.turn_id)
+            return
+        _CLOSED.labels(cause).inc()
+        turn = claim.turn
+        _log.warning("turn_closed", cause=cause, turn_id=turn.id, attempt=turn.attempt, fence=claim.hold.fence)

@@ -307,6 +307,25 @@ async def test_a_turn_that_nobody_takes_fails_at_its_deadline() -> None:
     assert message.error.reason == "DEADLINE_EXCEEDED"
 
 
+async def test_a_turn_that_cannot_be_read_keeps_no_other_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, clock = manual_rig()
+    poison, turn = await rig.ask(), await rig.ask()
+    clock.advance(601)
+    claim = rig.store.claim
+
+    async def claimed(ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
+        if ref.turn_id == poison.id:
+            raise ValueError("a row that nobody can read")
+        return await claim(ref, lease_s=lease_s, epoch=epoch, spend_attempt=spend_attempt)
+
+    monkeypatch.setattr(rig.store, "claim", claimed)
+
+    await rig.reaper.reap()
+
+    assert (await rig.store.turn(ADA, poison.id)).state is TurnState.QUEUED
+    assert (await rig.store.turn(ADA, turn.id)).state is TurnState.FAILED
+
+
 async def test_a_lost_queue_is_filled_again() -> None:
     rig, _ = manual_rig()
     turn = await rig.ask()
