@@ -134,7 +134,7 @@ class BudgetServicer(budget_service_pb2_grpc.BudgetServiceServicer):
         self, request: budget_service_pb2.GetBudgetRequest, context: RpcContext
     ) -> budget_service_pb2.GetBudgetResponse:
         """See the contract."""
-        budget = await self._budgets.get(principal().organization_id, request.subject_id)
+        budget = await self._budgets.get(principal().organization_id, request.subject)
         return budget_service_pb2.GetBudgetResponse(budget=money.to_budget(budget))
 
     async def SetBudget(
@@ -142,14 +142,14 @@ class BudgetServicer(budget_service_pb2_grpc.BudgetServiceServicer):
     ) -> budget_service_pb2.SetBudgetResponse:
         """See the contract."""
         limits = money.limits(request.limits)
-        budget = await self._budgets.set(principal().organization_id, request.subject_id, limits)
+        budget = await self._budgets.set(principal().organization_id, request.subject, limits)
         return budget_service_pb2.SetBudgetResponse(budget=money.to_budget(budget))
 
     async def DeleteBudget(
         self, request: budget_service_pb2.DeleteBudgetRequest, context: RpcContext
     ) -> budget_service_pb2.DeleteBudgetResponse:
         """See the contract."""
-        await self._budgets.delete(principal().organization_id, request.subject_id)
+        await self._budgets.delete(principal().organization_id, request.subject)
         return budget_service_pb2.DeleteBudgetResponse()
 
     async def ListBudgetAlerts(
@@ -192,7 +192,7 @@ class UsageServicer(usage_service_pb2_grpc.UsageServiceServicer):
     ) -> usage_service_pb2.ListOrganizationUsageResponse:
         """See the contract."""
         query = money.usage_query(principal().organization_id, request, self._reports.days)
-        rows, token = await self._page(replace(query, user_id=request.user_id or None), request)
+        rows, token = await self._page(replace(query, user_id=request.user or None), request)
         return usage_service_pb2.ListOrganizationUsageResponse(rows=rows, next_page_token=token)
 
     async def _page(

@@ -34,7 +34,7 @@ class Budgets:
             if subject_id != organization_id:
                 raise NotFound.of("organization")
         elif not is_id("usr", subject_id) and not is_id("key", subject_id):
-            raise invalid_field("subject_id", "must be the id of the organization, a user or an API key")
+            raise invalid_field("subject", "must be the id of the organization, a user or an API key")
         try:
             budget = await self._store.set_budget(organization_id, subject_id, limits, self._clock.now())
         except TooManyBudgetsError:

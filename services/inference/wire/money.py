@@ -144,7 +144,7 @@ def usage_query(organization_id: str, request: UsageRequest, days: Days) -> Usag
         first=first,
         last=last,
         group_by=frozenset(_dimension(number) for number in request.group_by),
-        api_key_id=request.api_key_id or None,
+        api_key_id=request.api_key or None,
         model=request.model or None,
         purpose=purpose,
     )

@@ -27,7 +27,7 @@ from parley.inference.v1 import budget_pb2 as parley_dot_inference_dot_v1_dot_bu
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/inference/v1/budget_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a parley/inference/v1/budget.proto\x1a\x1eparley/options/v1/method.proto\";\n\x12ListBudgetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListBudgetsResponse\x12,\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x1b.parley.inference.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x10GetBudgetRequest\x12\x12\n\nsubject_id\x18\x01 \x01(\t\"@\n\x11GetBudgetResponse\x12+\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Budget\"Y\n\x10SetBudgetRequest\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.parley.inference.v1.BudgetLimits\"@\n\x11SetBudgetResponse\x12+\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Budget\")\n\x13\x44\x65leteBudgetRequest\x12\x12\n\nsubject_id\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse\"@\n\x17ListBudgetAlertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x18ListBudgetAlertsResponse\x12\x30\n\x06\x61lerts\x18\x01 \x03(\x0b\x32 .parley.inference.v1.BudgetAlert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xac\x06\n\rBudgetService\x12\x8d\x01\n\x0bListBudgets\x12\'.parley.inference.v1.ListBudgetsRequest\x1a(.parley.inference.v1.ListBudgetsResponse\"+\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/budgets\x12\x9c\x01\n\tGetBudget\x12%.parley.inference.v1.GetBudgetRequest\x1a&.parley.inference.v1.GetBudgetResponse\"@\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02&\x12\x1c/api/v1/budgets/{subject_id}b\x06\x62udget\x12\xa5\x01\n\tSetBudget\x12%.parley.inference.v1.SetBudgetRequest\x1a&.parley.inference.v1.SetBudgetResponse\"I\x8a\xb2\x19\x11\n\rbudgets:write \x02\x82\xd3\xe4\x93\x02.\x1a\x1c/api/v1/budgets/{subject_id}:\x06limitsb\x06\x62udget\x12\x9e\x01\n\x0c\x44\x65leteBudget\x12(.parley.inference.v1.DeleteBudgetRequest\x1a).parley.inference.v1.DeleteBudgetResponse\"9\x8a\xb2\x19\x11\n\rbudgets:write \x02\x82\xd3\xe4\x93\x02\x1e*\x1c/api/v1/budgets/{subject_id}\x12\xa2\x01\n\x10ListBudgetAlerts\x12,.parley.inference.v1.ListBudgetAlertsRequest\x1a-.parley.inference.v1.ListBudgetAlertsResponse\"1\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/budget_alertsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/inference/v1/budget_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a parley/inference/v1/budget.proto\x1a\x1eparley/options/v1/method.proto\";\n\x12ListBudgetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListBudgetsResponse\x12,\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x1b.parley.inference.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"#\n\x10GetBudgetRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"@\n\x11GetBudgetResponse\x12+\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Budget\"V\n\x10SetBudgetRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x31\n\x06limits\x18\x02 \x01(\x0b\x32!.parley.inference.v1.BudgetLimits\"@\n\x11SetBudgetResponse\x12+\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Budget\"&\n\x13\x44\x65leteBudgetRequest\x12\x0f\n\x07subject\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteBudgetResponse\"@\n\x17ListBudgetAlertsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x18ListBudgetAlertsResponse\x12\x30\n\x06\x61lerts\x18\x01 \x03(\x0b\x32 .parley.inference.v1.BudgetAlert\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xa3\x06\n\rBudgetService\x12\x8d\x01\n\x0bListBudgets\x12\'.parley.inference.v1.ListBudgetsRequest\x1a(.parley.inference.v1.ListBudgetsResponse\"+\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/budgets\x12\x99\x01\n\tGetBudget\x12%.parley.inference.v1.GetBudgetRequest\x1a&.parley.inference.v1.GetBudgetResponse\"=\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02#\x12\x19/api/v1/budgets/{subject}b\x06\x62udget\x12\xa2\x01\n\tSetBudget\x12%.parley.inference.v1.SetBudgetRequest\x1a&.parley.inference.v1.SetBudgetResponse\"F\x8a\xb2\x19\x11\n\rbudgets:write \x02\x82\xd3\xe4\x93\x02+\x1a\x19/api/v1/budgets/{subject}:\x06limitsb\x06\x62udget\x12\x9b\x01\n\x0c\x44\x65leteBudget\x12(.parley.inference.v1.DeleteBudgetRequest\x1a).parley.inference.v1.DeleteBudgetResponse\"6\x8a\xb2\x19\x11\n\rbudgets:write \x02\x82\xd3\xe4\x93\x02\x1b*\x19/api/v1/budgets/{subject}\x12\xa2\x01\n\x10ListBudgetAlerts\x12,.parley.inference.v1.ListBudgetAlertsRequest\x1a-.parley.inference.v1.ListBudgetAlertsResponse\"1\x8a\xb2\x19\x10\n\x0c\x62udgets:read \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/budget_alertsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgets']._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgets']._serialized_options = b'\212\262\031\020\n\014budgets:read \001\202\323\344\223\002\021\022\017/api/v1/budgets'
   _globals['_BUDGETSERVICE'].methods_by_name['GetBudget']._loaded_options = None
-  _globals['_BUDGETSERVICE'].methods_by_name['GetBudget']._serialized_options = b'\212\262\031\020\n\014budgets:read \001\202\323\344\223\002&\022\034/api/v1/budgets/{subject_id}b\006budget'
+  _globals['_BUDGETSERVICE'].methods_by_name['GetBudget']._serialized_options = b'\212\262\031\020\n\014budgets:read \001\202\323\344\223\002#\022\031/api/v1/budgets/{subject}b\006budget'
   _globals['_BUDGETSERVICE'].methods_by_name['SetBudget']._loaded_options = None
-  _globals['_BUDGETSERVICE'].methods_by_name['SetBudget']._serialized_options = b'\212\262\031\021\n\rbudgets:write \002\202\323\344\223\002.\032\034/api/v1/budgets/{subject_id}:\006limitsb\006budget'
+  _globals['_BUDGETSERVICE'].methods_by_name['SetBudget']._serialized_options = b'\212\262\031\021\n\rbudgets:write \002\202\323\344\223\002+\032\031/api/v1/budgets/{subject}:\006limitsb\006budget'
   _globals['_BUDGETSERVICE'].methods_by_name['DeleteBudget']._loaded_options = None
-  _globals['_BUDGETSERVICE'].methods_by_name['DeleteBudget']._serialized_options = b'\212\262\031\021\n\rbudgets:write \002\202\323\344\223\002\036*\034/api/v1/budgets/{subject_id}'
+  _globals['_BUDGETSERVICE'].methods_by_name['DeleteBudget']._serialized_options = b'\212\262\031\021\n\rbudgets:write \002\202\323\344\223\002\033*\031/api/v1/budgets/{subject}'
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgetAlerts']._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgetAlerts']._serialized_options = b'\212\262\031\020\n\014budgets:read \001\202\323\344\223\002\027\022\025/api/v1/budget_alerts'
   _globals['_LISTBUDGETSREQUEST']._serialized_start=161
@@ -49,21 +49,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBUDGETSRESPONSE']._serialized_start=222
   _globals['_LISTBUDGETSRESPONSE']._serialized_end=314
   _globals['_GETBUDGETREQUEST']._serialized_start=316
-  _globals['_GETBUDGETREQUEST']._serialized_end=354
-  _globals['_GETBUDGETRESPONSE']._serialized_start=356
-  _globals['_GETBUDGETRESPONSE']._serialized_end=420
-  _globals['_SETBUDGETREQUEST']._serialized_start=422
-  _globals['_SETBUDGETREQUEST']._serialized_end=511
-  _globals['_SETBUDGETRESPONSE']._serialized_start=513
-  _globals['_SETBUDGETRESPONSE']._serialized_end=577
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=579
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=620
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=622
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=644
-  _globals['_LISTBUDGETALERTSREQUEST']._serialized_start=646
-  _globals['_LISTBUDGETALERTSREQUEST']._serialized_end=710
-  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_start=712
-  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_end=813
-  _globals['_BUDGETSERVICE']._serialized_start=816
-  _globals['_BUDGETSERVICE']._serialized_end=1628
+  _globals['_GETBUDGETREQUEST']._serialized_end=351
+  _globals['_GETBUDGETRESPONSE']._serialized_start=353
+  _globals['_GETBUDGETRESPONSE']._serialized_end=417
+  _globals['_SETBUDGETREQUEST']._serialized_start=419
+  _globals['_SETBUDGETREQUEST']._serialized_end=505
+  _globals['_SETBUDGETRESPONSE']._serialized_start=507
+  _globals['_SETBUDGETRESPONSE']._serialized_end=571
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=573
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=611
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=613
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=635
+  _globals['_LISTBUDGETALERTSREQUEST']._serialized_start=637
+  _globals['_LISTBUDGETALERTSREQUEST']._serialized_end=701
+  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_start=703
+  _globals['_LISTBUDGETALERTSRESPONSE']._serialized_end=804
+  _globals['_BUDGETSERVICE']._serialized_start=807
+  _globals['_BUDGETSERVICE']._serialized_end=1610
 # @@protoc_insertion_point(module_scope)

@@ -79,17 +79,17 @@ class GetBudgetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SUBJECT_ID_FIELD_NUMBER: _builtins.int
-    subject_id: _builtins.str
-    """subject_id of the organization, a user or an API key."""
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """subject is the id of the organization, a user or an API key."""
     def __init__(
         self,
         *,
-        subject_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,10 +125,12 @@ class SetBudgetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SUBJECT_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
-    subject_id: _builtins.str
-    """subject_id of the caller's organization, of a user or of an API key."""
+    subject: _builtins.str
+    """subject is the id of the caller's organization, of a user or of an API key. It is not looked up: a subject that
+    is not the organization's has a budget that binds nobody.
+    """
     @_builtins.property
     def limits(self) -> _budget_pb2.BudgetLimits:
         """limits from now on; those that are absent are lifted."""
@@ -136,12 +138,12 @@ class SetBudgetRequest(_message.Message):
     def __init__(
         self,
         *,
-        subject_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
         limits: _budget_pb2.BudgetLimits | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -177,17 +179,17 @@ class DeleteBudgetRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SUBJECT_ID_FIELD_NUMBER: _builtins.int
-    subject_id: _builtins.str
-    """subject_id of the organization, a user or an API key."""
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """subject is the id of the organization, a user or an API key."""
     def __init__(
         self,
         *,
-        subject_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

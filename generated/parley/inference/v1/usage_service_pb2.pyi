@@ -132,7 +132,7 @@ class ListUsageRequest(_message.Message):
     FIRST_DATE_FIELD_NUMBER: _builtins.int
     LAST_DATE_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
-    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -143,8 +143,8 @@ class ListUsageRequest(_message.Message):
     """first_date is the first day, `2026-11-01`; the first of the present month when empty."""
     last_date: _builtins.str
     """last_date is the last day, included; today when empty. At most 400 days are asked for at once."""
-    api_key_id: _builtins.str
-    """api_key_id of the calls that count; all when empty."""
+    api_key: _builtins.str
+    """api_key is the id of the key whose calls count; all when empty."""
     model: _builtins.str
     """model of the calls that count; all when empty."""
     purpose: _budget_pb2.Purpose.ValueType
@@ -164,7 +164,7 @@ class ListUsageRequest(_message.Message):
         first_date: _builtins.str = ...,
         last_date: _builtins.str = ...,
         group_by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
-        api_key_id: _builtins.str = ...,
+        api_key: _builtins.str = ...,
         model: _builtins.str = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
         page_size: _builtins.int = ...,
@@ -172,7 +172,7 @@ class ListUsageRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "first_date", b"first_date", "group_by", b"group_by", "last_date", b"last_date", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "period", b"period", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "first_date", b"first_date", "group_by", b"group_by", "last_date", b"last_date", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "period", b"period", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -216,20 +216,20 @@ class ListOrganizationUsageRequest(_message.Message):
     FIRST_DATE_FIELD_NUMBER: _builtins.int
     LAST_DATE_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
-    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    USER_ID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     period: _budget_pb2.BudgetPeriod.ValueType
     """period of the rows; days when unspecified."""
     first_date: _builtins.str
     """first_date is the first day, `2026-11-01`; the first of the present month when empty."""
     last_date: _builtins.str
     """last_date is the last day, included; today when empty. At most 400 days are asked for at once."""
-    api_key_id: _builtins.str
-    """api_key_id of the calls that count; all when empty."""
+    api_key: _builtins.str
+    """api_key is the id of the key whose calls count; all when empty."""
     model: _builtins.str
     """model of the calls that count; all when empty."""
     purpose: _budget_pb2.Purpose.ValueType
@@ -238,8 +238,8 @@ class ListOrganizationUsageRequest(_message.Message):
     """page_size is 1 to 200; 50 when 0."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before; empty for the first."""
-    user_id: _builtins.str
-    """user_id of the calls that count; all when empty."""
+    user: _builtins.str
+    """user is the id of the user whose calls count; all when empty."""
     @_builtins.property
     def group_by(self) -> _containers.RepeatedScalarFieldContainer[Global___UsageDimension.ValueType]:
         """group_by tells rows apart further."""
@@ -251,16 +251,16 @@ class ListOrganizationUsageRequest(_message.Message):
         first_date: _builtins.str = ...,
         last_date: _builtins.str = ...,
         group_by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
-        api_key_id: _builtins.str = ...,
+        api_key: _builtins.str = ...,
         model: _builtins.str = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
-        user_id: _builtins.str = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "first_date", b"first_date", "group_by", b"group_by", "last_date", b"last_date", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "period", b"period", "purpose", b"purpose", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "first_date", b"first_date", "group_by", b"group_by", "last_date", b"last_date", "model", b"model", "page_size", b"page_size", "page_token", b"page_token", "period", b"period", "purpose", b"purpose", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

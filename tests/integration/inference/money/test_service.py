@@ -58,11 +58,11 @@ class Client:
         return (await unary(self.generation.Generate(request, metadata=self.metadata, timeout=60))).answer
 
     async def limit(self, subject_id: str, limits: budget_pb2.BudgetLimits) -> budget_pb2.Budget:
-        request = budget_service_pb2.SetBudgetRequest(subject_id=subject_id, limits=limits)
+        request = budget_service_pb2.SetBudgetRequest(subject=subject_id, limits=limits)
         return (await unary(self.budgets.SetBudget(request, metadata=self.metadata, timeout=60))).budget
 
     async def budget(self, subject_id: str) -> budget_pb2.Budget:
-        request = budget_service_pb2.GetBudgetRequest(subject_id=subject_id)
+        request = budget_service_pb2.GetBudgetRequest(subject=subject_id)
         return (await unary(self.budgets.GetBudget(request, metadata=self.metadata, timeout=60))).budget
 
     async def usage(self, *group_by: usage_service_pb2.UsageDimension.ValueType) -> list[usage_service_pb2.UsageRow]:
@@ -181,7 +181,7 @@ async def test_replica_heeds_a_budget_that_is_set_and_lifted_through_it(client: 
     await client.generate()
     await client.limit(API_KEY, budget_pb2.BudgetLimits(cost_nanos_per_day=0))
     assert (await refused(client.generate())).reason is Reason.QUOTA_EXHAUSTED
-    request = budget_service_pb2.DeleteBudgetRequest(subject_id=API_KEY)
+    request = budget_service_pb2.DeleteBudgetRequest(subject=API_KEY)
     await unary(client.budgets.DeleteBudget(request, metadata=client.metadata, timeout=60))
     await client.generate()
     assert (await refused(client.budget(API_KEY))).reason is Reason.NOT_FOUND
@@ -238,7 +238,7 @@ async def test_budgets_are_for_administrators_and_usage_of_others_too(client: Cl
     member = client.issuer.metadata(audience="inference", scopes=("usage:read", "inference:generate"))
     listing = budget_service_pb2.ListBudgetsRequest()
     everybody = usage_service_pb2.ListOrganizationUsageRequest()
-    setting = budget_service_pb2.SetBudgetRequest(subject_id=USER)
+    setting = budget_service_pb2.SetBudgetRequest(subject=USER)
     for call in (
         client.budgets.ListBudgets(listing, metadata=member, timeout=60),
         client.budgets.SetBudget(setting, metadata=member, timeout=60),
