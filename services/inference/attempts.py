@@ -147,12 +147,15 @@ class Attempt:
             self._reservation.commit(usage)
         return usage
 
-    def fail(self, failure: Failure) -> Usage | None:
-        """It failed; what it wrote until then was paid for."""
+    def fail(self, failure: Failure, *, is_blamed: bool) -> Usage | None:
+        """It failed, through its own fault or for want of the caller's time; what it wrote until then is paid for."""
         usage = self._usage(None) if self._has_written else None
         if not self._is_over:
             self._is_over = True
-            self._standings.failed(self.admission, failure, wait_s=failure.error.retry_after_s)
+            if is_blamed:
+                self._standings.failed(self.admission, failure, wait_s=failure.error.retry_after_s)
+            else:
+                self._standings.abandoned(self.admission)
             metrics.failed(self.target, failure.kind, usage)
             self._settle(usage)
         return usage

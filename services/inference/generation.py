@@ -5,14 +5,14 @@ taken back only for callers that said that they can take it.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from services.inference import metrics
+from services.inference import genai, metrics
 from services.inference.attempts import Attempt, Fitted, fitted, total
-from services.inference.continuation import Placed, Seam, Way, seam_of, way_of
+from services.inference.continuation import Placed, Plain, Seam, Way, seam_of, way_of
 from services.inference.course import Course, Next, Tactics
 from services.inference.model import (
     Answer,
@@ -26,7 +26,7 @@ from services.inference.model import (
     Usage,
 )
 from services.inference.money.purse import FREE, NOBODY, Estimate, Payer, Purse
-from services.inference.parts import PartDelta
+from services.inference.parts import PartDelta, ToolCall
 from services.inference.prompts.assembly import measure
 from services.inference.providers.base import Accepted, Cited, Ended, Limits, ProviderEvent, Task, Text, bounded
 from services.inference.providers.failures import Failure
@@ -35,7 +35,7 @@ from services.inference.standing.standings import Admission
 from services.inference.writing import Writing
 from services.mesh import deadline
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import ContextLengthExceeded, Reason
+from services.mesh.errors import ContextLengthExceeded, MeshError, Reason
 
 LEFT_S_MIN: Final = 0.05
 """With less time than this nobody is asked any more."""
@@ -60,20 +60,24 @@ class _Call:
     Attributes:
         course: who is asked.
         writing: the answer so far.
-        ends_at: when all attempts have to be over.
+        started, ends_at: when it began, and when all attempts have to be over.
         spent: what attempts consumed that did not come to their end.
         failed: the newest attempt that failed, and why.
+        answer: what came of it.
     """
 
     wish: Generation
     payer: Payer
     course: Course
     writing: Writing
+    started: float
     ends_at: float
     spent: list[Usage] = field(default_factory=list)
     failed: tuple[Target, Reason] | None = None
     is_announced: bool = False
-    is_repeat: bool = False
+    attempts: int = 0
+    switches: int = 0
+    answer: Answer | None = None
 
     def note(self, target: Target, reason: Reason, usage: Usage | None) -> None:
         """An attempt at `target` failed."""
@@ -81,12 +85,17 @@ class _Call:
         if usage is not None:
             self.spent.append(usage)
 
-    def opening(self, target: Target, report: ContextReport) -> Iterator[Event]:
-        """What a reader is told before an attempt; where the answer goes on is told with its first text if need be."""
+    def opening(self, leg: "_Leg") -> Iterator[Event]:
+        """What a reader is told before an attempt."""
+        target = leg.attempt.target
         if not self.is_announced:
             self.is_announced = True
             origin = target if self.failed is None else self.failed[0]
-            yield Started(model=origin.name, context=report if self.failed is None else ContextReport())
+            report = leg.fit.assembled.report if self.failed is None else ContextReport()
+            yield Started(model=origin.name, context=report)
+        # Where an answer that begins again parts from what stands is known with its first text only.
+        if not leg.is_open_restart:
+            yield from self.switch(target, self.writing.length)
 
     def switch(self, target: Target, offset: int) -> Iterator[Event]:
         """That another target goes on, or the same one with an answer that has begun."""
@@ -94,6 +103,7 @@ class _Call:
             return
         (origin, reason), self.failed = self.failed, None
         if origin.name != target.name or self.writing.is_begun:
+            self.switches += 1
             metrics.switched(origin, target, reason)
             yield ProviderSwitched(from_model=origin.name, to_model=target.name, reason=reason.value, offset=offset)
 
@@ -139,22 +149,48 @@ class Generator:
             MeshError: nobody could answer, or nobody could go on with the answer.
         """
         targets = self._router.targets(wish.model, wish.fallback_models)
-        ends_at = self._clock.monotonic() + deadline.budget_s(self._total_s)
+        started = self._clock.monotonic()
+        ends_at = started + deadline.budget_s(self._total_s)
         course = Course(targets, self._tactics)
-        call = _Call(wish=wish, payer=payer, course=course, writing=Writing(), ends_at=ends_at)
-        step: Next | None = Next(targets[0])
-        while step is not None:
+        call = _Call(wish=wish, payer=payer, course=course, writing=Writing(), started=started, ends_at=ends_at)
+        outcome = "abandoned"
+        try:
+            leg: _Leg | None = await self._leg(call, Next(course.target))
+            while leg is not None:
+                async with aclosing(self._ask(call, leg)) as events:
+                    async for event in events:
+                        yield event
+                leg = None if leg.next is None else await self._leg(call, leg.next)
+            outcome = "ok"
+        except MeshError as error:
+            outcome = error.reason.value
+            raise
+        finally:
+            self._tell(call, outcome)
+
+    async def _leg(self, call: _Call, step: Next) -> "_Leg":
+        """The next attempt that may be made.
+
+        Raises:
+            MeshError: there is none.
+        """
+        while True:
             if step.pause_s:
                 await asyncio.sleep(step.pause_s)
             ready = await self._prepare(call)
-            if isinstance(ready, Next):
-                step = ready
-                continue
-            leg = _Leg(*ready, writing=call.writing)
-            async with aclosing(self._ask(call, leg)) as events:
-                async for event in events:
-                    yield event
-            step = leg.next
+            if not isinstance(ready, Next):
+                return _Leg(*ready, writing=call.writing)
+            step = ready
+
+    def _tell(self, call: _Call, outcome: str) -> None:
+        history = genai.History(
+            asked=call.wish.model,
+            outcome=outcome,
+            attempts=call.attempts,
+            switches=call.switches,
+            seconds=self._clock.monotonic() - call.started,
+        )
+        genai.tell(history, call.answer, total(call.spent) if call.answer is None else call.answer.usage)
 
     async def answer(self, wish: Generation, payer: Payer = NOBODY) -> Answer:
         """The whole answer. Nobody has seen any of it before, so it may begin again.
@@ -223,14 +259,14 @@ class Generator:
             input_tokens=fit.assembled.report.input_tokens,
             output_tokens=fit.output_tokens_kept,
             time_s=limits.total_s,
-            is_repeat=call.is_repeat,
+            is_repeat=call.attempts > 0,
         )
         try:
             reservation = await self._purse.reserve(call.payer, estimate)
         except BaseException:
             self._standings.abandoned(admission)
             raise
-        call.is_repeat = True
+        call.attempts += 1
         attempt = Attempt(target, admission, reservation, self._standings, self._clock)
         return fit, attempt, fit.task(target, call.wish, limits, reservation.output_tokens_max)
 
@@ -242,21 +278,21 @@ class Generator:
         """
         attempt, target = leg.attempt, leg.attempt.target
         try:
-            for event in call.opening(target, leg.fit.assembled.report):
+            for event in call.opening(leg):
                 yield event
-            if not leg.is_open_restart:
-                for event in call.switch(target, call.writing.length):
-                    yield event
-            async with aclosing(self._events(call, leg)) as events:
-                async for event in events:
-                    yield event
+            attempt.ask(leg.fit.assembled.report)
+            with attempt.admission.key.line.used() as provider:
+                async with aclosing(bounded(provider, leg.task, label=target.name)) as provided:
+                    async for happened in provided:
+                        for event in leg.steps(call, happened):
+                            yield event
         except Failure as failure:
-            usage = attempt.fail(failure)
+            left_s = call.ends_at - self._clock.monotonic()
+            usage = attempt.fail(failure, is_blamed=left_s >= LEFT_S_MIN)
             call.note(target, failure.error.reason, usage)
-            if call.writing.has_parts:
+            if call.writing.has_calls:
                 # A tool call cannot be gone on with, nor taken back by every reader.
                 raise failure.error from None
-            left_s = call.ends_at - self._clock.monotonic()
             leg.next = call.course.after(
                 failure, key_id=attempt.admission.key.id, left_s=left_s, is_begun=call.writing.is_begun
             )
@@ -266,21 +302,9 @@ class Generator:
                 call.spent.append(usage)
             leg.next = call.course.skip()
         finally:
-            attempt.abandon()
-
-    async def _events(self, call: _Call, leg: "_Leg") -> AsyncGenerator[Event, None]:
-        attempt, target = leg.attempt, leg.attempt.target
-        attempt.ask(leg.fit.assembled.report)
-        with attempt.admission.key.line.used() as provider:
-            async with aclosing(bounded(provider, leg.task, label=target.name)) as provided:
-                async for event in provided:
-                    if isinstance(event, Accepted):
-                        attempt.accept(event)
-                        continue
-                    for step in leg.steps(call, event):
-                        yield step
-                    if isinstance(event, Ended):
-                        yield Finished(_answer(call, leg, event))
+            usage = attempt.abandon()
+            if usage is not None:
+                call.spent.append(usage)
 
 
 class _Leg:
@@ -293,9 +317,10 @@ class _Leg:
         self.next: Next | None = None
         self.is_open_restart = bool(fit.standing) and fit.way is Way.RESTART
         self._seam: Seam = seam_of(fit.way, fit.standing)
+        self._first_number = writing.next_number
         writing.read_marks(None if attempt.target.profile.cites else fit.assembled.passages)
 
-    def steps(self, call: _Call, event: ProviderEvent) -> Iterator[Event]:
+    def steps(self, call: _Call, event: ProviderEvent) -> Sequence[Event]:
         """What a reader is told of an event.
 
         Raises:
@@ -304,27 +329,36 @@ class _Leg:
         match event:
             case Text(text, is_refusal):
                 self.attempt.write(text)
-                yield from self._place(call, self._seam.feed(text), is_refusal=is_refusal)
-            case PartDelta():
+                placed = self._seam.feed(text)
+                return () if placed is None else self._place(call, placed, is_refusal=is_refusal)
+            case PartDelta(number, piece):
                 self.attempt.write(event)
-                if self.fit.standing and self.is_open_restart and call.writing.is_begun and not call.writing.has_parts:
-                    yield from self._place(call, self._seam.end(), is_refusal=False)
-                yield call.writing.add_part(event)
+                # Thoughts may come before what is gone on with; a call of a tool comes after all of the text before it.
+                held = self._settle(call) if isinstance(piece, ToolCall) else ()
+                return [*held, call.writing.add_part(PartDelta(self._first_number + number, piece))]
             case Cited(citation):
-                yield from call.writing.cite(citation)
+                return call.writing.cite(citation)
             case Ended():
-                yield from self._place(call, self._seam.end(), is_refusal=False)
+                last = self._settle(call)
+                call.answer = _answer(call, self, event)
+                return [*last, Finished(call.answer)]
             case Accepted():
-                pass
+                self.attempt.accept(event)
+                return ()
 
-    def _place(self, call: _Call, placed: Placed | None, *, is_refusal: bool) -> Iterator[Event]:
-        if placed is None:
-            return
+    def _settle(self, call: _Call) -> Sequence[Event]:
+        """What was held back of the text, now that something else comes."""
+        placed = self._seam.end()
+        self._seam = Plain(call.writing.length if placed is None else placed.offset + len(placed.text))
+        return () if placed is None else self._place(call, placed, is_refusal=False)
+
+    def _place(self, call: _Call, placed: Placed, *, is_refusal: bool) -> Sequence[Event]:
+        if not self.is_open_restart:
+            return call.writing.put(placed, is_refusal=is_refusal)
         if placed.offset < call.writing.length and not call.wish.accepts_restart:
             raise _Parted
-        if self.is_open_restart:
-            yield from call.switch(self.attempt.target, placed.offset)
-        yield from call.writing.put(placed, is_refusal=is_refusal)
+        switched = list(call.switch(self.attempt.target, placed.offset))
+        return [*switched, *call.writing.put(placed, is_refusal=is_refusal)]
 
 
 def _answer(call: _Call, leg: _Leg, ended: Ended) -> Answer:

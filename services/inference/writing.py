@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from services.inference.citations import CitationReader
 from services.inference.continuation import Placed
 from services.inference.model import Event, Passage, PassageCitation, TextDelta
-from services.inference.parts import Part, PartDelta, PartsRead
+from services.inference.parts import Part, PartDelta, PartsRead, ToolCall
 
 
 class Writing:
@@ -16,13 +16,19 @@ class Writing:
         self._parts = PartsRead()
         self._citations: list[PassageCitation] = []
         self._reader: CitationReader | None = None
-        self.has_parts = False
+        self._deltas: list[PartDelta] = []
+        self.has_calls = False
         self.length = 0
 
     @property
     def is_begun(self) -> bool:
         """Whether any of it has been sent."""
-        return bool(self._pieces) or self.has_parts
+        return bool(self._pieces) or bool(self._deltas)
+
+    @property
+    def next_number(self) -> int:
+        """The first number that no part has: each writer counts its own from 0."""
+        return 1 + max((delta.number for delta in self._deltas), default=-1)
 
     @property
     def text(self) -> str:
@@ -63,7 +69,8 @@ class Writing:
 
     def add_part(self, delta: PartDelta) -> PartDelta:
         """A piece of something other than text has come."""
-        self.has_parts = True
+        self.has_calls = self.has_calls or isinstance(delta.piece, ToolCall)
+        self._deltas.append(delta)
         self._parts.add(delta)
         return delta
 
@@ -75,10 +82,12 @@ class Writing:
         return [citation]
 
     def _cut(self, offset: int) -> None:
-        """What stands from `offset` on is void; there is nothing but text, for nobody else goes on with more."""
+        """What stands of the text from `offset` on is void; what was thought before it stays."""
         text = self.text[:offset]
         self._pieces = [text] if text else []
         self._parts = PartsRead()
+        for delta in self._deltas:
+            self._parts.add(delta)
         if text:
             self._parts.add_text(text, is_refusal=False)
         self.length = len(text)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.inference.continuation import ANCHOR_CHARS
 from services.inference.model import (
@@ -19,10 +20,12 @@ from services.inference.model import (
     Started,
     TextDelta,
 )
-from services.inference.parts import AnswerFormat, PartDelta, ToolCall
+from services.inference.parts import AnswerFormat, PartDelta, Reasoning, TextPart, ToolCall
 from services.inference.providers.base import Cited, Ended, TokenCounts
 from services.inference.providers.failures import Failure, Kind
 from services.inference.providers.scripted import Script, ScriptedProvider
+from services.inference.standing.outages import State
+from services.inference.standing.standings import CALLS_MIN, Standings
 from services.mesh.errors import ContentFiltered, MeshError, ProviderUnavailable
 from tests.support.inference import HASTY, SKY, FakeProvider, events_of, generator, prompt, router
 
@@ -166,6 +169,22 @@ async def test_call_of_a_tool_is_not_gone_on_with() -> None:
     assert other.tasks == []
 
 
+async def test_thoughts_do_not_keep_an_answer_from_being_gone_on_with() -> None:
+    first = FakeProvider("a", (PartDelta(0, Reasoning(text="Hm.")), HALF, ProviderUnavailable()))
+    rest = WHOLE[len(HALF) :]
+    other = FakeProvider("b", (PartDelta(0, Reasoning(text="Well.")), HALF[-30:], rest, STOP))
+
+    answer = finished(await events_of(generator(router(first, other)), wish("a/x", "b/y"))).answer
+
+    assert answer.text == WHOLE
+    assert answer.parts == (
+        Reasoning(text="Hm."),
+        TextPart(HALF),
+        Reasoning(text="Well."),
+        TextPart(rest),
+    )
+
+
 async def test_answer_may_break_off_more_than_once() -> None:
     second = FakeProvider("b", (WHOLE[len(HALF) : len(HALF) + 4], ProviderUnavailable()), takes_prefix=True)
     third = FakeProvider("c", (WHOLE[len(HALF) + 4 :], STOP), takes_prefix=True)
@@ -259,3 +278,40 @@ async def test_failure_of_every_kind_in_mid_answer_ends_in_the_whole_answer_or_a
                 await events_of(answers, wish("a/x", "b/y"))
         else:
             assert text_of(await events_of(answers, wish("a/x", "b/y"))) == WHOLE
+
+
+async def test_target_is_not_blamed_for_a_caller_who_has_no_more_time() -> None:
+    known = Standings()
+    mute = ScriptedProvider({"m": Script(stall_after=0)})
+    answers = generator(router(mute), standings=known, total_s=0.2)
+
+    for _ in range(2 * CALLS_MIN):
+        with pytest.raises(MeshError):
+            await events_of(answers, wish("scripted/m"))
+
+    (circuit,) = known.circuits()
+    assert known.state(circuit)[0] is State.CLOSED
+    assert circuit.averages.in_flight == 0
+
+
+async def test_one_line_is_written_of_each_answer_without_a_word_of_it() -> None:
+    other = FakeProvider("b", (WHOLE[len(HALF) :], STOP), takes_prefix=True)
+
+    with capture_logs() as lines:
+        await events_of(generator(router(cut(), other)), wish("a/x", "b/y"))
+
+    (line,) = [one for one in lines if one["event"] == "generation"]
+    assert line["gen_ai.request.model"] == "a/x"
+    assert line["gen_ai.response.model"] == "b/y"
+    assert (line["outcome"], line["attempts"], line["switches"]) == ("ok", 2, 1)
+    assert line["gen_ai.usage.output_tokens"] == len(WHOLE)
+    assert "sky" not in str(line)
+
+
+async def test_line_tells_why_an_answer_did_not_come() -> None:
+    with capture_logs() as lines, pytest.raises(ProviderUnavailable):
+        await events_of(generator(router(cut())), wish("a/x"))
+
+    (line,) = [one for one in lines if one["event"] == "generation"]
+    assert line["outcome"] == "PROVIDER_UNAVAILABLE"
+    assert line["gen_ai.usage.output_tokens"] == len(HALF)
