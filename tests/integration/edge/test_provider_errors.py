@@ -79,8 +79,8 @@ async def test_trouble_before_an_answer_has_the_vendors_class(
     for streams in (False, True):
         with pytest.raises(kind) as caught:
             await ask(dialects, surface, f"{provider}/some-model", streams=streams)
+        assert type(caught.value) is kind
         error: Any = caught.value
-        assert type(error) is kind
         assert word == (error.code if surface == "openai" else error.type)
         assert error.response.headers["x-should-retry"] == "false"
         assert error.request_id == error.response.headers["x-request-id"]
