@@ -46,7 +46,6 @@ from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import Database, open_database
-from services.mesh.debug_http import Check
 from services.mesh.server import Register
 from services.mesh.settings import SettingsError
 from services.mesh.tasks import Loop, periodic
@@ -82,7 +81,6 @@ async def serve(settings: ServeSettings) -> None:
             servicers=wire_up(settings, shelf.router, tactics, money),
             verifier=internal_verifier(AUDIENCE, auth),
             loops=[*shelf.loops(), Loop("inference_outages", outages.run), *money.loops],
-            checks=[Check("database", database.ping)],
         )
 
 

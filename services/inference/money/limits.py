@@ -54,6 +54,11 @@ class LimitBook:
         self._remembered.drop(organization_id)
         await self._cache.invalidate(organization_id)
 
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether changes made by other replicas arrive now."""
+        return self._cache.is_subscribed
+
     async def listen(self) -> None:
         """Follows what other replicas change."""
         await self._cache.listen()
