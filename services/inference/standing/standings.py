@@ -14,7 +14,7 @@ from services.inference.standing.window import Averages, Window
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.telemetry import counter
 
-CALLS_MIN: Final = 5
+CALLS_MIN: Final = 10
 """Fewer calls in the window say nothing."""
 FAILURE_SHARE: Final = 0.5
 SLOW_SHARE: Final = 0.8
@@ -24,7 +24,7 @@ OPEN_S_MIN: Final = 5.0
 OPEN_S_MAX: Final = 60.0
 COOLING_S: Final = 1.0
 """Of a key whose provider limits its rate and does not say for how long."""
-REFUSED_KEY_S: Final = 60.0
+REFUSED_KEY_S: Final = 20.0
 """A key that was refused, or whose account is spent, is tried again this often: an operator may have mended it."""
 CIRCUITS_MAX: Final = 10_000
 """Kept in memory; models that are merely passed through make their own, so the one used longest ago is forgotten."""

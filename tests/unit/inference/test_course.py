@@ -10,6 +10,7 @@ from services.inference.course import RETRY_AFTER_S, Course, Next, Tactics
 from services.inference.providers.failures import ACTIONS, TRANSIENT, Action, Failure, Kind
 from services.inference.retries import IMPATIENT, RESERVE, SHARE, Budgets, Patience
 from services.inference.routing import Target
+from services.inference.standing.standings import REFUSED_KEY_S
 from services.mesh.clock import ManualClock
 from services.mesh.errors import (
     ContextLengthExceeded,
@@ -185,7 +186,7 @@ async def test_target_that_is_left_alone_is_passed_over() -> None:
     ("kind", "wait_s", "error", "retry_after_s"),
     [
         (Kind.RATE_LIMITED, 40.0, RateLimited, 40.0),
-        (Kind.KEY_REFUSED, None, ProviderRejected, 60.0),
+        (Kind.KEY_REFUSED, None, ProviderRejected, REFUSED_KEY_S),
     ],
 )
 async def test_only_target_that_is_left_alone_is_an_error_with_its_wait(

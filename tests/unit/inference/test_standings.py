@@ -114,7 +114,7 @@ async def test_probe_that_fails_opens_the_circuit_for_longer(clock: ManualClock)
         clock.advance(waits[-1])
         await fail(known, asked, Kind.STALLED)
 
-    assert waits == [5.0, 10.0, 20.0, 40.0, OPEN_S_MAX, OPEN_S_MAX]
+    assert waits == [2.0, 4.0, 8.0, OPEN_S_MAX, OPEN_S_MAX, OPEN_S_MAX]
 
 
 async def test_probe_that_tells_nothing_lets_the_next_one_through(clock: ManualClock) -> None:
