@@ -20,8 +20,9 @@ FAILURE_SHARE: Final = 0.5
 SLOW_SHARE: Final = 0.8
 SLOW_PART: Final = 0.5
 """A first text that took more than this part of its time limit makes a call slow."""
-OPEN_S_MIN: Final = 5.0
-OPEN_S_MAX: Final = 60.0
+OPEN_S_MIN: Final = 2.0
+OPEN_S_MAX: Final = 15.0
+"""Whoever has one target only is well again this soon, and a fifth, after it is."""
 COOLING_S: Final = 1.0
 """Of a key whose provider limits its rate and does not say for how long."""
 REFUSED_KEY_S: Final = 20.0
