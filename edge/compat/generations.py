@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from edge.http import Exchange
@@ -91,16 +90,27 @@ def refuse_huge(size: int) -> None:
 def _merged(events: Sequence[generation_service_pb2.GenerateEvent]) -> list[Piece]:
     """The pieces of some events; texts in a row are one."""
     pieces: list[Piece] = []
-    for kind, run in groupby(events, _kind):
-        if kind == "part":
-            pieces += (event.part for event in run)
-        elif kind is not None:
-            texts = [event.text.text for event in run]
-            pieces.append(generation_service_pb2.TextDelta(text="".join(texts), is_refusal=kind == "refusal"))
+    texts: list[generation_service_pb2.TextDelta] = []
+    for event in events:
+        kind = event.WhichOneof("event")
+        if kind == "text":
+            if texts and texts[-1].is_refusal != event.text.is_refusal:
+                pieces.append(_joined(texts))
+                texts = []
+            texts.append(event.text)
+        elif kind == "part":
+            if texts:
+                pieces.append(_joined(texts))
+                texts = []
+            pieces.append(event.part)
+    if texts:
+        pieces.append(_joined(texts))
     return pieces
 
 
-def _kind(event: generation_service_pb2.GenerateEvent) -> str | None:
-    if event.HasField("text"):
-        return "refusal" if event.text.is_refusal else "text"
-    return "part" if event.HasField("part") else None
+def _joined(texts: list[generation_service_pb2.TextDelta]) -> generation_service_pb2.TextDelta:
+    if len(texts) == 1:
+        return texts[0]
+    return generation_service_pb2.TextDelta(
+        text="".join([delta.text for delta in texts]), is_refusal=texts[0].is_refusal
+    )

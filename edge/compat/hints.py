@@ -1,6 +1,7 @@
 """What SDKs shall do about an error: both vendors' read the same headers."""
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from edge.errors import error_headers
@@ -11,6 +12,35 @@ from services.mesh.errors import MeshError, Reason
 _REPEATED: Final = frozenset({Reason.RATE_LIMITED, Reason.OVERLOADED, Reason.UNAVAILABLE, Reason.RETRIEVAL_UNAVAILABLE})
 # What errors of providers name: inference has repeated those calls itself, and its budget for it is spent.
 _SPENT: Final = "model"
+_PER_MINUTE: Final = "_per_minute"
+
+
+@dataclass(frozen=True, slots=True)
+class SpentLimit:
+    """A limit that a call met.
+
+    Attributes:
+        measure: `requests` or `tokens`.
+        limit: of them per minute.
+        wait_s: until there is room.
+        remaining: how much is left of it; None where nobody knows.
+    """
+
+    measure: str
+    limit: str
+    wait_s: float
+    remaining: str | None
+
+
+def spent_limit(error: MeshError) -> SpentLimit | None:
+    """The limit per minute that an error tells of; None for other errors."""
+    name = error.metadata.get("limit", "")
+    limit = error.metadata.get(name)
+    if error.reason is not Reason.RATE_LIMITED or limit is None or not name.endswith(_PER_MINUTE):
+        return None
+    measure = name.removesuffix(_PER_MINUTE)
+    # Fewer tokens than the call wanted may still be some; fewer requests than one are none.
+    return SpentLimit(measure, limit, error.retry_after_s or 0.0, "0" if measure == "requests" else None)
 
 
 def hint_headers(error: MeshError) -> HeaderList:

@@ -1,10 +1,11 @@
 """Errors in Anthropic's form, and what its SDKs shall do about them."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from edge.compat.hints import field_of, hint_headers
+from edge.compat.hints import field_of, hint_headers, spent_limit
 from edge.errors import Answer, message_of
-from edge.http import JSON
+from edge.http import JSON, HeaderList
 from edge.transcoding.encoding import dump
 from services.mesh.errors import HTTP_STATUS, MeshError, Reason
 
@@ -36,7 +37,7 @@ _TYPES: Final = {
 def anthropic_error(error: MeshError, request_id: str) -> Answer:
     """The answer to a failed request."""
     status = OVERLOADED if error.reason is Reason.OVERLOADED else HTTP_STATUS[error.reason]
-    headers = [*hint_headers(error), (REQUEST_ID, request_id)]
+    headers = [*hint_headers(error), *_limit_headers(error), (REQUEST_ID, request_id)]
     return Answer(status, dump(error_members(error, request_id)), JSON, headers)
 
 
@@ -55,3 +56,12 @@ def error_members(error: MeshError, request_id: str) -> dict[str, object]:
         },
         "request_id": request_id,
     }
+
+
+def _limit_headers(error: MeshError) -> HeaderList:
+    spent = spent_limit(error)
+    if spent is None:
+        return []
+    prefix, resets = f"anthropic-ratelimit-{spent.measure}", datetime.now(UTC) + timedelta(seconds=spent.wait_s)
+    found = [(f"{prefix}-limit", spent.limit), (f"{prefix}-reset", resets.isoformat(timespec="seconds"))]
+    return found if spent.remaining is None else [*found, (f"{prefix}-remaining", spent.remaining)]

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from edge.compat.hints import field_of, hint_headers
+from edge.compat.hints import field_of, hint_headers, spent_limit
 from edge.errors import Answer, message_of
-from edge.http import JSON
+from edge.http import JSON, HeaderList
 from edge.transcoding.encoding import dump
 from services.mesh.errors import HTTP_STATUS, MeshError, Reason
 
@@ -29,7 +29,8 @@ _TYPES: Final = {
 
 def openai_error(error: MeshError, _request_id: str) -> Answer:
     """The answer to a failed request."""
-    return Answer(HTTP_STATUS[error.reason], dump(error_members(error)), JSON, hint_headers(error))
+    headers = [*hint_headers(error), *_limit_headers(error)]
+    return Answer(HTTP_STATUS[error.reason], dump(error_members(error)), JSON, headers)
 
 
 def error_members(error: MeshError) -> dict[str, object]:
@@ -42,3 +43,14 @@ def error_members(error: MeshError) -> dict[str, object]:
             "code": _CODES.get(error.reason, error.reason.value.lower()),
         }
     }
+
+
+def _limit_headers(error: MeshError) -> HeaderList:
+    spent = spent_limit(error)
+    if spent is None:
+        return []
+    found = [
+        (f"x-ratelimit-limit-{spent.measure}", spent.limit),
+        (f"x-ratelimit-reset-{spent.measure}", f"{spent.wait_s:.3f}s"),
+    ]
+    return found if spent.remaining is None else [*found, (f"x-ratelimit-remaining-{spent.measure}", spent.remaining)]
