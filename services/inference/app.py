@@ -36,6 +36,7 @@ from services.inference.servicers import (
     UsageServicer,
 )
 from services.inference.settings import ServeSettings, Settings
+from services.inference.standing.gauges import Gauges
 from services.inference.standing.outages import Outages
 from services.inference.standing.outages_valkey import ValkeyOutages
 from services.inference.standing.report import Reports
@@ -76,11 +77,12 @@ async def serve(settings: ServeSettings) -> None:
         money = await open_money(settings, database, valkey, stack)
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
+        standing = [Loop("inference_outages", outages.run), Gauges(tactics.standings).loop()]
         await server.serve(
             settings,
             servicers=wire_up(settings, shelf.router, tactics, money),
             verifier=internal_verifier(AUDIENCE, auth),
-            loops=[*shelf.loops(), Loop("inference_outages", outages.run), *money.loops],
+            loops=[*shelf.loops(), *standing, *money.loops],
         )
 
 

@@ -58,11 +58,13 @@ class Circuit:
 
     Attributes:
         id: `<model>@<key>`.
+        label: the model in metrics, whose labels are a closed set: `other` for one that no catalog knows.
         openings: in a row, without a success between.
     """
 
     id: str
     model: str
+    label: str
     key_id: str
     window: Window
     averages: Averages
@@ -240,7 +242,12 @@ class Standings:
     def _circuit(self, target: Target, key: Key) -> Circuit:
         name = _circuit_id(target, key)
         circuit = self._circuits.pop(name, None) or Circuit(
-            id=name, model=target.name, key_id=key.id, window=Window(), averages=Averages()
+            id=name,
+            model=target.name,
+            label="other" if target.card is None else target.name,
+            key_id=key.id,
+            window=Window(),
+            averages=Averages(),
         )
         self._circuits[name] = circuit
         if len(self._circuits) > CIRCUITS_MAX:
