@@ -70,11 +70,13 @@ class Outages:
     Args:
         shared: what replicas have in common.
         clock: its wall time is what replicas compare.
+        timeout_s: for one exchange with the others.
     """
 
-    def __init__(self, shared: Shared, clock: Clock) -> None:
+    def __init__(self, shared: Shared, clock: Clock, *, timeout_s: float = SHARED_TIMEOUT_S) -> None:
         self._shared = shared
         self._clock = clock
+        self._timeout_s = timeout_s
         self._own: dict[str, float] = {}
         self._others: dict[str, float] = {}
         self._probes: dict[str, float] = {}
@@ -146,7 +148,7 @@ class Outages:
             return
         pending, self._pending = self._pending, {}
         try:
-            async with asyncio.timeout(SHARED_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 if pending:
                     await self._shared.put(pending)
                 self._others = await self._shared.all()
@@ -159,7 +161,7 @@ class Outages:
         if self._clock.monotonic() < self._resume_at:
             return True
         try:
-            async with asyncio.timeout(SHARED_TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 return await self._shared.claim(name, life_s=PROBE_S)
         except (MeshError, TimeoutError) as error:
             self._leave_alone(error)

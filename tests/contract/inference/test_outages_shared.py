@@ -31,7 +31,7 @@ async def shared(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIte
 
 @asynccontextmanager
 async def in_valkey(url: str, clock: ManualClock) -> AsyncIterator[ValkeyOutages]:
-    settings = ValkeySettings(valkey_url=SecretStr(url))
+    settings = ValkeySettings(valkey_url=SecretStr(url), valkey_timeout_s=60)
     async with open_valkey(settings, application="test") as client:
         yield ValkeyOutages(client, clock)
 
@@ -56,7 +56,7 @@ async def test_one_claim_holds_until_its_outage_is_told_anew(shared: Shared, clo
 
 
 async def test_replicas_learn_of_outages_and_of_their_end(shared: Shared, clock: ManualClock) -> None:
-    here, there = Outages(shared, clock), Outages(shared, clock)
+    here, there = (Outages(shared, clock, timeout_s=60) for _ in range(2))
     here.begin("a", 5.0)
 
     await here.sync()
