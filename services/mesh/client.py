@@ -117,8 +117,9 @@ def channel_target(target: str) -> str:
 def service_config(contracts: Iterable[FileDescriptor]) -> Mapping[str, object]:
     """GRPC's service config: balancing, health, and retries for what the contracts call safe to repeat.
 
-    No `timeout` here: it fires early and the server never sees it. UNAVAILABLE alone is retried; where a repeat would
-    do harm, the server says so (`status.to_wire`).
+    No `timeout` here: it fires early and the server never sees it. UNAVAILABLE is retried, and CANCELLED, with which a
+    server that shuts down drops what it has not begun; where a repeat would do harm, the server says so
+    (`status.to_wire`).
     """
     retried = [
         {"service": method.containing_service.full_name, "method": method.name}
@@ -139,7 +140,7 @@ def service_config(contracts: Iterable[FileDescriptor]) -> Mapping[str, object]:
                     "initialBackoff": f"{BACKOFF_S_MIN}s",
                     "maxBackoff": f"{BACKOFF_S_MAX}s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ]

@@ -19,7 +19,6 @@ from services.mesh.errors import (
     ERROR_BY_REASON,
     HTTP_STATUS,
     CallerForbidden,
-    Cancelled,
     Code,
     CredentialsInvalid,
     DeadlineExceeded,
@@ -60,7 +59,9 @@ REASON_FACTS: Final[Mapping[Reason, ReasonFacts]] = MappingProxyType(
 # What a status without our ErrorInfo means: gRPC's own, a proxy's, or another team's server.
 _FOREIGN: Final[Mapping[grpc.StatusCode, type[MeshError]]] = MappingProxyType(
     {
-        grpc.StatusCode.CANCELLED: Cancelled,
+        # A call that its caller cancelled raises asyncio.CancelledError instead. This one was dropped by its server,
+        # unanswered, in shutting down.
+        grpc.StatusCode.CANCELLED: Unavailable,
         grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         grpc.StatusCode.UNAVAILABLE: Unavailable,
         grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,

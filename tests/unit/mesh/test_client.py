@@ -61,6 +61,37 @@ async def test_call_with_an_effect_is_never_repeated() -> None:
     assert flaky.calls == 1
 
 
+async def test_call_that_a_leaving_server_dropped_is_repeated_where_that_is_safe() -> None:
+    """GRPC answers CANCELLED, without a word of ours, for what arrived and was not begun when a server shut down."""
+    calls = 0
+
+    async def dropped(request: StringValue, call: grpc.aio.ServicerContext[StringValue, StringValue]) -> StringValue:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            await call.abort(grpc.StatusCode.CANCELLED)
+        return request
+
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            dropped, request_deserializer=StringValue.FromString, response_serializer=StringValue.SerializeToString
+        )
+        for name in ("Hello", "Shout")
+    }
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with echo_channel(port) as channel:
+        stub = EchoStub(channel)
+        assert await unary(stub.unary("Hello")(HELLO)) == HELLO
+        assert calls == 2
+        with pytest.raises(Unavailable):
+            await unary(stub.unary("Shout")(HELLO))
+    await server.stop(None)
+    assert calls == 3
+
+
 async def test_server_that_is_full_is_not_asked_again() -> None:
     flaky = Flaky(Overloaded(), times=1)
     async with echo_stub(Hello=flaky.answer) as stub:
