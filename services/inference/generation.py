@@ -372,4 +372,5 @@ def _answer(call: _Call, leg: _Leg, ended: Ended) -> Answer:
         context=leg.fit.assembled.report,
         parts=writing.parts,
         stop_text=ended.stop_text,
+        refusal_category=ended.refusal_category,
     )

@@ -22,7 +22,7 @@ from services.inference.parts import (
 from services.mesh.errors import invalid_field
 
 # Bounds of a prompt, as the contract states them.
-SYSTEM_CHARS_MAX: Final = 32_000
+SYSTEM_CHARS_MAX: Final = 400_000
 EXAMPLES_MAX: Final = 32
 MESSAGES_MAX: Final = 1_000
 PASSAGES_MAX: Final = 50
@@ -267,6 +267,7 @@ class Answer:
         text: what was said, a refusal's words included.
         parts: everything in its order when it is more than text; empty otherwise.
         stop_text: which of the stop texts ended it, where the provider tells.
+        refusal_category: the provider's word for why it refused, where it tells.
     """
 
     text: str
@@ -277,6 +278,7 @@ class Answer:
     context: ContextReport
     parts: tuple[Part, ...] = ()
     stop_text: str = ""
+    refusal_category: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

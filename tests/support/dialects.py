@@ -76,6 +76,7 @@ async def heard_by_openai(sdk: openai.AsyncOpenAI, fields: Fields, *, streams: b
     )
     async for chunk in stream:
         usage = chunk.usage or usage
+        message |= chunk.model_extra or {}
         for choice in chunk.choices:
             _gather(message, choice.delta.model_dump(exclude_none=True))
             finish = choice.finish_reason or finish
@@ -119,7 +120,7 @@ def _openai_heard(message: Fields, finish: str, usage: Any) -> Heard:
         for call in message.get("tool_calls") or []
     ]
     if message["refusal"]:
-        said.append(Declined(message["refusal"]))
+        said.append(Declined(message["refusal"], (message.get("parley") or {}).get("refusal_category")))
     counts = (
         usage.prompt_tokens,
         usage.prompt_tokens_details.cached_tokens,
@@ -142,7 +143,7 @@ def _anthropic_heard(message: anthropic.types.Message) -> Heard:
             case "tool_use":
                 said.append(Call(block.id, block.name, _same(json.dumps(block.input))))
     if message.stop_details is not None and message.stop_details.explanation:
-        said.append(Declined(message.stop_details.explanation))
+        said.append(Declined(message.stop_details.explanation, message.stop_details.category))
     if message.stop_sequence:
         said.append(Stopped(message.stop_sequence))
     usage = message.usage

@@ -40,9 +40,10 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """A refusal."""
+    """A refusal; Anthropic's has a category."""
 
     text: str
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,8 @@ def anthropic_events(said: Sequence[Said], model: str) -> Iterator[bytes]:
     index = 0
     for part in said:
         match part:
-            case Declined(text):
-                details = {"type": "refusal", "category": None, "explanation": text}
+            case Declined(text, category):
+                details = {"type": "refusal", "category": category, "explanation": text}
                 ending = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
             case Stopped(text):
                 ending = {"stop_reason": "stop_sequence", "stop_sequence": text}

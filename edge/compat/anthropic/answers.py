@@ -166,7 +166,8 @@ def _input(arguments: str) -> Members:
 def _stop(answer: generation_pb2.Answer) -> Members:
     refusal = "".join(part.refusal for part in answer.parts)
     reason = _STOP_REASONS.get(answer.finish_reason, "stop_sequence" if answer.stop_text else "end_turn")
-    details = {"type": "refusal", "category": None, "explanation": refusal or None} if reason == "refusal" else None
+    told = {"type": "refusal", "category": answer.refusal_category or None, "explanation": refusal or None}
+    details = told if reason == "refusal" else None
     return {"stop_reason": reason, "stop_sequence": answer.stop_text or None, "stop_details": details}
 
 

@@ -30,6 +30,9 @@ _GENERATED_FINISH_REASONS: Final = {
     generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
 }
 
+_TOLD: Final = ("stop_text", "refusal_category")
+"""What OpenAI's own format has no word for."""
+
 Members = dict[str, object]
 
 
@@ -165,8 +168,7 @@ class Endings:
         }
         if answer.usage.HasField("cost_micros"):
             extension["cost_micros"] = answer.usage.cost_micros
-        if answer.stop_text:
-            extension["stop_text"] = answer.stop_text
+        extension |= {name: told for name in _TOLD if (told := getattr(answer, name))}
         is_refused = any(part.HasField("refusal") for part in answer.parts)
         # OpenAI's own refusals end like any answer; `content_filter` means that a filter cut it off.
         reason = "stop" if is_refused else _GENERATED_FINISH_REASONS.get(answer.finish_reason, "stop")

@@ -123,7 +123,7 @@ async def _read(chunks: AsyncIterator[bytes], label: str) -> AsyncGenerator[Prov
         else:
             return
         await settle(events, reading.take, is_last=lambda event: event.name == "message_stop")
-    yield Ended(reading.finish_reason, reading.counts, reading.stop_text)
+    yield Ended(reading.finish_reason, reading.counts, reading.stop_text, reading.refusal_category)
 
 
 class _Reading:
@@ -132,6 +132,7 @@ class _Reading:
     def __init__(self, label: str) -> None:
         self.finish_reason: FinishReason | None = None
         self.stop_text = ""
+        self.refusal_category = ""
         self._label = label
         self._parts = anthropic_format.PartReader()
         self._is_begun = False
@@ -172,6 +173,7 @@ class _Reading:
                 if reason:
                     self.finish_reason = _REASONS.get(reason, FinishReason.STOP)
                     self.stop_text = text_at(body, "delta", "stop_sequence")
+                self.refusal_category = text_at(body, "delta", "stop_details", "category")
                 words = text_at(body, "delta", "stop_details", "explanation")
                 if words:
                     return [Text(words, is_refusal=True)]

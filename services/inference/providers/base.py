@@ -115,6 +115,7 @@ class Ended:
     finish_reason: FinishReason
     counts: TokenCounts | None = None
     stop_text: str = ""
+    refusal_category: str = ""
 
 
 @dataclass(frozen=True, slots=True)

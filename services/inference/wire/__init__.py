@@ -112,6 +112,7 @@ def to_answer(answer: Answer) -> generation_pb2.Answer:
         context=_to_context(answer.context),
         parts=[wire_parts.to_part(part) for part in answer.parts],
         stop_text=answer.stop_text,
+        refusal_category=answer.refusal_category,
     )
 
 

@@ -287,6 +287,16 @@ async def test_content_passes_without_loss_whole_and_streamed(
         assert heard == Heard(tuple(expected), case.finish[surface], consumed)
 
 
+@pytest.mark.parametrize("surface", ["openai", "anthropic"])
+async def test_why_a_provider_refused_is_told(surface: str, dialects: Dialects) -> None:
+    refusal = Declined("I cannot help with that.", "cyber")
+    dialects.double.said = (refusal,)
+
+    for streams in (False, True):
+        heard = await ask(dialects, surface, CASES["refusal"], "anthropic/some-model", streams=streams)
+        assert heard.said == (refusal,)
+
+
 def spelled(part: Said) -> Said:
     """Calls in the one spelling of their arguments that SDKs agree on."""
     if isinstance(part, Call):

@@ -453,7 +453,7 @@ class Prompt(_message.Message):
     INPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     system: _builtins.str
-    """system text of the conversation; at most 32,000 characters."""
+    """system text of the conversation; at most 400,000 characters: agents bring long ones."""
     input_tokens_max: _builtins.int
     """input_tokens_max is the budget; the model's window less the answer when 0."""
     @_builtins.property
@@ -761,6 +761,7 @@ class Answer(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     STOP_TEXT_FIELD_NUMBER: _builtins.int
+    REFUSAL_CATEGORY_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """text of the answer, that of a refusal included; what citations point into."""
     finish_reason: Global___FinishReason.ValueType
@@ -769,6 +770,8 @@ class Answer(_message.Message):
     """model is what answered, `<provider>/<model>`; not always what was asked."""
     stop_text: _builtins.str
     """stop_text is which of the stop texts ended the answer, where the provider tells."""
+    refusal_category: _builtins.str
+    """refusal_category is the provider's word for why it refused, such as `cyber`, where it tells."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageCitation]:
         """citations of the answer, in the order of their start."""
@@ -796,10 +799,11 @@ class Answer(_message.Message):
         context: Global___ContextReport | None = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
         stop_text: _builtins.str = ...,
+        refusal_category: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "refusal_category", b"refusal_category", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
