@@ -110,10 +110,12 @@ class Attempt:
         self._pieces: list[str] = []
         self._has_written = False
         self._first_s = 0.0
+        self._is_asked = False
         self._is_over = False
 
     def ask(self, report: ContextReport) -> None:
         """The prompt goes out now."""
+        self._is_asked = True
         self._report = report
         self._started = self._clock.monotonic()
 
@@ -165,9 +167,10 @@ class Attempt:
         if self._is_over:
             return None
         self._is_over = True
-        usage = self._usage(None)
+        usage = self._usage(None) if self._is_asked else None
         self._standings.abandoned(self.admission)
-        metrics.abandoned(self.target, usage)
+        if usage is not None:
+            metrics.abandoned(self.target, usage)
         self._settle(usage)
         return usage
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from parley.inference.v1 import (
 )
 from services.inference.app import open_shelf, wire_up
 from services.inference.course import Tactics
+from services.inference.routes.shelf import Shelf
 from services.inference.settings import Settings
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.errors import ERROR_BY_REASON, MeshError, Reason
 from services.mesh.server import running
+from services.mesh.settings import SettingsError
 from tests.support.inference import QUESTION, SEA, SKY
 from tests.support.provider_double import Fault, ProviderDouble, running_double
 from tests.support.tokens import Issuer
@@ -46,6 +49,7 @@ class Client:
     generation: generation_service_pb2_grpc.GenerationServiceStub
     models: model_service_pb2_grpc.ModelServiceStub
     providers: provider_service_pb2_grpc.ProviderServiceStub
+    shelf: Shelf
     issuer: Issuer
     metadata: tuple[tuple[str, str], ...]
 
@@ -71,7 +75,8 @@ async def served(**settings: Any) -> AsyncIterator[Client]:
     issuer = Issuer()
     configured = Settings(auth_target="127.0.0.1:1", scripted=SCRIPTS, not_serving_pause_s=0, **settings)
     async with AsyncExitStack() as stack:
-        servicers = wire_up(configured, open_shelf(configured, stack).router, Tactics())
+        shelf = open_shelf(configured, stack)
+        servicers = wire_up(configured, shelf.router, Tactics())
         server = await stack.enter_async_context(
             running(configured, servicers=servicers, verifier=issuer.verifier("inference"))
         )
@@ -85,6 +90,7 @@ async def served(**settings: Any) -> AsyncIterator[Client]:
             generation_service_pb2_grpc.GenerationServiceStub(channel),
             model_service_pb2_grpc.ModelServiceStub(channel),
             provider_service_pb2_grpc.ProviderServiceStub(channel),
+            shelf,
             issuer,
             issuer.metadata(audience="inference", scopes=SCOPES),
         )
@@ -384,3 +390,30 @@ async def test_open_restart_is_an_event_with_its_offset(client: Client) -> None:
 
     assert text == found[-1].finished.answer.text
     assert found[-1].finished.answer.model == "extractive"
+
+
+async def test_changed_file_of_providers_holds_without_a_restart(double: ProviderDouble, tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text('[aliases]\nquick = "extractive"\n')
+    entry = (
+        f'[[provider]]\nname = "rack"\nkind = "openai-compatible"\nbase_url = "{double.openai_url}"\n'
+        '[[route]]\nname = "quick"\ntargets = [{ model = "rack/llama" }]\n'
+    )
+    async with served(providers_file=str(path)) as client:
+        before = await client.generate(model="quick")
+        path.write_text(entry)
+        await client.shelf.refresh()
+        after = await client.generate(model="quick")
+        listed = await unary(client.models.ListModels(model_service_pb2.ListModelsRequest(), metadata=client.metadata))
+
+    assert (before.model, after.model) == ("extractive", "rack/llama")
+    assert "quick" in [model.name for model in listed.models]
+
+
+async def test_file_of_providers_that_does_not_fit_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text("default = 7\n")
+
+    with pytest.raises(SettingsError, match=r"providers\.toml:1: default: "):
+        async with served(providers_file=str(path)):
+            pass

@@ -315,3 +315,15 @@ async def test_line_tells_why_an_answer_did_not_come() -> None:
     (line,) = [one for one in lines if one["event"] == "generation"]
     assert line["outcome"] == "PROVIDER_UNAVAILABLE"
     assert line["gen_ai.usage.output_tokens"] == len(HALF)
+
+
+async def test_reader_who_leaves_before_anybody_was_asked_consumed_nothing() -> None:
+    provider = FakeProvider("a")
+    with capture_logs() as lines:
+        events = generator(router(provider)).stream(wish("a/x"))
+        assert isinstance(await anext(events), Started)
+        await events.aclose()
+
+    (line,) = [one for one in lines if one["event"] == "generation"]
+    assert (line["outcome"], line["gen_ai.usage.input_tokens"]) == ("abandoned", 0)
+    assert provider.tasks == []
