@@ -26,7 +26,7 @@ def test_a_scripted_model_answers_whole_and_streamed_alike(client: anthropic.Ant
 
     assert [block.text for block in whole.content if block.type == "text"] == ["Hello world."]
     assert [block.text for block in streamed.content if block.type == "text"] == ["Hello world."]
-    assert whole.usage == streamed.usage
+    assert whole.usage.model_dump() == streamed.usage.model_dump()
     assert (whole.usage.input_tokens, whole.usage.output_tokens) == (5, 2)
     assert whole.stop_reason == streamed.stop_reason == "end_turn"
 

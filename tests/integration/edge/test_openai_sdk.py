@@ -173,6 +173,26 @@ async def test_without_store_nothing_is_stored(under_test: EdgeUnderTest, client
     assert "x-parley-turn" not in raw.headers
 
 
+async def test_a_chat_that_no_conversation_can_hold_is_answered_and_forgotten(
+    under_test: EdgeUnderTest, client: openai.AsyncOpenAI
+) -> None:
+    completion = await client.chat.completions.create(
+        model="fake/one", messages=QUESTION, tools=[{"type": "function", "function": {"name": "look"}}]
+    )
+
+    assert completion.choices[0].message.content == "WHO?"
+    assert not under_test.fakes.conversations.requests
+
+
+async def test_a_refusal_of_the_past_is_stored_in_its_words(
+    under_test: EdgeUnderTest, client: openai.AsyncOpenAI
+) -> None:
+    past: list[Any] = [{"role": "user", "content": "help"}, {"role": "assistant", "refusal": "No."}, *QUESTION]
+    await client.chat.completions.create(model="default", messages=past)
+
+    assert [said.text for said in under_test.fakes.conversations.requests[0].messages] == ["help", "No."]
+
+
 async def test_models_are_listed_and_found_by_names_with_slashes(client: openai.AsyncOpenAI) -> None:
     listed = [model.id async for model in client.models.list()]
     found = await client.models.retrieve("openai/gpt-test")

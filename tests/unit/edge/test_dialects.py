@@ -9,14 +9,14 @@ from anthropic.types.shared.error_type import ErrorType
 
 from edge.compat.anthropic.answers import Message
 from edge.compat.anthropic.errors import anthropic_error
-from edge.compat.generations import Piece
+from edge.compat.generations import REQUEST_BYTES_MAX, Piece, refuse_huge
 from edge.compat.openai.answers import Completion
 from edge.compat.openai.errors import openai_error
 from parley.common.v1 import usage_pb2
 from parley.inference.v1 import generation_pb2
 from parley.inference.v1.generation_pb2 import Part
 from parley.inference.v1.generation_service_pb2 import PartDelta, TextDelta
-from services.mesh.errors import ERROR_BY_REASON, HTTP_STATUS, Overloaded, RateLimited, Reason
+from services.mesh.errors import ERROR_BY_REASON, HTTP_STATUS, Overloaded, RateLimited, Reason, RequestTooLarge
 
 END = generation_pb2.Answer(
     finish_reason=generation_pb2.FINISH_REASON_TOOL_CALLS,
@@ -163,3 +163,13 @@ def test_a_spent_limit_is_told_in_the_headers_that_users_read(measure: str, rema
     assert datetime.fromisoformat(by_anthropic[f"anthropic-ratelimit-{measure}-reset"]).tzinfo is not None
     assert by_anthropic.get(f"anthropic-ratelimit-{measure}-remaining") == remaining
     assert by_openai.get(f"x-ratelimit-remaining-{measure}") == remaining
+
+
+@pytest.mark.parametrize("size", [REQUEST_BYTES_MAX - 1, REQUEST_BYTES_MAX])
+def test_a_prompt_that_the_mesh_can_carry_is_taken(size: int) -> None:
+    refuse_huge(size)
+
+
+def test_a_prompt_that_the_mesh_cannot_carry_is_refused() -> None:
+    with pytest.raises(RequestTooLarge):
+        refuse_huge(REQUEST_BYTES_MAX + 1)
