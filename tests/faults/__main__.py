@@ -1,4 +1,4 @@
-"""`python -m tests.faults`: prints what comes of every fault, and how soon a reader who leaves frees the provider."""
+"""`python -m tests.faults`: prints what comes of every fault, what an outage costs, and how soon who leaves is gone."""
 
 import argparse
 import asyncio
@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from services.mesh import telemetry
 from tests.faults.matrix import CASES, VENDORS, Case, Row, freed_after_s, run, staged
 from tests.support.provider_double import Fault
 
@@ -44,6 +45,21 @@ async def _matrix(folder: Path) -> bool:
     return is_sound
 
 
+async def _outages(folder: Path, answers: int) -> bool:
+    """Prints what an outage of the first target costs; whether every answer was whole."""
+    is_sound = True
+    sys.stdout.write(f"\n{f'{answers} answers while the first is ill':<34} {'first':<10} {'whole':>7} {'calls':>9}\n")
+    for name, fault in (("500", Fault.SERVER_ERROR), ("cut mid-stream", Fault.CUT), ("429", Fault.RATE_LIMITED)):
+        for vendor, other in (VENDORS, VENDORS[::-1]):
+            async with staged(Case(name=name, fault=fault), (vendor, other), folder) as stage:
+                rows = [await run(stage) for _ in range(answers)]
+            whole = sum(row.outcome == "whole" for row in rows)
+            is_sound &= whole == answers
+            calls = f"{rows[-1].first_calls}+{rows[-1].second_calls}"
+            sys.stdout.write(f"{name:<34} {vendor:<10} {whole:>7} {calls:>9}\n")
+    return is_sound
+
+
 async def _leavings(folder: Path, repeats: int) -> None:
     sys.stdout.write(f"\n{'the reader leaves':<34} {'first':<10} {'freed after ms, median':>22} {'most':>6}\n")
     for name, fault, texts in _LEAVINGS:
@@ -58,11 +74,14 @@ def main() -> None:
     """Exits with 1 when a fault ends otherwise than in the whole answer, or the error that policy asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20, help="readers who leave, per phase")
+    parser.add_argument("--answers", type=int, default=200, help="during an outage")
     options = parser.parse_args()
     # The double breaks connections by raising, which its server would print with a stack each time.
+    telemetry.configure_logging("faults", level="ERROR", form="text")
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="parley-faults-") as name:
         is_sound = asyncio.run(_matrix(Path(name)))
+        is_sound &= asyncio.run(_outages(Path(name), options.answers))
         asyncio.run(_leavings(Path(name), options.repeats))
     sys.exit(0 if is_sound else 1)
 
