@@ -111,6 +111,27 @@ async def test_server_that_is_away_is_unavailable_without_its_address() -> None:
     assert "127.0.0.1" not in caught.value.message
 
 
+async def test_a_cancelled_command_never_goes_on(client: Client) -> None:
+    """A loop that lost the one cancellation it gets would keep its process from leaving."""
+
+    async def ask_for_ever() -> None:
+        while True:
+            await client.execute_command("PING")
+
+    lost = 0
+    for turn in range(1_200):
+        task = asyncio.create_task(ask_for_ever())
+        for _ in range(turn % 40):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, lasting = await asyncio.wait([task], timeout=0.2)
+        for one in lasting:
+            lost += 1
+            one.cancel()
+            await asyncio.wait([one], timeout=1.0)
+    assert lost == 0
+
+
 async def test_full_pool_is_overloaded(valkey_url: str, client: Client) -> None:
     async with open_valkey(
         settings(valkey_url, connections_max=2), application="test", timeout_s=10.0, pool_wait_s=0.05
