@@ -78,7 +78,12 @@ class Body:
     def json_text(self, name: str) -> str:
         """A member that is an object, as JSON text; empty when it is absent."""
         value = self._typed(name, lambda value: type(value) is dict, "must be an object")
-        return "" if value is None else orjson.dumps(value).decode()
+        if value is None:
+            return ""
+        try:
+            return orjson.dumps(value).decode()
+        except TypeError:
+            raise Misfit("must hold sound texts, integers of 64 bits and at most 254 levels", name) from None
 
     def refuse_unless(self, supported: Mapping[str, tuple[object, ...]]) -> None:
         """Refuses members that say something else than what is so anyway; absent means null."""

@@ -102,11 +102,18 @@ def _thought(block: Body, kind: str) -> generation_pb2.Reasoning:
 
 def _result(block: Body) -> generation_pb2.ToolResult:
     given = block.take("content")
+    parts = _content(block, "content", _RESULT) if given is not None and given != [] else []
     return generation_pb2.ToolResult(
         call_id=block.required_text("tool_use_id"),
-        parts=_content(block, "content", _RESULT) if given is not None and given != [] else [],
+        parts=[_shown(part) for part in parts],
         is_error=block.flag("is_error") or False,
     )
+
+
+def _shown(part: Part) -> generation_pb2.ToolResultPart:
+    if part.HasField("image"):
+        return generation_pb2.ToolResultPart(image=part.image)
+    return generation_pb2.ToolResultPart(text=part.text)
 
 
 def _image(source: Body | None) -> generation_pb2.Image:

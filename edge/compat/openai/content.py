@@ -105,7 +105,8 @@ def _call(item: Body) -> Part:
 
 
 def _result(message: Body) -> Part:
-    result = generation_pb2.ToolResult(call_id=message.required_text("tool_call_id"), parts=_content(message, {"text"}))
+    texts = [generation_pb2.ToolResultPart(text=part.text) for part in _content(message, {"text"})]
+    result = generation_pb2.ToolResult(call_id=message.required_text("tool_call_id"), parts=texts)
     return Part(tool_result=result)
 
 

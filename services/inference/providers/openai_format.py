@@ -35,6 +35,8 @@ from services.mesh.errors import invalid_field
 # Budgets of thinking in tokens, each with the effort that it stands for; more than the last is `high`.
 _BUDGETS: Final = ((2_048, "low"), (8_192, "medium"))
 _FORMAT_NAME: Final = "answer"
+# OpenAI refuses strict schemas of more than ten levels; this is far beyond, and far from the depth of a stack.
+_LEVELS_MAX: Final = 100
 _PLAIN: Final = frozenset({"role", "content"})
 
 Json = dict[str, Any]  # Any: the vendor's JSON
@@ -227,10 +229,12 @@ def _format(wanted: AnswerFormat) -> Json:
     return {"type": "json_schema", "json_schema": named | described}
 
 
-def _is_strict(schema: object) -> bool:
+def _is_strict(schema: object, level: int = 0) -> bool:
     """Whether OpenAI binds an answer to the schema: objects must be closed, and all their members required."""
+    if level > _LEVELS_MAX:
+        return False
     if isinstance(schema, list):
-        return all(_is_strict(item) for item in schema)
+        return all(_is_strict(item, level + 1) for item in schema)
     if not isinstance(schema, dict):
         return True
     members = schema.get("properties")
@@ -241,7 +245,7 @@ def _is_strict(schema: object) -> bool:
             return False
         if set(required) != set(names):
             return False
-    return all(_is_strict(value) for value in schema.values())
+    return all(_is_strict(value, level + 1) for value in schema.values())
 
 
 def _effort(wish: ReasoningWish) -> str:

@@ -44,8 +44,7 @@ def part(message: generation_pb2.Part) -> Part:
         case "text":
             return TextPart(message.text)
         case "image":
-            image = message.image
-            return Image(media_type=image.media_type, data=image.data, url=image.url, detail=image.detail)
+            return _image(message.image)
         case "tool_call":
             call = message.tool_call
             return ToolCall(id=call.id, name=call.name, arguments=call.arguments)
@@ -72,13 +71,12 @@ def to_part(part: Part) -> generation_pb2.Part:
         case Refusal(text):
             return generation_pb2.Part(refusal=text)
         case Image():
-            image = generation_pb2.Image(media_type=part.media_type, data=part.data, url=part.url, detail=part.detail)
-            return generation_pb2.Part(image=image)
+            return generation_pb2.Part(image=_to_image(part))
         case ToolCall():
             call = generation_pb2.ToolCall(id=part.id, name=part.name, arguments=part.arguments)
             return generation_pb2.Part(tool_call=call)
         case ToolResult():
-            pieces = [to_part(piece) for piece in part.parts]
+            pieces = [_to_shown(piece) for piece in part.parts]
             result = generation_pb2.ToolResult(call_id=part.call_id, parts=pieces, is_error=part.is_error)
             return generation_pb2.Part(tool_result=result)
         case Reasoning():
@@ -139,8 +137,24 @@ def reasoning_wish(message: generation_pb2.ReasoningWish) -> ReasoningWish:
     )
 
 
-def _shown(message: generation_pb2.Part) -> TextPart | Image:
-    piece = part(message)
-    if not isinstance(piece, TextPart | Image):
-        raise invalid_field("prompt.messages", "must hold texts and images only in the result of a tool")
-    return piece
+def _shown(message: generation_pb2.ToolResultPart) -> TextPart | Image:
+    match message.WhichOneof("kind"):
+        case "text":
+            return TextPart(message.text)
+        case "image":
+            return _image(message.image)
+    raise invalid_field("prompt.messages", "must not hold a part without content")
+
+
+def _to_shown(piece: TextPart | Image) -> generation_pb2.ToolResultPart:
+    if isinstance(piece, TextPart):
+        return generation_pb2.ToolResultPart(text=piece.text)
+    return generation_pb2.ToolResultPart(image=_to_image(piece))
+
+
+def _image(image: generation_pb2.Image) -> Image:
+    return Image(media_type=image.media_type, data=image.data, url=image.url, detail=image.detail)
+
+
+def _to_image(image: Image) -> generation_pb2.Image:
+    return generation_pb2.Image(media_type=image.media_type, data=image.data, url=image.url, detail=image.detail)

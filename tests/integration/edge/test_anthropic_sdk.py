@@ -33,6 +33,13 @@ ASKED: dict[str, Any] = {  # Any: the SDK's typed dictionaries
 }
 
 
+def nested(levels: int) -> dict[str, Any]:  # Any: JSON
+    found: dict[str, Any] = {}
+    for _ in range(levels):
+        found = {"items": found}
+    return found
+
+
 @pytest.fixture
 async def under_test() -> AsyncIterator[EdgeUnderTest]:
     async with running_edge(listens=True) as edge:
@@ -226,6 +233,8 @@ async def _sized(client: httpx.AsyncClient, size: int) -> httpx.Response:
         ),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": {"maximum": 1 << 70}}]}, "tools[0].input_schema"),
+        ({"tools": [{"name": "f", "input_schema": nested(300)}]}, "tools[0].input_schema"),
         ({"tool_choice": {"type": "any"}}, "tool_choice.type"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),

@@ -118,6 +118,14 @@ def test_a_schema_is_strict_at_openai_where_that_is_allowed(
     assert (found["strict"], found["schema"], found["name"]) == (expected, schema, "answer")
 
 
+def test_a_schema_without_end_in_sight_is_not_strict() -> None:
+    schema = '{"items":' * 900 + "{}" + "}" * 900
+
+    found = openai_format.options((), Parameters(format=AnswerFormat(json_schema=schema)))
+
+    assert found["response_format"]["json_schema"]["strict"] is False
+
+
 def test_any_json_object_is_an_instruction_at_anthropic() -> None:
     wanted = Parameters(format=AnswerFormat())
 

@@ -302,14 +302,14 @@ class ToolResult(_message.Message):
     is_error: _builtins.bool
     """is_error is true when the tool failed."""
     @_builtins.property
-    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolResultPart]:
         """parts are texts and images."""
 
     def __init__(
         self,
         *,
         call_id: _builtins.str = ...,
-        parts: _abc.Iterable[Global___Part] | None = ...,
+        parts: _abc.Iterable[Global___ToolResultPart] | None = ...,
         is_error: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -319,6 +319,36 @@ class ToolResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
+class ToolResultPart(_message.Message):
+    """ToolResultPart is a piece of what a tool gave. It is no Part, so that no message contains itself without end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """text is plain text or Markdown."""
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """image is shown to the model."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        image: Global___Image | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "image"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ToolResultPart: _TypeAlias = ToolResultPart  # noqa: Y015
 
 @_typing.final
 class Reasoning(_message.Message):
