@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from services.mesh.errors import MeshError, Overloaded
 BACKOFF_S_MIN: Final = 0.1
 BACKOFF_S_MAX: Final = 5.0
 """A platform whose database is back has to be healthy within 30 seconds, and the reaper is one of these loops."""
+CANCEL_AGAIN_S: Final = 1.0
+"""For a loop to end after it was cancelled: longer than any takes to clean up."""
 STEADY_S: Final = 60.0
 """A loop that ran this long before it failed starts again with the shortest pause."""
 
@@ -82,10 +84,21 @@ async def supervised(
         try:
             await _drain(loops, drain_s)
         finally:
-            for task in tasks:
-                task.cancel()
+            await _cancelled(tasks)
             # Not handed the body's error: the group would wrap it, and whoever catches it would no longer know it.
             await owner.__aexit__(None, None, None)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancels until they have ended.
+
+    Python 3.11's `wait_for`, by which drivers wait, loses a cancellation that comes at the same moment as its result.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=CANCEL_AGAIN_S)
 
 
 async def _drain(loops: tuple[Loop, ...], drain_s: float) -> None:

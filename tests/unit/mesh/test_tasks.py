@@ -61,6 +61,21 @@ async def test_loop_that_returns_is_done() -> None:
     assert runs == 1
 
 
+async def test_loop_that_misses_its_cancellation_is_cancelled_again() -> None:
+    missed = asyncio.Event()
+
+    async def run() -> None:
+        try:
+            await hang()
+        except asyncio.CancelledError:  # as `wait_for` of Python 3.11 does, when its result is there
+            missed.set()
+        await hang()
+
+    async with asyncio.timeout(60.0), supervised((Loop("deaf", run),), drain_s=1.0):
+        await asyncio.sleep(0)
+    assert missed.is_set()
+
+
 async def test_work_in_hand_is_finished_before_the_loop_is_cancelled() -> None:
     events: list[str] = []
     stop = asyncio.Event()
