@@ -142,7 +142,14 @@ async def running_provider(history: Notes) -> AsyncIterator[ChaosProvider]:
     """The provider on a free port while the body runs."""
     provider = ChaosProvider(history)
     config = uvicorn.Config(
-        provider, host="127.0.0.1", port=0, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1
+        provider,
+        host="127.0.0.1",
+        port=0,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="critical",
+        timeout_graceful_shutdown=1,
     )
     server = _Server(config)
     async with asyncio.TaskGroup() as group:
