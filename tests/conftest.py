@@ -1,14 +1,23 @@
 """Servers that tests of every room may ask for. Nothing starts before a test asks, and everything is stopped."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from dev import kafka, valkey
 from tests.support.kafka import running_kafka
 from tests.support.postgres import Databases, running_postgres
 from tests.support.valkey import emptied, running_valkey
+
+# A busy machine is no counterexample. What lands is judged by the same examples every time; new ones are looked for by
+# everybody's own runs.
+settings.register_profile(
+    "parley", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("parley")
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ async def author() -> AsyncIterator[Author]:
         feeds.cancel()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     words=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4), max_size=8),
     fold_after=st.integers(0, 8),

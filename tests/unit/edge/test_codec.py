@@ -74,7 +74,7 @@ def made(fields: dict[str, Any]) -> Message:  # Any: values of all fields
 
 
 @given(_FIELDS, _FIELDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_message_survives_json_and_back(fields: dict[str, Any], inner: dict[str, Any]) -> None:
     message: Any = made(fields)
     message.tree.CopyFrom(made(inner))
@@ -85,7 +85,7 @@ def test_a_message_survives_json_and_back(fields: dict[str, Any], inner: dict[st
 
 
 @given(_FIELDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_json_means_the_same_as_protobufs_own(fields: dict[str, Any]) -> None:
     message = made(fields)
 
@@ -95,7 +95,7 @@ def test_json_means_the_same_as_protobufs_own(fields: dict[str, Any]) -> None:
 
 
 @given(_FIELDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_protobufs_own_json_says_nothing_that_ours_does_not(fields: dict[str, Any]) -> None:
     message = made(fields)
 
@@ -256,7 +256,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_but_a_misfit_comes_of_any_json(value: object) -> None:
     with suppress(Misfit):
         Everything(**DECODE(parse(json.dumps(value).encode())))

@@ -95,7 +95,7 @@ def test_lines_of_code_are_not_cut_inside() -> None:
     assert all(it.text.endswith(("line", "```")) for it in chunks)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(alphabet="ab .,!?\n\t#-*`|<>é漢😀", max_size=1_500), st.sampled_from([text, markdown, html]))
 def test_chunk_text_is_the_text_between_its_offsets(source: str, parser: object) -> None:
     document = _document(parser.parse(source))  # type: ignore[attr-defined]  # one of three modules
@@ -110,7 +110,7 @@ def test_chunk_text_is_the_text_between_its_offsets(source: str, parser: object)
         end = made.end
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(alphabet="ab .,!?\n\té漢😀", max_size=1_500))
 def test_chunks_of_plain_text_hold_all_of_it(source: str) -> None:
     document = parsed(source)
@@ -125,7 +125,7 @@ def encoder() -> OnnxEncoder:
     return OnnxEncoder(ModelFiles.packaged(), threads=1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(source=st.text(max_size=3_000))
 def test_no_chunk_with_its_title_is_cut_by_the_real_encoder(encoder: OnnxEncoder, source: str) -> None:
     document = parsed(text.normalise(source))
