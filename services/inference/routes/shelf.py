@@ -61,7 +61,7 @@ class Shelf:
         try:
             own, marks = self._read()
             book = compiled(self._shipped, own, self._wishes, {line.made_of: line for line in _lines(before)})
-            self.router.replace(book)
+            self._take(before, book)
         except (RoutesError, MeshError) as error:
             # Not tried again until a file changes once more: the fault would only be told every two seconds.
             self._marks = self._marked(self._marks)
@@ -69,10 +69,25 @@ class Shelf:
             _log.warning("configuration_refused", error=str(error))
             return
         self._marks = marks
-        kept = {id(line) for line in _lines(book)}
-        self._retired += [line for line in _lines(before) if id(line) not in kept]
         _READINGS.labels("taken").inc()
         _log.info("configuration_taken", providers=sorted(book.sources), routes=sorted(book.routes))
+
+    def _take(self, before: Book, book: Book) -> None:
+        """`book` holds from now on; what only the other one uses is retired.
+
+        Raises:
+            ModelUnknown: a name in it leads nowhere; `before` goes on to hold.
+        """
+        try:
+            self.router.replace(book)
+        except MeshError:
+            self._retire(book, before)
+            raise
+        self._retire(before, book)
+
+    def _retire(self, gone: Book, kept: Book) -> None:
+        needed = {id(line) for line in _lines(kept)}
+        self._retired += [line for line in _lines(gone) if id(line) not in needed]
 
     async def _close_retired(self) -> None:
         idle = [line for line in self._retired if line.in_use == 0]

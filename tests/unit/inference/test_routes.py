@@ -281,3 +281,19 @@ async def test_adapter_that_is_no_longer_named_stays_open_while_it_is_used(tmp_p
         await shelf.refresh()
 
         assert line.provider._client.is_closed()
+
+
+async def test_adapter_of_a_refused_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text(WHOLE)
+    shelf = shelf_at(path)
+    path.write_text(WHOLE.replace("11434/v1", "11435/v1").replace('"smart"', '"gone"', 1))
+
+    shelf._replace()
+    (line,) = shelf._retired
+    assert isinstance(line.provider, OpenAIProvider)
+    await shelf.refresh()
+
+    assert line.provider._client.is_closed()
+    assert shelf.router.book.default == "smart"
+    await shelf.close()
