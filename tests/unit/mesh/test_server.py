@@ -354,8 +354,8 @@ async def test_worker_starts_a_failed_loop_again() -> None:
             raise RuntimeError
         await asyncio.Event().wait()
 
-    async with running_worker(MeshSettings(drain_s=1), loops=[Loop("shaky", run)]) as port:
+    async with running_worker(MeshSettings(drain_s=1), loops=[Loop("restarted", run)]) as port:
         await until(lambda: attempts == 3)
         _, text = await fetch(port, "GET /metrics HTTP/1.1\r\n\r\n")
-        assert 'parley_mesh_loop_restarts_total{loop="shaky"} 2.0' in text
-        assert 'parley_mesh_loop_running_count{loop="shaky"} 1.0' in text
+        assert 'parley_mesh_loop_restarts_total{loop="restarted"} 2.0' in text
+        assert 'parley_mesh_loop_running_count{loop="restarted"} 1.0' in text
