@@ -79,7 +79,12 @@ class KafkaSender:
             raise TimeoutError("some messages were not sent in time")
         for failure in [failure for report in reports if (failure := _failure(report)) is not None]:
             raise failure
-        return [report.result().offset() for report in reports]
+        offsets = [report.result().offset() for report in reports]
+        if any(offset is None for offset in offsets):
+            # Taken for repeats of what the broker has: so it says, but not where, and one that forgot the producer says
+            # so of new messages too. One that stands there twice is merged by its readers.
+            raise BufferError("the broker does not tell where a message stands")
+        return offsets
 
     def _opened(self) -> AIOProducer:
         configuration = self._cluster.configuration(
