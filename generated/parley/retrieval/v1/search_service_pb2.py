@@ -27,7 +27,7 @@ from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method
 from parley.retrieval.v1 import knowledge_base_pb2 as parley_dot_retrieval_dot_v1_dot_knowledge__base__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/retrieval/v1/search_service.proto\x12\x13parley.retrieval.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1eparley/options/v1/method.proto\x1a(parley/retrieval/v1/knowledge_base.proto\"\xa6\x01\n\rSearchRequest\x12\x19\n\x11knowledge_base_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x17\n\x0f\x63ontext_queries\x18\x03 \x03(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\x12-\n\x04mode\x18\x05 \x01(\x0e\x32\x1f.parley.retrieval.v1.SearchMode\x12\x14\n\x0cmin_sequence\x18\x06 \x01(\x03\"\x9e\x01\n\x0eSearchResponse\x12.\n\x08passages\x18\x01 \x03(\x0b\x32\x1c.parley.retrieval.v1.Passage\x12\x35\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32#.parley.retrieval.v1.SearchDecision\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x10\n\x08sequence\x18\x04 \x01(\x03\"\x1d\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\"j\n\rEmbedResponse\x12\x32\n\nembeddings\x18\x01 \x03(\x0b\x32\x1e.parley.retrieval.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x03\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02*s\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_ALWAYS\x10\x01\x12\x19\n\x15SEARCH_MODE_SELECTIVE\x10\x02\x12\x15\n\x11SEARCH_MODE_NEVER\x10\x03*\x87\x01\n\x0eSearchDecision\x12\x1f\n\x1bSEARCH_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19SEARCH_DECISION_RETRIEVED\x10\x01\x12\x18\n\x14SEARCH_DECISION_WEAK\x10\x02\x12\x1b\n\x17SEARCH_DECISION_SKIPPED\x10\x03\x32\xb8\x01\n\rSearchService\x12\xa6\x01\n\x06Search\x12\".parley.retrieval.v1.SearchRequest\x1a#.parley.retrieval.v1.SearchResponse\"S\x8a\xb2\x19\x12\n\x0eknowledge:read \x01\x82\xd3\xe4\x93\x02\x37\"2/api/v1/knowledge_bases/{knowledge_base_id}:search:\x01*2\x9c\x01\n\x10\x45mbeddingService\x12\x87\x01\n\x05\x45mbed\x12!.parley.retrieval.v1.EmbedRequest\x1a\".parley.retrieval.v1.EmbedResponse\"7\x8a\xb2\x19\x16\n\x0eknowledge:read \x01\x38\xb0\xea\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/embeddings:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/retrieval/v1/search_service.proto\x12\x13parley.retrieval.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1eparley/options/v1/method.proto\x1a(parley/retrieval/v1/knowledge_base.proto\"\xa6\x01\n\rSearchRequest\x12\x19\n\x11knowledge_base_id\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x17\n\x0f\x63ontext_queries\x18\x03 \x03(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\x12-\n\x04mode\x18\x05 \x01(\x0e\x32\x1f.parley.retrieval.v1.SearchMode\x12\x14\n\x0cmin_sequence\x18\x06 \x01(\x03\"\x9e\x01\n\x0eSearchResponse\x12.\n\x08passages\x18\x01 \x03(\x0b\x32\x1c.parley.retrieval.v1.Passage\x12\x35\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32#.parley.retrieval.v1.SearchDecision\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\x10\n\x08sequence\x18\x04 \x01(\x03\"^\n\x0c\x45mbedRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".parley.retrieval.v1.EmbeddingKind\x12\r\n\x05model\x18\x03 \x01(\t\"}\n\rEmbedResponse\x12\x32\n\nembeddings\x18\x01 \x03(\x0b\x32\x1e.parley.retrieval.v1.Embedding\x12\x0f\n\x07\x65ncoder\x18\x02 \x01(\t\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x03\x12\x11\n\tdimension\x18\x04 \x01(\x05\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02*s\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_ALWAYS\x10\x01\x12\x19\n\x15SEARCH_MODE_SELECTIVE\x10\x02\x12\x15\n\x11SEARCH_MODE_NEVER\x10\x03*h\n\rEmbeddingKind\x12\x1e\n\x1a\x45MBEDDING_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45MBEDDING_KIND_QUESTION\x10\x01\x12\x1a\n\x16\x45MBEDDING_KIND_PASSAGE\x10\x02*\x87\x01\n\x0eSearchDecision\x12\x1f\n\x1bSEARCH_DECISION_UNSPECIFIED\x10\x00\x12\x1d\n\x19SEARCH_DECISION_RETRIEVED\x10\x01\x12\x18\n\x14SEARCH_DECISION_WEAK\x10\x02\x12\x1b\n\x17SEARCH_DECISION_SKIPPED\x10\x03\x32\xb8\x01\n\rSearchService\x12\xa6\x01\n\x06Search\x12\".parley.retrieval.v1.SearchRequest\x1a#.parley.retrieval.v1.SearchResponse\"S\x8a\xb2\x19\x12\n\x0eknowledge:read \x01\x82\xd3\xe4\x93\x02\x37\"2/api/v1/knowledge_bases/{knowledge_base_id}:search:\x01*2\x9c\x01\n\x10\x45mbeddingService\x12\x87\x01\n\x05\x45mbed\x12!.parley.retrieval.v1.EmbedRequest\x1a\".parley.retrieval.v1.EmbedResponse\"7\x8a\xb2\x19\x16\n\x0eknowledge:read \x01\x38\xb0\xea\x01\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/embeddings:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,22 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHSERVICE'].methods_by_name['Search']._serialized_options = b'\212\262\031\022\n\016knowledge:read \001\202\323\344\223\0027\"2/api/v1/knowledge_bases/{knowledge_base_id}:search:\001*'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._serialized_options = b'\212\262\031\026\n\016knowledge:read \0018\260\352\001\202\323\344\223\002\027\"\022/api/v1/embeddings:\001*'
-  _globals['_SEARCHMODE']._serialized_start=667
-  _globals['_SEARCHMODE']._serialized_end=782
-  _globals['_SEARCHDECISION']._serialized_start=785
-  _globals['_SEARCHDECISION']._serialized_end=920
+  _globals['_SEARCHMODE']._serialized_start=751
+  _globals['_SEARCHMODE']._serialized_end=866
+  _globals['_EMBEDDINGKIND']._serialized_start=868
+  _globals['_EMBEDDINGKIND']._serialized_end=972
+  _globals['_SEARCHDECISION']._serialized_start=975
+  _globals['_SEARCHDECISION']._serialized_end=1110
   _globals['_SEARCHREQUEST']._serialized_start=170
   _globals['_SEARCHREQUEST']._serialized_end=336
   _globals['_SEARCHRESPONSE']._serialized_start=339
   _globals['_SEARCHRESPONSE']._serialized_end=497
   _globals['_EMBEDREQUEST']._serialized_start=499
-  _globals['_EMBEDREQUEST']._serialized_end=528
-  _globals['_EMBEDRESPONSE']._serialized_start=530
-  _globals['_EMBEDRESPONSE']._serialized_end=636
-  _globals['_EMBEDDING']._serialized_start=638
-  _globals['_EMBEDDING']._serialized_end=665
-  _globals['_SEARCHSERVICE']._serialized_start=923
-  _globals['_SEARCHSERVICE']._serialized_end=1107
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1110
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1266
+  _globals['_EMBEDREQUEST']._serialized_end=593
+  _globals['_EMBEDRESPONSE']._serialized_start=595
+  _globals['_EMBEDRESPONSE']._serialized_end=720
+  _globals['_EMBEDDING']._serialized_start=722
+  _globals['_EMBEDDING']._serialized_end=749
+  _globals['_SEARCHSERVICE']._serialized_start=1113
+  _globals['_SEARCHSERVICE']._serialized_end=1297
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1300
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1456
 # @@protoc_insertion_point(module_scope)

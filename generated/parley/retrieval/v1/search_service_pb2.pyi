@@ -48,6 +48,30 @@ SEARCH_MODE_NEVER: SearchMode.ValueType  # 3
 """SEARCH_MODE_NEVER returns none."""
 Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
 
+class _EmbeddingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EmbeddingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EmbeddingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EMBEDDING_KIND_UNSPECIFIED: _EmbeddingKind.ValueType  # 0
+    """EMBEDDING_KIND_UNSPECIFIED means EMBEDDING_KIND_PASSAGE."""
+    EMBEDDING_KIND_QUESTION: _EmbeddingKind.ValueType  # 1
+    """EMBEDDING_KIND_QUESTION is short and somebody waits for it: it goes before passages, and its vector is remembered."""
+    EMBEDDING_KIND_PASSAGE: _EmbeddingKind.ValueType  # 2
+    """EMBEDDING_KIND_PASSAGE is text to be found later."""
+
+class EmbeddingKind(_EmbeddingKind, metaclass=_EmbeddingKindEnumTypeWrapper):
+    """EmbeddingKind is what a text is, which decides how it is encoded."""
+
+EMBEDDING_KIND_UNSPECIFIED: EmbeddingKind.ValueType  # 0
+"""EMBEDDING_KIND_UNSPECIFIED means EMBEDDING_KIND_PASSAGE."""
+EMBEDDING_KIND_QUESTION: EmbeddingKind.ValueType  # 1
+"""EMBEDDING_KIND_QUESTION is short and somebody waits for it: it goes before passages, and its vector is remembered."""
+EMBEDDING_KIND_PASSAGE: EmbeddingKind.ValueType  # 2
+"""EMBEDDING_KIND_PASSAGE is text to be found later."""
+Global___EmbeddingKind: _TypeAlias = EmbeddingKind  # noqa: Y015
+
 class _SearchDecision:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -163,6 +187,14 @@ class EmbedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXTS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    kind: Global___EmbeddingKind.ValueType
+    """kind of the texts."""
+    model: _builtins.str
+    """model whose vectors are wanted: an encoder's name, or its name and revision; the platform's encoder when empty. Any
+    other than the platform's is refused, because vectors of different encoders cannot be compared.
+    """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """texts to embed; 1 to 256 of them, each 1 to 8,000 characters. The encoder reads the first 256 tokens of each."""
@@ -171,10 +203,12 @@ class EmbedRequest(_message.Message):
         self,
         *,
         texts: _abc.Iterable[_builtins.str] | None = ...,
+        kind: Global___EmbeddingKind.ValueType = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "model", b"model", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,10 +223,13 @@ class EmbedResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     ENCODER_FIELD_NUMBER: _builtins.int
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    DIMENSION_FIELD_NUMBER: _builtins.int
     encoder: _builtins.str
     """encoder names the model and its revision."""
     input_tokens: _builtins.int
     """input_tokens of all texts together."""
+    dimension: _builtins.int
+    """dimension of the vectors."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
         """embeddings, one per text, in their order."""
@@ -203,10 +240,11 @@ class EmbedResponse(_message.Message):
         embeddings: _abc.Iterable[Global___Embedding] | None = ...,
         encoder: _builtins.str = ...,
         input_tokens: _builtins.int = ...,
+        dimension: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "encoder", b"encoder", "input_tokens", b"input_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimension", b"dimension", "embeddings", b"embeddings", "encoder", b"encoder", "input_tokens", b"input_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,7 +123,8 @@ class EmbeddingServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Embed returns one unit vector per text, of the platform's own encoder.
+        """Embed returns one unit vector per text, of the platform's own encoder. Texts of callers that come together are
+        encoded together.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,9 @@ class EmbeddingServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_search_service_pb2.EmbedRequest, _search_service_pb2.EmbedResponse]
-    """Embed returns one unit vector per text, of the platform's own encoder."""
+    """Embed returns one unit vector per text, of the platform's own encoder. Texts of callers that come together are
+    encoded together.
+    """
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """EmbeddingService turns text into vectors."""
@@ -48,6 +50,8 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.EmbedRequest,
         context: _aio.ServicerContext[_search_service_pb2.EmbedRequest, _abc.Awaitable[_search_service_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_search_service_pb2.EmbedResponse]:
-        """Embed returns one unit vector per text, of the platform's own encoder."""
+        """Embed returns one unit vector per text, of the platform's own encoder. Texts of callers that come together are
+        encoded together.
+        """
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _aio.Server) -> None: ...
