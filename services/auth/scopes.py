@@ -38,11 +38,13 @@ AUDIENCES_MAX: Final = 8
 WORKLOAD_SCOPES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "conversation": frozenset({"knowledge:read", "inference:generate", "models:read"}),
+        "inference": frozenset({"knowledge:read"}),
     }
 )
 """What a workload may do for a user who is not present (`on_behalf_of`); a workload that is not named here, nothing.
 
-conversation runs turns after their user has left: it searches, generates and reads the catalog for them.
+conversation runs turns after their user has left: it searches, generates and reads the catalog for them. inference asks
+retrieval for vectors of what they ask.
 """
 
 

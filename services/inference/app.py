@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import grpc.aio
+
 from parley.inference.v1 import (
     budget_service_pb2_grpc,
     generation_service_pb2_grpc,
@@ -13,7 +15,9 @@ from parley.inference.v1 import (
     provider_service_pb2_grpc,
     usage_service_pb2_grpc,
 )
+from services.inference import clients
 from services.inference.course import Tactics
+from services.inference.embedding import Embeds
 from services.inference.generation import Generator
 from services.inference.money.books import Books
 from services.inference.money.budgets import Budgets
@@ -35,7 +39,7 @@ from services.inference.servicers import (
     ProviderServicer,
     UsageServicer,
 )
-from services.inference.settings import ServeSettings, Settings
+from services.inference.settings import EmbeddingSettings, ServeSettings, Settings
 from services.inference.standing.gauges import Gauges
 from services.inference.standing.outages import Outages
 from services.inference.standing.outages_valkey import ValkeyOutages
@@ -50,7 +54,7 @@ from services.mesh.database import Database, open_database
 from services.mesh.server import Register
 from services.mesh.settings import SettingsError
 from services.mesh.tasks import Loop, periodic
-from services.mesh.tokens import internal_verifier
+from services.mesh.tokens import WorkloadTokens, internal_verifier
 from services.mesh.valkey import Client, open_valkey
 
 AUDIENCE: Final = "inference"
@@ -84,6 +88,16 @@ async def serve(settings: ServeSettings) -> None:
             verifier=internal_verifier(AUDIENCE, auth),
             loops=[*shelf.loops(), *standing, *money.loops],
         )
+
+
+async def open_embeds(settings: EmbeddingSettings, auth: grpc.aio.Channel, stack: AsyncExitStack) -> Embeds | None:
+    """Vectors from retrieval; None where nobody told where that is."""
+    if settings.retrieval_target is None or settings.workload_secret is None:
+        return None
+    secret = settings.workload_secret.get_secret_value()
+    retrieval = await stack.enter_async_context(open_channel(settings.retrieval_target, [clients.RETRIEVAL]))
+    workload = WorkloadTokens(auth, workload=AUDIENCE, secret=secret)
+    return clients.EmbeddingClient(retrieval, workload, timeout_s=settings.embed_s_max)
 
 
 async def open_money(settings: ServeSettings, database: Database, valkey: Client, stack: AsyncExitStack) -> Money:

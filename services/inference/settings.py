@@ -1,10 +1,10 @@
 """What operators may set of inference."""
 
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
-from services.mesh.settings import AuthTarget, DatabaseSettings, ServerSettings, ValkeySettings, service_config
+from services.mesh.settings import AuthTarget, DatabaseSettings, ServerSettings, Target, ValkeySettings, service_config
 
 # The everyday models of both vendors in November 2026, at the same price; `providers.toml` has the sources.
 OPENAI_MODEL: Final = "gpt-6.2-sol"
@@ -83,7 +83,34 @@ class StorageSettings(DatabaseSettings):
     model_config = service_config("inference")
 
 
-class ServeSettings(Settings, DatabaseSettings, ValkeySettings):
+class EmbeddingSettings(Settings):
+    """Where vectors come from, for whatever goes by meaning; optional."""
+
+    model_config = service_config("inference")
+
+    retrieval_target: Target | None = Field(
+        default=None,
+        validation_alias="PARLEY_RETRIEVAL_TARGET",
+        description="Address of retrieval; without it nothing here goes by meaning.",
+    )
+    workload_secret: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        validation_alias="PARLEY_WORKLOAD_SECRET",
+        description="Secret of this process towards auth; needed with PARLEY_RETRIEVAL_TARGET.",
+    )
+    embed_s_max: float = Field(
+        default=1.0, gt=0.0, le=60.0, description="Seconds for the vectors of a question; after that it goes without."
+    )
+
+    @model_validator(mode="after")
+    def _retrieval_is_asked_with_a_secret(self) -> Self:
+        if self.retrieval_target is not None and self.workload_secret is None:
+            raise ValueError("PARLEY_RETRIEVAL_TARGET needs PARLEY_WORKLOAD_SECRET, with which auth knows this process")
+        return self
+
+
+class ServeSettings(EmbeddingSettings, DatabaseSettings, ValkeySettings):
     """Settings of `serve`."""
 
     model_config = service_config("inference")
