@@ -83,6 +83,7 @@ class Case:
         for record in self.by_op["posted"]:
             if record["turn"]:
                 self.acknowledged[record["key"]].add(record["turn"])
+        self.edits = {record["key"]: record["edit_of"] for record in self.by_op["post"] if record["edit_of"]}
 
     def mark(self, name: str) -> float | None:
         """When a phase began; None when it never did."""
@@ -96,6 +97,13 @@ class Case:
         """The key in the question of a turn."""
         found = keys_of(self.messages.get(turn["user_message_id"], {"text": ""})["text"])
         return found[0] if found else ""
+
+    def parent_of(self, turn: Row, newest_id: str) -> str:
+        """The message that the question of a turn was to follow: the newest one, or that of the question it edits."""
+        edited_id = self.edits.get(self.key_of(turn))
+        if edited_id is None:
+            return newest_id
+        return str(self.messages.get(edited_id, {"parent_id": "of a question that is gone"})["parent_id"])
 
 
 def judge(case: Case) -> Verdict:
@@ -181,8 +189,9 @@ def _order(case: Case) -> Iterator[Violation]:
         previous_id, ended = "", 0.0
         for turn in turns:
             asked = case.messages.get(turn["user_message_id"])
-            if asked is None or asked["parent_id"] != previous_id:
-                yield Violation("I4", conversation_id, f"{turn['id']} does not follow the message {previous_id!r}")
+            followed_id = case.parent_of(turn, previous_id)
+            if asked is None or asked["parent_id"] != followed_id:
+                yield Violation("I4", conversation_id, f"{turn['id']} does not follow the message {followed_id!r}")
             if turn["create_time"] < ended:
                 yield Violation("I4", conversation_id, f"{turn['id']} began before the turn before it had ended")
             previous_id, ended = turn["assistant_message_id"], turn["end_time"] or float("inf")

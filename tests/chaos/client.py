@@ -1,6 +1,7 @@
 """A client of the API that does what the documentation asks of clients: keys, retries, resumed streams."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -33,6 +34,7 @@ class Seen:
 
     Attributes:
         turn_id: once it was told.
+        question_id: as `turn_id`; whoever edits the question names it.
         sequence: of the last event.
         is_finished: whether the end was streamed.
         failures: in a row, which the next pause grows with.
@@ -40,6 +42,7 @@ class Seen:
     """
 
     turn_id: str = ""
+    question_id: str = ""
     sequence: int = 0
     is_finished: bool = False
     failures: int = 0
@@ -80,14 +83,19 @@ class Client:
             await self._pause(failures)
         raise AssertionError("it counts for ever")
 
-    async def ask(self, conversation_id: str, key: str, seen: Seen) -> None:
-        """Asks a question and watches until the end of the answer, whatever breaks meanwhile; `seen` tells how far."""
-        body = {"new": {"text": question(key)}}
-        path = f"/api/v1/conversations/{conversation_id}/turns"
+    async def ask(self, conversation_id: str, key: str, seen: Seen, *, edit_of: str = "") -> None:
+        """Asks a question and watches until the end of the answer, whatever breaks meanwhile.
+
+        Args:
+            conversation_id: of the client.
+            key: names the question, and makes it safe to repeat.
+            seen: tells how far it came.
+            edit_of: the question that this one takes the place of; empty for one that goes on with the conversation.
+        """
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not seen.turn_id:
-                    await self._post(path, body, key, conversation_id, seen)
+                    await self._post(conversation_id, key, seen, edit_of)
                 await self.follow(seen)
         except TimeoutError:
             self._history.add("gave_up", key=key, turn=seen.turn_id)
@@ -111,11 +119,10 @@ class Client:
         except TimeoutError:
             self._history.add("gave_up", key="", turn=turn_id)
 
-    async def repeat(self, conversation_id: str, key: str) -> None:
+    async def repeat(self, conversation_id: str, key: str, *, edit_of: str = "") -> None:
         """Sends a question that was answered long ago once more, as a client does that never got the answer."""
-        path = f"/api/v1/conversations/{conversation_id}/turns"
-        self._history.add("post", key=key, conversation=conversation_id)
-        response = await self._try("POST", path, {"new": {"text": question(key)}}, key)
+        self._history.add("post", key=key, conversation=conversation_id, edit_of=edit_of)
+        response = await self._try("POST", _turns_of(conversation_id), _asking(key, edit_of), key)
         self._note_posted(key, response)
 
     async def peek(self, turn_id: str) -> None:
@@ -131,15 +138,17 @@ class Client:
             self._history.add("cancel", turn=seen.turn_id)
             await self._try("POST", f"/api/v1/turns/{seen.turn_id}:cancel", {}, "")
 
-    async def _post(self, path: str, body: Json, key: str, conversation_id: str, seen: Seen) -> None:
-        self._history.add("post", key=key, conversation=conversation_id)
+    async def _post(self, conversation_id: str, key: str, seen: Seen, edit_of: str) -> None:
+        path, body = _turns_of(conversation_id), _asking(key, edit_of)
+        self._history.add("post", key=key, conversation=conversation_id, edit_of=edit_of)
         if self._chance.random() < 0.7:
             await self._watch("POST", path, body, {"idempotency-key": key}, seen, key=key)
         else:
             response = await self._try("POST", path, body, key)
             self._note_posted(key, response)
             if response is not None and response.is_success:
-                seen.turn_id = str(response.json()["id"])
+                accepted = response.json()
+                seen.turn_id, seen.question_id = str(accepted["id"]), str(accepted["user_message_id"])
         if not seen.turn_id:
             await self._pause(seen.failures)
             seen.failures += 1
@@ -187,6 +196,8 @@ class Client:
                 return
             seen.sequence, seen.failures = int(event["id"]), 0
             seen.is_finished = event["event"] == "turn_finished"
+            if event["event"] == "turn_started":
+                seen.question_id = str(json.loads(event["data"])["turn_started"]["user_message_id"])
             taken += 1
             if leaves_after == taken and not seen.is_finished:
                 raise Leave
@@ -201,6 +212,15 @@ class Client:
     async def _pause(self, failures: int) -> None:
         first, longest = _BACKOFF_S
         await asyncio.sleep(self._chance.uniform(0.5, 1.0) * min(longest, first * 2.0**failures))
+
+
+def _turns_of(conversation_id: str) -> str:
+    return f"/api/v1/conversations/{conversation_id}/turns"
+
+
+def _asking(key: str, edit_of: str) -> Json:
+    text = question(key)
+    return {"edit_of": {"message_id": edit_of, "text": text}} if edit_of else {"new": {"text": text}}
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Json, None]:

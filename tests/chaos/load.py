@@ -18,17 +18,21 @@ ORGANIZATIONS: Final = ("alder", "birch", "cedar")
 TURNS_PER_CONVERSATION: Final = 12
 """A new conversation begins after as many: long enough to need its history, short enough for any prompt."""
 _PASSWORD: Final = "correct horse battery staple"
-_SECOND_WATCHER, _REPEAT, _PEEK, _CANCEL = 0.08, 0.08, 0.05, 0.03
+_SECOND_WATCHER, _REPEAT, _PEEK, _CANCEL, _EDIT = 0.08, 0.08, 0.05, 0.03, 0.1
 
 
 @dataclass(slots=True)
 class Talk:
-    """A conversation of one client."""
+    """A conversation of one client.
+
+    Attributes:
+        question_id: of the newest question, where the client was told; an edit takes its place.
+    """
 
     client: Client
     id: str
     asked: int = 0
-    last_key: str = ""
+    question_id: str = ""
 
 
 class Load:
@@ -86,7 +90,8 @@ class Load:
         talk = await self._talk()
         key = f"{talk.client.organization}.{self.seed}.{number}.{self._chance.getrandbits(32):x}"
         seen = Seen()
-        asking = group.create_task(talk.client.ask(talk.id, key, seen))
+        edit_of = talk.question_id if self._chance.random() < _EDIT else ""
+        asking = group.create_task(talk.client.ask(talk.id, key, seen, edit_of=edit_of))
         if self._chance.random() < _CANCEL:
             group.create_task(talk.client.cancel(seen, self._chance.uniform(0.1, 1.0)))
         if self._chance.random() < _SECOND_WATCHER:
@@ -97,8 +102,9 @@ class Load:
         if self._chance.random() < _PEEK and seen.turn_id:
             await self._stranger(talk.client).peek(seen.turn_id)
         if self._chance.random() < _REPEAT and seen.turn_id:
-            await talk.client.repeat(talk.id, key)
+            await talk.client.repeat(talk.id, key, edit_of=edit_of)
         talk.asked += 1
+        talk.question_id = seen.question_id
         if talk.asked < TURNS_PER_CONVERSATION and seen.is_finished:
             self._idle.append(talk)
 

@@ -192,18 +192,25 @@ MUTANTS: Final = (
         "        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)\n    )",
         "    )",
     ),
-    _one(
-        "a revoked key is forgotten by nobody",
-        "I9",
-        "services/auth/principals.py",
-        "        await self._cache.forget([_secret_name(key.secret_hash)])",
-        "        return",
+    # Neither edit breaks a promise alone: what is cached is two seconds old at most, and what is revoked is forgotten.
+    Mutant(
+        "a revoked key is forgotten neither when it is revoked nor by time",
+        frozenset({"I9"}),
+        (
+            Edit(
+                "services/auth/principals.py",
+                "        await self._cache.forget([_secret_name(key.secret_hash)])",
+                "        return",
+            ),
+            Edit("services/auth/shared_state.py", "LAYER_LIFE_S: Final = FRESH_S / 2", "LAYER_LIFE_S: Final = 60.0"),
+        ),
     ),
     _one(
-        "a fold forgets the sequence",
+        "a fold counts an event that its text does not have",
         "I5",
         f"{_CONVERSATION}/store_postgres/statements.py",
-        '"last_sequence": bindparam("fold_sequence")',
-        '"last_sequence": _messages.last_sequence + 0 * bindparam("fold_sequence")',
+        "FOLD: Final = update(tables.messages).where(_is_answer_of(_HELD)).values(**_FOLDED)",
+        "FOLD: Final = update(tables.messages).where(_is_answer_of(_HELD)).values(\n"
+        '    **_FOLDED | {"last_sequence": bindparam("fold_sequence") + 1}\n)',
     ),
 )

@@ -63,7 +63,7 @@ class Run:
                 "end_time": 1_001.0 + at,
             }
         )
-        self.note(at, "post", key=key, conversation="conv_1")
+        self.note(at, "post", key=key, conversation="conv_1", edit_of="")
         self.note(at, "posted", key=key, status=202, turn=turn, reason="")
         self.note(at, "served", key=key, number=number, fault="none", text=text)
         half = len(text) // 2
@@ -135,6 +135,10 @@ def _give_up(run: Run) -> None:
 
 def _branch_off(run: Run) -> None:
     run.messages[2]["parent_id"] = ""
+
+
+def _append_an_edit(run: Run) -> None:
+    run.note(40.0, "post", key=KEYS[1], conversation="conv_1", edit_of="question_1")
 
 
 def _overlap(run: Run) -> None:
@@ -228,6 +232,7 @@ def _need_two_attempts_in_peace(run: Run) -> None:
         ("I3", _disagree_about_the_state),
         ("I3", _give_up),
         ("I4", _branch_off),
+        ("I4", _append_an_edit),
         ("I4", _overlap),
         ("I4", _forget_the_history),
         ("I5", _mix_two_answers),
@@ -259,6 +264,17 @@ def test_what_was_acknowledged_and_is_not_there_counts_as_lost() -> None:
     _lose_a_turn(run)
 
     assert run.judged().lost == 1
+
+
+def test_edited_question_stands_beside_the_one_that_it_edits() -> None:
+    run = Run()
+    run.note(40.0, "post", key=KEYS[1], conversation="conv_1", edit_of="question_1")
+    run.messages[2]["parent_id"] = ""
+    text = f"You asked {KEYS[1]}; sea🌊 end."
+    run.messages[3]["text"] = text
+    run.note(40.0, "served", key=KEYS[1], number=3, fault="none", text=text)
+
+    assert "I4" not in {violation.invariant for violation in run.judged().violations}
 
 
 def test_revoked_key_may_be_let_in_for_five_seconds() -> None:
