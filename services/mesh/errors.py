@@ -7,65 +7,11 @@ Must not know gRPC: `Code` repeats the names of the canonical codes so that doma
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 from typing import ClassVar, Final, Self
 
-
-class Code(StrEnum):
-    """Canonical gRPC status codes that a MeshError can carry."""
-
-    CANCELLED = "CANCELLED"
-    INVALID_ARGUMENT = "INVALID_ARGUMENT"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    NOT_FOUND = "NOT_FOUND"
-    ALREADY_EXISTS = "ALREADY_EXISTS"
-    PERMISSION_DENIED = "PERMISSION_DENIED"
-    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
-    FAILED_PRECONDITION = "FAILED_PRECONDITION"
-    ABORTED = "ABORTED"
-    UNIMPLEMENTED = "UNIMPLEMENTED"
-    INTERNAL = "INTERNAL"
-    UNAVAILABLE = "UNAVAILABLE"
-    UNAUTHENTICATED = "UNAUTHENTICATED"
-
-
-class Reason(StrEnum):
-    """Machine-readable cause: the names of `parley.common.v1.ErrorReason` without their prefix."""
-
-    INVALID_ARGUMENT = "INVALID_ARGUMENT"
-    NOT_FOUND = "NOT_FOUND"
-    ALREADY_EXISTS = "ALREADY_EXISTS"
-    IDEMPOTENCY_MISMATCH = "IDEMPOTENCY_MISMATCH"
-    ETAG_MISMATCH = "ETAG_MISMATCH"
-    TURN_ALREADY_RUNNING = "TURN_ALREADY_RUNNING"
-    CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
-    QUOTA_EXHAUSTED = "QUOTA_EXHAUSTED"
-    RATE_LIMITED = "RATE_LIMITED"
-    OVERLOADED = "OVERLOADED"
-    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
-    PROVIDER_TIMEOUT = "PROVIDER_TIMEOUT"
-    PROVIDER_REJECTED = "PROVIDER_REJECTED"
-    MODEL_UNKNOWN = "MODEL_UNKNOWN"
-    CONTENT_FILTERED = "CONTENT_FILTERED"
-    RETRIEVAL_UNAVAILABLE = "RETRIEVAL_UNAVAILABLE"
-    DOCUMENT_UNSUPPORTED = "DOCUMENT_UNSUPPORTED"
-    DOCUMENT_TOO_LARGE = "DOCUMENT_TOO_LARGE"
-    DOCUMENT_ENCRYPTED = "DOCUMENT_ENCRYPTED"
-    DOCUMENT_UNREADABLE = "DOCUMENT_UNREADABLE"
-    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
-    CREDENTIALS_AMBIGUOUS = "CREDENTIALS_AMBIGUOUS"
-    SCOPE_MISSING = "SCOPE_MISSING"
-    CALLER_FORBIDDEN = "CALLER_FORBIDDEN"
-    REGISTRATION_CLOSED = "REGISTRATION_CLOSED"
-    ORIGIN_FORBIDDEN = "ORIGIN_FORBIDDEN"
-    REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
-    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
-    UNIMPLEMENTED = "UNIMPLEMENTED"
-    UNAVAILABLE = "UNAVAILABLE"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    CANCELLED = "CANCELLED"
-    INTERNAL = "INTERNAL"
+from services.mesh.reasons import Code as Code  # noqa: PLC0414 - exported again: errors and their reasons go together
+from services.mesh.reasons import Reason as Reason  # noqa: PLC0414 - as above
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +149,24 @@ class ProviderTimeout(MeshError):
 
 
 class ProviderRejected(MeshError):
-    """The provider refused the request or the operator's key."""
+    """The provider refused the request."""
 
     reason = Reason.PROVIDER_REJECTED
     code = Code.FAILED_PRECONDITION
+
+
+class ProviderMisconfigured(MeshError):
+    """The provider refuses the operator's key, or the operator's account there is spent."""
+
+    reason = Reason.PROVIDER_MISCONFIGURED
+    code = Code.FAILED_PRECONDITION
+
+
+class ModelUnpriced(MeshError):
+    """A budget limits money, and nobody knows what the model costs."""
+
+    reason = Reason.MODEL_UNPRICED
+    code = Code.PERMISSION_DENIED
 
 
 class ModelUnknown(MeshError):
@@ -374,6 +334,8 @@ HTTP_STATUS: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.PROVIDER_UNAVAILABLE: 503,
         Reason.PROVIDER_TIMEOUT: 504,
         Reason.PROVIDER_REJECTED: 400,
+        Reason.PROVIDER_MISCONFIGURED: 503,
+        Reason.MODEL_UNPRICED: 403,
         Reason.MODEL_UNKNOWN: 404,
         Reason.CONTENT_FILTERED: 400,
         Reason.RETRIEVAL_UNAVAILABLE: 503,

@@ -28,7 +28,7 @@ from parley.auth.v1 import user_pb2 as parley_dot_auth_dot_v1_dot_user__pb2
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"parley/auth/v1/token_service.proto\x12\x0eparley.auth.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19parley/auth/v1/user.proto\x1a\x1eparley/options/v1/method.proto\"b\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x31\n\x0csession_kind\x18\x03 \x01(\x0e\x32\x1b.parley.auth.v1.SessionKind\"u\n\rLoginResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.parley.auth.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.parley.auth.v1.TokenPair\x12\x15\n\rsession_token\x18\x03 \x01(\t\"\xb5\x01\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x13RefreshTokenRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.parley.auth.v1.TokenPair\"J\n\rLogoutRequest\x12\x17\n\rrefresh_token\x18\x01 \x01(\tH\x00\x12\x17\n\rsession_token\x18\x02 \x01(\tH\x00\x42\x07\n\x05token\"\x10\n\x0eLogoutResponse\"(\n\x08Workload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"6\n\nOnBehalfOf\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"\xd8\x01\n\x14\x45xchangeTokenRequest\x12\x16\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12\x17\n\rsession_token\x18\x03 \x01(\tH\x00\x12\x32\n\x0con_behalf_of\x18\x04 \x01(\x0b\x32\x1a.parley.auth.v1.OnBehalfOfH\x00\x12*\n\x08workload\x18\x05 \x01(\x0b\x32\x18.parley.auth.v1.Workload\x12\x11\n\taudiences\x18\x06 \x03(\tB\t\n\x07subject\"a\n\rInternalToken\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x01\n\x15\x45xchangeTokenResponse\x12-\n\x06tokens\x18\x01 \x03(\x0b\x32\x1d.parley.auth.v1.InternalToken\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x15\n\rcredential_id\x18\x05 \x01(\t\"\x10\n\x0eGetJwksRequest\";\n\x0fGetJwksResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.parley.auth.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t*]\n\x0bSessionKind\x12\x1c\n\x18SESSION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_KIND_TOKENS\x10\x01\x12\x17\n\x13SESSION_KIND_COOKIE\x10\x02\x32\xcd\x04\n\x0cTokenService\x12k\n\x05Login\x12\x1c.parley.auth.v1.LoginRequest\x1a\x1d.parley.auth.v1.LoginResponse\"%\x8a\xb2\x19\x04\x18\x01 \x04\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12\x82\x01\n\x0cRefreshToken\x12#.parley.auth.v1.RefreshTokenRequest\x1a$.parley.auth.v1.RefreshTokenResponse\"\'\x8a\xb2\x19\x04\x18\x01 \x04\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12o\n\x06Logout\x12\x1d.parley.auth.v1.LogoutRequest\x1a\x1e.parley.auth.v1.LogoutResponse\"&\x8a\xb2\x19\x04\x18\x01 \x02\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\x66\n\rExchangeToken\x12$.parley.auth.v1.ExchangeTokenRequest\x1a%.parley.auth.v1.ExchangeTokenResponse\"\x08\x8a\xb2\x19\x04\x18\x01 \x01\x12r\n\x07GetJwks\x12\x1e.parley.auth.v1.GetJwksRequest\x1a\x1f.parley.auth.v1.GetJwksResponse\"&\x8a\xb2\x19\x04\x18\x01 \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"parley/auth/v1/token_service.proto\x12\x0eparley.auth.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19parley/auth/v1/user.proto\x1a\x1eparley/options/v1/method.proto\"b\n\x0cLoginRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x31\n\x0csession_kind\x18\x03 \x01(\x0e\x32\x1b.parley.auth.v1.SessionKind\"u\n\rLoginResponse\x12\"\n\x04user\x18\x01 \x01(\x0b\x32\x14.parley.auth.v1.User\x12)\n\x06tokens\x18\x02 \x01(\x0b\x32\x19.parley.auth.v1.TokenPair\x12\x15\n\rsession_token\x18\x03 \x01(\t\"\xb5\x01\n\tTokenPair\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrefresh_token\x18\x03 \x01(\t\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\x13RefreshTokenRequest\x12\x15\n\rrefresh_token\x18\x01 \x01(\t\"A\n\x14RefreshTokenResponse\x12)\n\x06tokens\x18\x01 \x01(\x0b\x32\x19.parley.auth.v1.TokenPair\"J\n\rLogoutRequest\x12\x17\n\rrefresh_token\x18\x01 \x01(\tH\x00\x12\x17\n\rsession_token\x18\x02 \x01(\tH\x00\x42\x07\n\x05token\"\x10\n\x0eLogoutResponse\"(\n\x08Workload\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\"M\n\nOnBehalfOf\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x15\n\rcredential_id\x18\x03 \x01(\t\"\xd8\x01\n\x14\x45xchangeTokenRequest\x12\x16\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tH\x00\x12\x11\n\x07\x61pi_key\x18\x02 \x01(\tH\x00\x12\x17\n\rsession_token\x18\x03 \x01(\tH\x00\x12\x32\n\x0con_behalf_of\x18\x04 \x01(\x0b\x32\x1a.parley.auth.v1.OnBehalfOfH\x00\x12*\n\x08workload\x18\x05 \x01(\x0b\x32\x18.parley.auth.v1.Workload\x12\x11\n\taudiences\x18\x06 \x03(\tB\t\n\x07subject\"a\n\rInternalToken\x12\x10\n\x08\x61udience\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x01\n\x15\x45xchangeTokenResponse\x12-\n\x06tokens\x18\x01 \x03(\x0b\x32\x1d.parley.auth.v1.InternalToken\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x15\n\rcredential_id\x18\x05 \x01(\t\"\x10\n\x0eGetJwksRequest\";\n\x0fGetJwksResponse\x12(\n\x04keys\x18\x01 \x03(\x0b\x32\x1a.parley.auth.v1.JsonWebKey\"c\n\nJsonWebKey\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\t\n\x01y\x18\x04 \x01(\t\x12\x0b\n\x03kid\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\x12\x0b\n\x03use\x18\x07 \x01(\t*]\n\x0bSessionKind\x12\x1c\n\x18SESSION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_KIND_TOKENS\x10\x01\x12\x17\n\x13SESSION_KIND_COOKIE\x10\x02\x32\xcd\x04\n\x0cTokenService\x12k\n\x05Login\x12\x1c.parley.auth.v1.LoginRequest\x1a\x1d.parley.auth.v1.LoginResponse\"%\x8a\xb2\x19\x04\x18\x01 \x04\x82\xd3\xe4\x93\x02\x17\"\x12/api/v1/auth/login:\x01*\x12\x82\x01\n\x0cRefreshToken\x12#.parley.auth.v1.RefreshTokenRequest\x1a$.parley.auth.v1.RefreshTokenResponse\"\'\x8a\xb2\x19\x04\x18\x01 \x04\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/auth/refresh:\x01*\x12o\n\x06Logout\x12\x1d.parley.auth.v1.LogoutRequest\x1a\x1e.parley.auth.v1.LogoutResponse\"&\x8a\xb2\x19\x04\x18\x01 \x02\x82\xd3\xe4\x93\x02\x18\"\x13/api/v1/auth/logout:\x01*\x12\x66\n\rExchangeToken\x12$.parley.auth.v1.ExchangeTokenRequest\x1a%.parley.auth.v1.ExchangeTokenResponse\"\x08\x8a\xb2\x19\x04\x18\x01 \x01\x12r\n\x07GetJwks\x12\x1e.parley.auth.v1.GetJwksRequest\x1a\x1f.parley.auth.v1.GetJwksResponse\"&\x8a\xb2\x19\x04\x18\x01 \x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.jsonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,8 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENSERVICE'].methods_by_name['ExchangeToken']._serialized_options = b'\212\262\031\004\030\001 \001'
   _globals['_TOKENSERVICE'].methods_by_name['GetJwks']._loaded_options = None
   _globals['_TOKENSERVICE'].methods_by_name['GetJwks']._serialized_options = b'\212\262\031\004\030\001 \001\202\323\344\223\002\030\022\026/.well-known/jwks.json'
-  _globals['_SESSIONKIND']._serialized_start=1536
-  _globals['_SESSIONKIND']._serialized_end=1629
+  _globals['_SESSIONKIND']._serialized_start=1559
+  _globals['_SESSIONKIND']._serialized_end=1652
   _globals['_LOGINREQUEST']._serialized_start=176
   _globals['_LOGINREQUEST']._serialized_end=274
   _globals['_LOGINRESPONSE']._serialized_start=276
@@ -64,19 +64,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKLOAD']._serialized_start=786
   _globals['_WORKLOAD']._serialized_end=826
   _globals['_ONBEHALFOF']._serialized_start=828
-  _globals['_ONBEHALFOF']._serialized_end=882
-  _globals['_EXCHANGETOKENREQUEST']._serialized_start=885
-  _globals['_EXCHANGETOKENREQUEST']._serialized_end=1101
-  _globals['_INTERNALTOKEN']._serialized_start=1103
-  _globals['_INTERNALTOKEN']._serialized_end=1200
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=1203
-  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=1354
-  _globals['_GETJWKSREQUEST']._serialized_start=1356
-  _globals['_GETJWKSREQUEST']._serialized_end=1372
-  _globals['_GETJWKSRESPONSE']._serialized_start=1374
-  _globals['_GETJWKSRESPONSE']._serialized_end=1433
-  _globals['_JSONWEBKEY']._serialized_start=1435
-  _globals['_JSONWEBKEY']._serialized_end=1534
-  _globals['_TOKENSERVICE']._serialized_start=1632
-  _globals['_TOKENSERVICE']._serialized_end=2221
+  _globals['_ONBEHALFOF']._serialized_end=905
+  _globals['_EXCHANGETOKENREQUEST']._serialized_start=908
+  _globals['_EXCHANGETOKENREQUEST']._serialized_end=1124
+  _globals['_INTERNALTOKEN']._serialized_start=1126
+  _globals['_INTERNALTOKEN']._serialized_end=1223
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_start=1226
+  _globals['_EXCHANGETOKENRESPONSE']._serialized_end=1377
+  _globals['_GETJWKSREQUEST']._serialized_start=1379
+  _globals['_GETJWKSREQUEST']._serialized_end=1395
+  _globals['_GETJWKSRESPONSE']._serialized_start=1397
+  _globals['_GETJWKSRESPONSE']._serialized_end=1456
+  _globals['_JSONWEBKEY']._serialized_start=1458
+  _globals['_JSONWEBKEY']._serialized_end=1557
+  _globals['_TOKENSERVICE']._serialized_start=1655
+  _globals['_TOKENSERVICE']._serialized_end=2244
 # @@protoc_insertion_point(module_scope)

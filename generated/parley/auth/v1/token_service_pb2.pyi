@@ -272,19 +272,25 @@ class OnBehalfOf(_message.Message):
 
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     organization_id: _builtins.str
     """organization_id is the user's organization."""
     user_id: _builtins.str
     """user_id is the user."""
+    credential_id: _builtins.str
+    """credential_id names the API key or session that the work was asked for with, so that its budgets pay for it; it need
+    not be good any more. Empty when the work has none: the tokens then name the workload.
+    """
     def __init__(
         self,
         *,
         organization_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        credential_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_id", b"organization_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_id", b"credential_id", "organization_id", b"organization_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,9 +68,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROVIDER_TIMEOUT: _ErrorReason.ValueType  # 12
     """ERROR_REASON_PROVIDER_TIMEOUT (DEADLINE_EXCEEDED, HTTP 504): the provider did not answer in time. Metadata: `model`."""
     ERROR_REASON_PROVIDER_REJECTED: _ErrorReason.ValueType  # 13
-    """ERROR_REASON_PROVIDER_REJECTED (FAILED_PRECONDITION, HTTP 400): the provider refused the request or the operator's
-    key. Metadata: `model`.
-    """
+    """ERROR_REASON_PROVIDER_REJECTED (FAILED_PRECONDITION, HTTP 400): the provider refused the request. Metadata: `model`."""
     ERROR_REASON_MODEL_UNKNOWN: _ErrorReason.ValueType  # 14
     """ERROR_REASON_MODEL_UNKNOWN (NOT_FOUND, HTTP 404): no configured provider serves the model. Metadata: `model`."""
     ERROR_REASON_CONTENT_FILTERED: _ErrorReason.ValueType  # 15
@@ -118,6 +116,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ORIGIN_FORBIDDEN: _ErrorReason.ValueType  # 33
     """ERROR_REASON_ORIGIN_FORBIDDEN (PERMISSION_DENIED, HTTP 403): a session cookie came with a request that changes
     something from another site.
+    """
+    ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 34
+    """ERROR_REASON_PROVIDER_MISCONFIGURED (FAILED_PRECONDITION, HTTP 503): the provider refuses the operator's key, or the
+    operator's account there is spent; only the operator can mend it. Metadata: `model`.
+    """
+    ERROR_REASON_MODEL_UNPRICED: _ErrorReason.ValueType  # 35
+    """ERROR_REASON_MODEL_UNPRICED (PERMISSION_DENIED, HTTP 403): a budget limits money, and nobody knows what the model
+    costs; the operator can give it a price, or allow models without one. Metadata: `model`, `subject_id`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -171,9 +177,7 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 11
 ERROR_REASON_PROVIDER_TIMEOUT: ErrorReason.ValueType  # 12
 """ERROR_REASON_PROVIDER_TIMEOUT (DEADLINE_EXCEEDED, HTTP 504): the provider did not answer in time. Metadata: `model`."""
 ERROR_REASON_PROVIDER_REJECTED: ErrorReason.ValueType  # 13
-"""ERROR_REASON_PROVIDER_REJECTED (FAILED_PRECONDITION, HTTP 400): the provider refused the request or the operator's
-key. Metadata: `model`.
-"""
+"""ERROR_REASON_PROVIDER_REJECTED (FAILED_PRECONDITION, HTTP 400): the provider refused the request. Metadata: `model`."""
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason.ValueType  # 14
 """ERROR_REASON_MODEL_UNKNOWN (NOT_FOUND, HTTP 404): no configured provider serves the model. Metadata: `model`."""
 ERROR_REASON_CONTENT_FILTERED: ErrorReason.ValueType  # 15
@@ -221,5 +225,13 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 32
 ERROR_REASON_ORIGIN_FORBIDDEN: ErrorReason.ValueType  # 33
 """ERROR_REASON_ORIGIN_FORBIDDEN (PERMISSION_DENIED, HTTP 403): a session cookie came with a request that changes
 something from another site.
+"""
+ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 34
+"""ERROR_REASON_PROVIDER_MISCONFIGURED (FAILED_PRECONDITION, HTTP 503): the provider refuses the operator's key, or the
+operator's account there is spent; only the operator can mend it. Metadata: `model`.
+"""
+ERROR_REASON_MODEL_UNPRICED: ErrorReason.ValueType  # 35
+"""ERROR_REASON_MODEL_UNPRICED (PERMISSION_DENIED, HTTP 403): a budget limits money, and nobody knows what the model
+costs; the operator can give it a price, or allow models without one. Metadata: `model`, `subject_id`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -437,6 +437,52 @@ class GetMessageResponse(_message.Message):
 Global___GetMessageResponse: _TypeAlias = GetMessageResponse  # noqa: Y015
 
 @_typing.final
+class GetSummaryRequest(_message.Message):
+    """GetSummaryRequest names a summary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_ID_FIELD_NUMBER: _builtins.int
+    summary_id: _builtins.str
+    """summary_id of a conversation of the caller."""
+    def __init__(
+        self,
+        *,
+        summary_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary_id", b"summary_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSummaryRequest: _TypeAlias = GetSummaryRequest  # noqa: Y015
+
+@_typing.final
+class GetSummaryResponse(_message.Message):
+    """GetSummaryResponse is the summary."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def summary(self) -> _message_pb2.Summary:
+        """summary as it was stored."""
+
+    def __init__(
+        self,
+        *,
+        summary: _message_pb2.Summary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSummaryResponse: _TypeAlias = GetSummaryResponse  # noqa: Y015
+
+@_typing.final
 class SetFeedbackRequest(_message.Message):
     """SetFeedbackRequest is a judgement."""
 

@@ -297,6 +297,11 @@ class MessageServiceStub:
                 request_serializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageRequest.SerializeToString,
                 response_deserializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageResponse.FromString,
                 _registered_method=True)
+        self.GetSummary = channel.unary_unary(
+                '/parley.conversation.v1.MessageService/GetSummary',
+                request_serializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryRequest.SerializeToString,
+                response_deserializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryResponse.FromString,
+                _registered_method=True)
 
 
 class MessageServiceServicer:
@@ -317,6 +322,13 @@ class MessageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetSummary(self, request, context):
+        """GetSummary returns a summary that stood for older messages when an answer was written; see ContextReport.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -329,6 +341,11 @@ def add_MessageServiceServicer_to_server(servicer, server):
                     servicer.GetMessage,
                     request_deserializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageRequest.FromString,
                     response_serializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageResponse.SerializeToString,
+            ),
+            'GetSummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSummary,
+                    request_deserializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryRequest.FromString,
+                    response_serializer=parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -386,6 +403,33 @@ class MessageService:
             '/parley.conversation.v1.MessageService/GetMessage',
             parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageRequest.SerializeToString,
             parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.conversation.v1.MessageService/GetSummary',
+            parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryRequest.SerializeToString,
+            parley_dot_conversation_dot_v1_dot_conversation__service__pb2.GetSummaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

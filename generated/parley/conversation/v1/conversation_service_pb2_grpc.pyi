@@ -80,6 +80,8 @@ class MessageServiceStub:
     """ListMessages returns the messages of one branch, oldest first, or of the whole tree."""
     GetMessage: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetMessageRequest, _conversation_service_pb2.GetMessageResponse]
     """GetMessage returns a message."""
+    GetSummary: _aio.UnaryUnaryMultiCallable[_conversation_service_pb2.GetSummaryRequest, _conversation_service_pb2.GetSummaryResponse]
+    """GetSummary returns a summary that stood for older messages when an answer was written; see ContextReport."""
 
 class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
     """MessageService reads messages."""
@@ -99,6 +101,14 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_conversation_service_pb2.GetMessageRequest, _abc.Awaitable[_conversation_service_pb2.GetMessageResponse]],
     ) -> _abc.Awaitable[_conversation_service_pb2.GetMessageResponse]:
         """GetMessage returns a message."""
+
+    @_abc_1.abstractmethod
+    def GetSummary(
+        self,
+        request: _conversation_service_pb2.GetSummaryRequest,
+        context: _aio.ServicerContext[_conversation_service_pb2.GetSummaryRequest, _abc.Awaitable[_conversation_service_pb2.GetSummaryResponse]],
+    ) -> _abc.Awaitable[_conversation_service_pb2.GetSummaryResponse]:
+        """GetSummary returns a summary that stood for older messages when an answer was written; see ContextReport."""
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: _aio.Server) -> None: ...
 

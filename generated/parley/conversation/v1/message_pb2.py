@@ -26,37 +26,47 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from parley.common.v1 import usage_pb2 as parley_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$parley/conversation/v1/message.proto\x12\x16parley.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cparley/common/v1/usage.proto\"\x84\x05\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12*\n\x04role\x18\x04 \x01(\x0e\x32\x1c.parley.conversation.v1.Role\x12+\n\x05parts\x18\x05 \x03(\x0b\x32\x1c.parley.conversation.v1.Part\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32 .parley.conversation.v1.Citation\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.parley.conversation.v1.MessageState\x12;\n\rfinish_reason\x18\x08 \x01(\x0e\x32$.parley.conversation.v1.FinishReason\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.parley.common.v1.Usage\x12\x30\n\x05\x65rror\x18\n \x01(\x0b\x32!.parley.conversation.v1.TurnError\x12\x0f\n\x07turn_id\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12\x39\n\tretrieval\x18\r \x01(\x0b\x32&.parley.conversation.v1.RetrievalTrace\x12\x15\n\rlast_sequence\x18\x0e \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brevision_of\x18\x11 \x01(\t\"H\n\x04Part\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x04text\x18\x02 \x01(\x0b\x32\x1c.parley.conversation.v1.TextH\x00\x42\x06\n\x04kind\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x93\x02\n\x08\x43itation\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x02 \x01(\x03\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\x19\n\x11knowledge_base_id\x18\x04 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x05 \x01(\t\x12\x0f\n\x07part_id\x18\x06 \x01(\t\x12\r\n\x05start\x18\x07 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x08 \x01(\x05\x12\x14\n\x0csource_start\x18\t \x01(\x05\x12\x12\n\nsource_end\x18\n \x01(\x05\x12\r\n\x05quote\x18\x0b \x01(\t\x12\x0f\n\x07locator\x18\x0c \x01(\t\x12\r\n\x05score\x18\r \x01(\x02\x12\x0e\n\x06number\x18\x0e \x01(\x05\"\x9a\x01\n\x0eRetrievalTrace\x12;\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32).parley.conversation.v1.RetrievalDecision\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x36\n\x08passages\x18\x03 \x03(\x0b\x32$.parley.conversation.v1.TracePassage\"k\n\x0cTracePassage\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x0e\n\x06number\x18\x05 \x01(\x05\",\n\tTurnError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x90\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x06rating\x18\x02 \x01(\x0e\x32\x1e.parley.conversation.v1.Rating\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*\x9f\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19MESSAGE_STATE_IN_PROGRESS\x10\x01\x12\x1a\n\x16MESSAGE_STATE_COMPLETE\x10\x02\x12\x1b\n\x17MESSAGE_STATE_CANCELLED\x10\x03\x12\x18\n\x14MESSAGE_STATE_FAILED\x10\x04*\xd6\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_EVIDENCE\x10\x04\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06*\x96\x01\n\x11RetrievalDecision\x12\"\n\x1eRETRIEVAL_DECISION_UNSPECIFIED\x10\x00\x12 \n\x1cRETRIEVAL_DECISION_RETRIEVED\x10\x01\x12\x1b\n\x17RETRIEVAL_DECISION_WEAK\x10\x02\x12\x1e\n\x1aRETRIEVAL_DECISION_SKIPPED\x10\x03*A\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRATING_GOOD\x10\x01\x12\x0e\n\nRATING_BAD\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$parley/conversation/v1/message.proto\x12\x16parley.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cparley/common/v1/usage.proto\"\xbc\x05\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\x12*\n\x04role\x18\x04 \x01(\x0e\x32\x1c.parley.conversation.v1.Role\x12+\n\x05parts\x18\x05 \x03(\x0b\x32\x1c.parley.conversation.v1.Part\x12\x33\n\tcitations\x18\x06 \x03(\x0b\x32 .parley.conversation.v1.Citation\x12\x33\n\x05state\x18\x07 \x01(\x0e\x32$.parley.conversation.v1.MessageState\x12;\n\rfinish_reason\x18\x08 \x01(\x0e\x32$.parley.conversation.v1.FinishReason\x12&\n\x05usage\x18\t \x01(\x0b\x32\x17.parley.common.v1.Usage\x12\x30\n\x05\x65rror\x18\n \x01(\x0b\x32!.parley.conversation.v1.TurnError\x12\x0f\n\x07turn_id\x18\x0b \x01(\t\x12\r\n\x05model\x18\x0c \x01(\t\x12\x39\n\tretrieval\x18\r \x01(\x0b\x32&.parley.conversation.v1.RetrievalTrace\x12\x15\n\rlast_sequence\x18\x0e \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0brevision_of\x18\x11 \x01(\t\x12\x36\n\x07\x63ontext\x18\x12 \x01(\x0b\x32%.parley.conversation.v1.ContextReport\"H\n\x04Part\x12\n\n\x02id\x18\x01 \x01(\t\x12,\n\x04text\x18\x02 \x01(\x0b\x32\x1c.parley.conversation.v1.TextH\x00\x42\x06\n\x04kind\"\x14\n\x04Text\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x93\x02\n\x08\x43itation\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x18\n\x10\x64ocument_version\x18\x02 \x01(\x03\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\x19\n\x11knowledge_base_id\x18\x04 \x01(\t\x12\x10\n\x08\x63hunk_id\x18\x05 \x01(\t\x12\x0f\n\x07part_id\x18\x06 \x01(\t\x12\r\n\x05start\x18\x07 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x08 \x01(\x05\x12\x14\n\x0csource_start\x18\t \x01(\x05\x12\x12\n\nsource_end\x18\n \x01(\x05\x12\r\n\x05quote\x18\x0b \x01(\t\x12\x0f\n\x07locator\x18\x0c \x01(\t\x12\r\n\x05score\x18\r \x01(\x02\x12\x0e\n\x06number\x18\x0e \x01(\x05\"\x9a\x01\n\x0eRetrievalTrace\x12;\n\x08\x64\x65\x63ision\x18\x01 \x01(\x0e\x32).parley.conversation.v1.RetrievalDecision\x12\x13\n\x0bprobability\x18\x02 \x01(\x02\x12\x36\n\x08passages\x18\x03 \x03(\x0b\x32$.parley.conversation.v1.TracePassage\"k\n\x0cTracePassage\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\x12\x15\n\rdocument_name\x18\x03 \x01(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x0e\n\x06number\x18\x05 \x01(\x05\"\xf3\x01\n\rContextReport\x12\x15\n\rsystem_tokens\x18\x01 \x01(\x05\x12\x16\n\x0e\x65xample_tokens\x18\x02 \x01(\x05\x12\x16\n\x0ehistory_tokens\x18\x03 \x01(\x05\x12\x16\n\x0epassage_tokens\x18\x04 \x01(\x05\x12\x16\n\x0esummary_tokens\x18\x05 \x01(\x05\x12\x12\n\nsummary_id\x18\x06 \x01(\t\x12\x1b\n\x13messages_summarised\x18\x07 \x01(\x05\x12:\n\tomissions\x18\x08 \x03(\x0b\x32\'.parley.conversation.v1.ContextOmission\"\x8b\x01\n\x0f\x43ontextOmission\x12\x31\n\x04part\x18\x01 \x01(\x0e\x32#.parley.conversation.v1.ContextPart\x12\x36\n\x06reason\x18\x02 \x01(\x0e\x32&.parley.conversation.v1.OmissionReason\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\xb4\x02\n\x07Summary\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x02 \x01(\t\x12\x1a\n\x12through_message_id\x18\x03 \x01(\t\x12\x11\n\tmade_from\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x18\n\x10wording_revision\x18\x07 \x01(\t\x12\x18\n\x10messages_covered\x18\x08 \x01(\x05\x12\x15\n\rtokens_before\x18\t \x01(\x05\x12\x14\n\x0ctokens_after\x18\n \x01(\x05\x12&\n\x05usage\x18\x0b \x01(\x0b\x32\x17.parley.common.v1.Usage\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\",\n\tTurnError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x90\x01\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x06rating\x18\x02 \x01(\x0e\x32\x1e.parley.conversation.v1.Rating\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*\x9f\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19MESSAGE_STATE_IN_PROGRESS\x10\x01\x12\x1a\n\x16MESSAGE_STATE_COMPLETE\x10\x02\x12\x1b\n\x17MESSAGE_STATE_CANCELLED\x10\x03\x12\x18\n\x14MESSAGE_STATE_FAILED\x10\x04*\xd6\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_EVIDENCE\x10\x04\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x05\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x06*\x96\x01\n\x11RetrievalDecision\x12\"\n\x1eRETRIEVAL_DECISION_UNSPECIFIED\x10\x00\x12 \n\x1cRETRIEVAL_DECISION_RETRIEVED\x10\x01\x12\x1b\n\x17RETRIEVAL_DECISION_WEAK\x10\x02\x12\x1e\n\x1aRETRIEVAL_DECISION_SKIPPED\x10\x03*{\n\x0b\x43ontextPart\x12\x1c\n\x18\x43ONTEXT_PART_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTEXT_PART_MESSAGES\x10\x01\x12\x19\n\x15\x43ONTEXT_PART_PASSAGES\x10\x02\x12\x18\n\x14\x43ONTEXT_PART_SUMMARY\x10\x03*\xc1\x01\n\x0eOmissionReason\x12\x1f\n\x1bOMISSION_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16OMISSION_REASON_BUDGET\x10\x01\x12\x19\n\x15OMISSION_REASON_EMPTY\x10\x02\x12\x1c\n\x18OMISSION_REASON_DETACHED\x10\x03\x12\x1e\n\x1aOMISSION_REASON_SUMMARISED\x10\x04\x12\x19\n\x15OMISSION_REASON_LIMIT\x10\x05*A\n\x06Rating\x12\x16\n\x12RATING_UNSPECIFIED\x10\x00\x12\x0f\n\x0bRATING_GOOD\x10\x01\x12\x0e\n\nRATING_BAD\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parley.conversation.v1.message_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1607
-  _globals['_ROLE']._serialized_end=1670
-  _globals['_MESSAGESTATE']._serialized_start=1673
-  _globals['_MESSAGESTATE']._serialized_end=1832
-  _globals['_FINISHREASON']._serialized_start=1835
-  _globals['_FINISHREASON']._serialized_end=2049
-  _globals['_RETRIEVALDECISION']._serialized_start=2052
-  _globals['_RETRIEVALDECISION']._serialized_end=2202
-  _globals['_RATING']._serialized_start=2204
-  _globals['_RATING']._serialized_end=2269
+  _globals['_ROLE']._serialized_start=2362
+  _globals['_ROLE']._serialized_end=2425
+  _globals['_MESSAGESTATE']._serialized_start=2428
+  _globals['_MESSAGESTATE']._serialized_end=2587
+  _globals['_FINISHREASON']._serialized_start=2590
+  _globals['_FINISHREASON']._serialized_end=2804
+  _globals['_RETRIEVALDECISION']._serialized_start=2807
+  _globals['_RETRIEVALDECISION']._serialized_end=2957
+  _globals['_CONTEXTPART']._serialized_start=2959
+  _globals['_CONTEXTPART']._serialized_end=3082
+  _globals['_OMISSIONREASON']._serialized_start=3085
+  _globals['_OMISSIONREASON']._serialized_end=3278
+  _globals['_RATING']._serialized_start=3280
+  _globals['_RATING']._serialized_end=3345
   _globals['_MESSAGE']._serialized_start=128
-  _globals['_MESSAGE']._serialized_end=772
-  _globals['_PART']._serialized_start=774
-  _globals['_PART']._serialized_end=846
-  _globals['_TEXT']._serialized_start=848
-  _globals['_TEXT']._serialized_end=868
-  _globals['_CITATION']._serialized_start=871
-  _globals['_CITATION']._serialized_end=1146
-  _globals['_RETRIEVALTRACE']._serialized_start=1149
-  _globals['_RETRIEVALTRACE']._serialized_end=1303
-  _globals['_TRACEPASSAGE']._serialized_start=1305
-  _globals['_TRACEPASSAGE']._serialized_end=1412
-  _globals['_TURNERROR']._serialized_start=1414
-  _globals['_TURNERROR']._serialized_end=1458
-  _globals['_FEEDBACK']._serialized_start=1461
-  _globals['_FEEDBACK']._serialized_end=1605
+  _globals['_MESSAGE']._serialized_end=828
+  _globals['_PART']._serialized_start=830
+  _globals['_PART']._serialized_end=902
+  _globals['_TEXT']._serialized_start=904
+  _globals['_TEXT']._serialized_end=924
+  _globals['_CITATION']._serialized_start=927
+  _globals['_CITATION']._serialized_end=1202
+  _globals['_RETRIEVALTRACE']._serialized_start=1205
+  _globals['_RETRIEVALTRACE']._serialized_end=1359
+  _globals['_TRACEPASSAGE']._serialized_start=1361
+  _globals['_TRACEPASSAGE']._serialized_end=1468
+  _globals['_CONTEXTREPORT']._serialized_start=1471
+  _globals['_CONTEXTREPORT']._serialized_end=1714
+  _globals['_CONTEXTOMISSION']._serialized_start=1717
+  _globals['_CONTEXTOMISSION']._serialized_end=1856
+  _globals['_SUMMARY']._serialized_start=1859
+  _globals['_SUMMARY']._serialized_end=2167
+  _globals['_TURNERROR']._serialized_start=2169
+  _globals['_TURNERROR']._serialized_end=2213
+  _globals['_FEEDBACK']._serialized_start=2216
+  _globals['_FEEDBACK']._serialized_end=2360
 # @@protoc_insertion_point(module_scope)

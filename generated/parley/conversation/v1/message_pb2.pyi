@@ -145,6 +145,70 @@ RETRIEVAL_DECISION_SKIPPED: RetrievalDecision.ValueType  # 3
 """RETRIEVAL_DECISION_SKIPPED found the question foreign to the knowledge base, or retrieval was switched off."""
 Global___RetrievalDecision: _TypeAlias = RetrievalDecision  # noqa: Y015
 
+class _ContextPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContextPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContextPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTEXT_PART_UNSPECIFIED: _ContextPart.ValueType  # 0
+    """CONTEXT_PART_UNSPECIFIED is never sent."""
+    CONTEXT_PART_MESSAGES: _ContextPart.ValueType  # 1
+    """CONTEXT_PART_MESSAGES are the messages before the question."""
+    CONTEXT_PART_PASSAGES: _ContextPart.ValueType  # 2
+    """CONTEXT_PART_PASSAGES are evidence."""
+    CONTEXT_PART_SUMMARY: _ContextPart.ValueType  # 3
+    """CONTEXT_PART_SUMMARY stands for the oldest messages."""
+
+class ContextPart(_ContextPart, metaclass=_ContextPartEnumTypeWrapper):
+    """ContextPart is a kind of what a model is given to read."""
+
+CONTEXT_PART_UNSPECIFIED: ContextPart.ValueType  # 0
+"""CONTEXT_PART_UNSPECIFIED is never sent."""
+CONTEXT_PART_MESSAGES: ContextPart.ValueType  # 1
+"""CONTEXT_PART_MESSAGES are the messages before the question."""
+CONTEXT_PART_PASSAGES: ContextPart.ValueType  # 2
+"""CONTEXT_PART_PASSAGES are evidence."""
+CONTEXT_PART_SUMMARY: ContextPart.ValueType  # 3
+"""CONTEXT_PART_SUMMARY stands for the oldest messages."""
+Global___ContextPart: _TypeAlias = ContextPart  # noqa: Y015
+
+class _OmissionReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OmissionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OmissionReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OMISSION_REASON_UNSPECIFIED: _OmissionReason.ValueType  # 0
+    """OMISSION_REASON_UNSPECIFIED is a reason that a later release has."""
+    OMISSION_REASON_BUDGET: _OmissionReason.ValueType  # 1
+    """OMISSION_REASON_BUDGET did not fit the budget or the model's window."""
+    OMISSION_REASON_EMPTY: _OmissionReason.ValueType  # 2
+    """OMISSION_REASON_EMPTY has no words, such as an answer that failed before its first one."""
+    OMISSION_REASON_DETACHED: _OmissionReason.ValueType  # 3
+    """OMISSION_REASON_DETACHED is an answer whose question was left out."""
+    OMISSION_REASON_SUMMARISED: _OmissionReason.ValueType  # 4
+    """OMISSION_REASON_SUMMARISED is what the summary stands for."""
+    OMISSION_REASON_LIMIT: _OmissionReason.ValueType  # 5
+    """OMISSION_REASON_LIMIT is beyond the number of messages that a prompt may hold."""
+
+class OmissionReason(_OmissionReason, metaclass=_OmissionReasonEnumTypeWrapper):
+    """OmissionReason is why something was left out."""
+
+OMISSION_REASON_UNSPECIFIED: OmissionReason.ValueType  # 0
+"""OMISSION_REASON_UNSPECIFIED is a reason that a later release has."""
+OMISSION_REASON_BUDGET: OmissionReason.ValueType  # 1
+"""OMISSION_REASON_BUDGET did not fit the budget or the model's window."""
+OMISSION_REASON_EMPTY: OmissionReason.ValueType  # 2
+"""OMISSION_REASON_EMPTY has no words, such as an answer that failed before its first one."""
+OMISSION_REASON_DETACHED: OmissionReason.ValueType  # 3
+"""OMISSION_REASON_DETACHED is an answer whose question was left out."""
+OMISSION_REASON_SUMMARISED: OmissionReason.ValueType  # 4
+"""OMISSION_REASON_SUMMARISED is what the summary stands for."""
+OMISSION_REASON_LIMIT: OmissionReason.ValueType  # 5
+"""OMISSION_REASON_LIMIT is beyond the number of messages that a prompt may hold."""
+Global___OmissionReason: _TypeAlias = OmissionReason  # noqa: Y015
+
 class _Rating:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -192,6 +256,7 @@ class Message(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_OF_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is `msg_` followed by 26 characters."""
     conversation_id: _builtins.str
@@ -242,6 +307,10 @@ class Message(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when it last changed."""
 
+    @_builtins.property
+    def context(self) -> Global___ContextReport:
+        """context tells what the model was given to read for an answer, and what was left out."""
+
     def __init__(
         self,
         *,
@@ -262,10 +331,11 @@ class Message(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         revision_of: _builtins.str = ...,
+        context: Global___ContextReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "retrieval", b"retrieval", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "create_time", b"create_time", "error", b"error", "retrieval", b"retrieval", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "conversation_id", b"conversation_id", "create_time", b"create_time", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "last_sequence", b"last_sequence", "model", b"model", "parent_id", b"parent_id", "parts", b"parts", "retrieval", b"retrieval", "revision_of", b"revision_of", "role", b"role", "state", b"state", "turn_id", b"turn_id", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "conversation_id", b"conversation_id", "create_time", b"create_time", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "last_sequence", b"last_sequence", "model", b"model", "parent_id", b"parent_id", "parts", b"parts", "retrieval", b"retrieval", "revision_of", b"revision_of", "role", b"role", "state", b"state", "turn_id", b"turn_id", "update_time", b"update_time", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,6 +536,162 @@ class TracePassage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TracePassage: _TypeAlias = TracePassage  # noqa: Y015
+
+@_typing.final
+class ContextReport(_message.Message):
+    """ContextReport tells what a model was given to read for an answer, and what was left out. Of several attempts it is the
+    last one's.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SYSTEM_TOKENS_FIELD_NUMBER: _builtins.int
+    EXAMPLE_TOKENS_FIELD_NUMBER: _builtins.int
+    HISTORY_TOKENS_FIELD_NUMBER: _builtins.int
+    PASSAGE_TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARY_TOKENS_FIELD_NUMBER: _builtins.int
+    SUMMARY_ID_FIELD_NUMBER: _builtins.int
+    MESSAGES_SUMMARISED_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
+    system_tokens: _builtins.int
+    """system_tokens of the system text."""
+    example_tokens: _builtins.int
+    """example_tokens of the few-shot pairs."""
+    history_tokens: _builtins.int
+    """history_tokens of the messages, the question included."""
+    passage_tokens: _builtins.int
+    """passage_tokens of the passages."""
+    summary_tokens: _builtins.int
+    """summary_tokens of the summary that stands for the oldest messages."""
+    summary_id: _builtins.str
+    """summary_id of that summary; empty when there was none."""
+    messages_summarised: _builtins.int
+    """messages_summarised is how many messages that summary stands for."""
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextOmission]:
+        """omissions tell what was left out, and why."""
+
+    def __init__(
+        self,
+        *,
+        system_tokens: _builtins.int = ...,
+        example_tokens: _builtins.int = ...,
+        history_tokens: _builtins.int = ...,
+        passage_tokens: _builtins.int = ...,
+        summary_tokens: _builtins.int = ...,
+        summary_id: _builtins.str = ...,
+        messages_summarised: _builtins.int = ...,
+        omissions: _abc.Iterable[Global___ContextOmission] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "history_tokens", b"history_tokens", "messages_summarised", b"messages_summarised", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "summary_id", b"summary_id", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextReport: _TypeAlias = ContextReport  # noqa: Y015
+
+@_typing.final
+class ContextOmission(_message.Message):
+    """ContextOmission tells of one kind of things that were left out for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    part: Global___ContextPart.ValueType
+    """part of what is read that they belong to."""
+    reason: Global___OmissionReason.ValueType
+    """reason why they were left out."""
+    count: _builtins.int
+    """count of them; 1 or more."""
+    def __init__(
+        self,
+        *,
+        part: Global___ContextPart.ValueType = ...,
+        reason: Global___OmissionReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "part", b"part", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextOmission: _TypeAlias = ContextOmission  # noqa: Y015
+
+@_typing.final
+class Summary(_message.Message):
+    """Summary stands in prompts for the oldest messages of a branch. It never changes; a longer branch gets another one, made
+    from this one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    THROUGH_MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    MADE_FROM_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    WORDING_REVISION_FIELD_NUMBER: _builtins.int
+    MESSAGES_COVERED_FIELD_NUMBER: _builtins.int
+    TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
+    TOKENS_AFTER_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is `sum_` followed by 26 characters."""
+    conversation_id: _builtins.str
+    """conversation_id of its conversation."""
+    through_message_id: _builtins.str
+    """through_message_id is the last message that it stands for; the others are those before it."""
+    made_from: _builtins.str
+    """made_from is the summary that it was made from, with the messages since; empty for a first one."""
+    text: _builtins.str
+    """text of the summary."""
+    model: _builtins.str
+    """model that wrote it."""
+    wording_revision: _builtins.str
+    """wording_revision of the instructions by which it was written."""
+    messages_covered: _builtins.int
+    """messages_covered is how many messages it stands for."""
+    tokens_before: _builtins.int
+    """tokens_before is about how long what it was made from is."""
+    tokens_after: _builtins.int
+    """tokens_after is about how long the text is."""
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """usage of the call that wrote it."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """create_time is when it was stored."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        through_message_id: _builtins.str = ...,
+        made_from: _builtins.str = ...,
+        text: _builtins.str = ...,
+        model: _builtins.str = ...,
+        wording_revision: _builtins.str = ...,
+        messages_covered: _builtins.int = ...,
+        tokens_before: _builtins.int = ...,
+        tokens_after: _builtins.int = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "id", b"id", "made_from", b"made_from", "messages_covered", b"messages_covered", "model", b"model", "text", b"text", "through_message_id", b"through_message_id", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before", "usage", b"usage", "wording_revision", b"wording_revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Summary: _TypeAlias = Summary  # noqa: Y015
 
 @_typing.final
 class TurnError(_message.Message):

@@ -140,6 +140,62 @@ FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 5
 """FINISH_REASON_TOOL_CALLS waits for the results of tool calls."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _ContextPart:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ContextPartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ContextPart.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTEXT_PART_UNSPECIFIED: _ContextPart.ValueType  # 0
+    """CONTEXT_PART_UNSPECIFIED is never sent."""
+    CONTEXT_PART_MESSAGES: _ContextPart.ValueType  # 1
+    """CONTEXT_PART_MESSAGES are the messages before the question."""
+    CONTEXT_PART_PASSAGES: _ContextPart.ValueType  # 2
+    """CONTEXT_PART_PASSAGES are evidence."""
+    CONTEXT_PART_SUMMARY: _ContextPart.ValueType  # 3
+    """CONTEXT_PART_SUMMARY stands for earlier messages."""
+
+class ContextPart(_ContextPart, metaclass=_ContextPartEnumTypeWrapper):
+    """ContextPart is a kind of what a model is given to read."""
+
+CONTEXT_PART_UNSPECIFIED: ContextPart.ValueType  # 0
+"""CONTEXT_PART_UNSPECIFIED is never sent."""
+CONTEXT_PART_MESSAGES: ContextPart.ValueType  # 1
+"""CONTEXT_PART_MESSAGES are the messages before the question."""
+CONTEXT_PART_PASSAGES: ContextPart.ValueType  # 2
+"""CONTEXT_PART_PASSAGES are evidence."""
+CONTEXT_PART_SUMMARY: ContextPart.ValueType  # 3
+"""CONTEXT_PART_SUMMARY stands for earlier messages."""
+Global___ContextPart: _TypeAlias = ContextPart  # noqa: Y015
+
+class _OmissionReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OmissionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OmissionReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OMISSION_REASON_UNSPECIFIED: _OmissionReason.ValueType  # 0
+    """OMISSION_REASON_UNSPECIFIED is never sent."""
+    OMISSION_REASON_BUDGET: _OmissionReason.ValueType  # 1
+    """OMISSION_REASON_BUDGET did not fit the budget or the model's window."""
+    OMISSION_REASON_EMPTY: _OmissionReason.ValueType  # 2
+    """OMISSION_REASON_EMPTY has no words, such as an answer that failed before its first one."""
+    OMISSION_REASON_DETACHED: _OmissionReason.ValueType  # 3
+    """OMISSION_REASON_DETACHED is an answer whose question was left out."""
+
+class OmissionReason(_OmissionReason, metaclass=_OmissionReasonEnumTypeWrapper):
+    """OmissionReason is why something was left out."""
+
+OMISSION_REASON_UNSPECIFIED: OmissionReason.ValueType  # 0
+"""OMISSION_REASON_UNSPECIFIED is never sent."""
+OMISSION_REASON_BUDGET: OmissionReason.ValueType  # 1
+"""OMISSION_REASON_BUDGET did not fit the budget or the model's window."""
+OMISSION_REASON_EMPTY: OmissionReason.ValueType  # 2
+"""OMISSION_REASON_EMPTY has no words, such as an answer that failed before its first one."""
+OMISSION_REASON_DETACHED: OmissionReason.ValueType  # 3
+"""OMISSION_REASON_DETACHED is an answer whose question was left out."""
+Global___OmissionReason: _TypeAlias = OmissionReason  # noqa: Y015
+
 @_typing.final
 class PromptMessage(_message.Message):
     """PromptMessage is a message of the conversation so far."""
@@ -470,8 +526,8 @@ Global___PromptPassage: _TypeAlias = PromptPassage  # noqa: Y015
 
 @_typing.final
 class Prompt(_message.Message):
-    """Prompt is everything the model shall read. What does not fit the budget is dropped: oldest messages first, then
-    weakest passages; system text, examples and the last message never are.
+    """Prompt is everything the model shall read. What does not fit the budget is dropped: oldest messages first, then the
+    weakest passages, then the summary, and the newest exchange last; system text, examples and the last message never are.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -482,10 +538,15 @@ class Prompt(_message.Message):
     PASSAGES_FIELD_NUMBER: _builtins.int
     INPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
     system: _builtins.str
     """system text of the conversation; at most 400,000 characters: agents bring long ones."""
     input_tokens_max: _builtins.int
     """input_tokens_max is the budget; the model's window less the answer when 0."""
+    summary: _builtins.str
+    """summary stands for the part of the conversation before messages; at most 32,000 characters. The model is shown it as
+    a quotation, not as instructions.
+    """
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Example]:
         """examples are few-shot pairs, at most 32."""
@@ -511,10 +572,11 @@ class Prompt(_message.Message):
         passages: _abc.Iterable[Global___PromptPassage] | None = ...,
         input_tokens_max: _builtins.int = ...,
         tools: _abc.Iterable[Global___Tool] | None = ...,
+        summary: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "input_tokens_max", b"input_tokens_max", "messages", b"messages", "passages", b"passages", "system", b"system", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "input_tokens_max", b"input_tokens_max", "messages", b"messages", "passages", b"passages", "summary", b"summary", "system", b"system", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,6 +809,8 @@ class ContextReport(_message.Message):
     PASSAGE_TOKENS_FIELD_NUMBER: _builtins.int
     MESSAGES_DROPPED_FIELD_NUMBER: _builtins.int
     PASSAGES_DROPPED_FIELD_NUMBER: _builtins.int
+    SUMMARY_TOKENS_FIELD_NUMBER: _builtins.int
+    OMISSIONS_FIELD_NUMBER: _builtins.int
     system_tokens: _builtins.int
     """system_tokens of the system text."""
     example_tokens: _builtins.int
@@ -759,6 +823,12 @@ class ContextReport(_message.Message):
     """messages_dropped is how many of the oldest messages did not fit."""
     passages_dropped: _builtins.int
     """passages_dropped is how many of the weakest passages did not fit."""
+    summary_tokens: _builtins.int
+    """summary_tokens of the summary of earlier messages."""
+    @_builtins.property
+    def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextOmission]:
+        """omissions tell what was left out, and why."""
+
     def __init__(
         self,
         *,
@@ -768,14 +838,46 @@ class ContextReport(_message.Message):
         passage_tokens: _builtins.int = ...,
         messages_dropped: _builtins.int = ...,
         passages_dropped: _builtins.int = ...,
+        summary_tokens: _builtins.int = ...,
+        omissions: _abc.Iterable[Global___ContextOmission] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "history_tokens", b"history_tokens", "messages_dropped", b"messages_dropped", "passage_tokens", b"passage_tokens", "passages_dropped", b"passages_dropped", "system_tokens", b"system_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "history_tokens", b"history_tokens", "messages_dropped", b"messages_dropped", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "passages_dropped", b"passages_dropped", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContextReport: _TypeAlias = ContextReport  # noqa: Y015
+
+@_typing.final
+class ContextOmission(_message.Message):
+    """ContextOmission tells of one kind of things that were left out for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    part: Global___ContextPart.ValueType
+    """part of what is read that they belong to."""
+    reason: Global___OmissionReason.ValueType
+    """reason why they were left out."""
+    count: _builtins.int
+    """count of them; 1 or more."""
+    def __init__(
+        self,
+        *,
+        part: Global___ContextPart.ValueType = ...,
+        reason: Global___OmissionReason.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "part", b"part", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextOmission: _TypeAlias = ContextOmission  # noqa: Y015
 
 @_typing.final
 class Answer(_message.Message):

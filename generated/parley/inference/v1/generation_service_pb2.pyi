@@ -102,6 +102,7 @@ class StreamGenerateRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    IS_REPEAT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     accepts_restart: _builtins.bool
@@ -110,6 +111,10 @@ class StreamGenerateRequest(_message.Message):
     """
     purpose: _budget_pb2.Purpose.ValueType
     """purpose that the ledger books the call under; an answer when unspecified."""
+    is_repeat: _builtins.bool
+    """is_repeat says that limits of requests have counted this request already, with an attempt that broke off. Only
+    platform processes that work for an absent user are believed.
+    """
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -133,10 +138,11 @@ class StreamGenerateRequest(_message.Message):
         parameters: _generation_pb2.Parameters | None = ...,
         accepts_restart: _builtins.bool = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
+        is_repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*parley/inference/v1/provider_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eparley/options/v1/method.proto\"\x16\n\x14ListProvidersRequest\"I\n\x15ListProvidersResponse\x12\x30\n\tproviders\x18\x01 \x03(\x0b\x32\x1d.parley.inference.v1.Provider\"~\n\x08Provider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04keys\x18\x02 \x03(\x0b\x32 .parley.inference.v1.ProviderKey\x12\x34\n\x07targets\x18\x03 \x03(\x0b\x32#.parley.inference.v1.ProviderTarget\"\xaf\x01\n\x0bProviderKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x1a\n\rrequests_left\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btokens_left\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12*\n\x07\x63ooling\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_requests_leftB\x0e\n\x0c_tokens_left\"\xbc\x03\n\x0eProviderTarget\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.parley.inference.v1.CircuitState\x12\'\n\x04open\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ooling\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07latency\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nfirst_text\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x03\x12\x11\n\tin_flight\x18\t \x01(\x05\x12\x43\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32\x31.parley.inference.v1.ProviderTarget.FailuresEntry\x12\x14\n\x0clast_failure\x18\x0b \x01(\t\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*|\n\x0c\x43ircuitState\x12\x1d\n\x19\x43IRCUIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43IRCUIT_STATE_CLOSED\x10\x01\x12\x16\n\x12\x43IRCUIT_STATE_OPEN\x10\x02\x12\x1b\n\x17\x43IRCUIT_STATE_HALF_OPEN\x10\x03\x32\xab\x01\n\x0fProviderService\x12\x97\x01\n\rListProviders\x12).parley.inference.v1.ListProvidersRequest\x1a*.parley.inference.v1.ListProvidersResponse\"/\x8a\xb2\x19\x12\n\x0eproviders:read \x01\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/providersb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*parley/inference/v1/provider_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1eparley/options/v1/method.proto\"\x16\n\x14ListProvidersRequest\"I\n\x15ListProvidersResponse\x12\x30\n\tproviders\x18\x01 \x03(\x0b\x32\x1d.parley.inference.v1.Provider\"\xaf\x01\n\x08Provider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04keys\x18\x02 \x03(\x0b\x32 .parley.inference.v1.ProviderKey\x12\x34\n\x07targets\x18\x03 \x03(\x0b\x32#.parley.inference.v1.ProviderTarget\x12/\n\x06spends\x18\x04 \x03(\x0b\x32\x1f.parley.inference.v1.ModelSpend\"\x85\x01\n\nModelSpend\x12\r\n\x05model\x18\x01 \x01(\t\x12\x18\n\x10\x63ost_nanos_today\x18\x02 \x01(\x03\x12\x1d\n\x15\x63ost_nanos_this_month\x18\x03 \x01(\x03\x12\x12\n\ncall_count\x18\x04 \x01(\x03\x12\x1b\n\x13unpriced_call_count\x18\x05 \x01(\x03\"\xaf\x01\n\x0bProviderKey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x1a\n\rrequests_left\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btokens_left\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12*\n\x07\x63ooling\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_requests_leftB\x0e\n\x0c_tokens_left\"\xbc\x03\n\x0eProviderTarget\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x30\n\x05state\x18\x03 \x01(\x0e\x32!.parley.inference.v1.CircuitState\x12\'\n\x04open\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ooling\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07latency\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nfirst_text\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63\x61lls\x18\x08 \x01(\x03\x12\x11\n\tin_flight\x18\t \x01(\x05\x12\x43\n\x08\x66\x61ilures\x18\n \x03(\x0b\x32\x31.parley.inference.v1.ProviderTarget.FailuresEntry\x12\x14\n\x0clast_failure\x18\x0b \x01(\t\x1a/\n\rFailuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*|\n\x0c\x43ircuitState\x12\x1d\n\x19\x43IRCUIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43IRCUIT_STATE_CLOSED\x10\x01\x12\x16\n\x12\x43IRCUIT_STATE_OPEN\x10\x02\x12\x1b\n\x17\x43IRCUIT_STATE_HALF_OPEN\x10\x03\x32\xab\x01\n\x0fProviderService\x12\x97\x01\n\rListProviders\x12).parley.inference.v1.ListProvidersRequest\x1a*.parley.inference.v1.ListProvidersResponse\"/\x8a\xb2\x19\x12\n\x0eproviders:read \x01\x82\xd3\xe4\x93\x02\x13\x12\x11/api/v1/providersb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROVIDERTARGET_FAILURESENTRY']._serialized_options = b'8\001'
   _globals['_PROVIDERSERVICE'].methods_by_name['ListProviders']._loaded_options = None
   _globals['_PROVIDERSERVICE'].methods_by_name['ListProviders']._serialized_options = b'\212\262\031\022\n\016providers:read \001\202\323\344\223\002\023\022\021/api/v1/providers'
-  _globals['_CIRCUITSTATE']._serialized_start=1013
-  _globals['_CIRCUITSTATE']._serialized_end=1137
+  _globals['_CIRCUITSTATE']._serialized_start=1199
+  _globals['_CIRCUITSTATE']._serialized_end=1323
   _globals['_LISTPROVIDERSREQUEST']._serialized_start=161
   _globals['_LISTPROVIDERSREQUEST']._serialized_end=183
   _globals['_LISTPROVIDERSRESPONSE']._serialized_start=185
   _globals['_LISTPROVIDERSRESPONSE']._serialized_end=258
-  _globals['_PROVIDER']._serialized_start=260
-  _globals['_PROVIDER']._serialized_end=386
-  _globals['_PROVIDERKEY']._serialized_start=389
-  _globals['_PROVIDERKEY']._serialized_end=564
-  _globals['_PROVIDERTARGET']._serialized_start=567
-  _globals['_PROVIDERTARGET']._serialized_end=1011
-  _globals['_PROVIDERTARGET_FAILURESENTRY']._serialized_start=964
-  _globals['_PROVIDERTARGET_FAILURESENTRY']._serialized_end=1011
-  _globals['_PROVIDERSERVICE']._serialized_start=1140
-  _globals['_PROVIDERSERVICE']._serialized_end=1311
+  _globals['_PROVIDER']._serialized_start=261
+  _globals['_PROVIDER']._serialized_end=436
+  _globals['_MODELSPEND']._serialized_start=439
+  _globals['_MODELSPEND']._serialized_end=572
+  _globals['_PROVIDERKEY']._serialized_start=575
+  _globals['_PROVIDERKEY']._serialized_end=750
+  _globals['_PROVIDERTARGET']._serialized_start=753
+  _globals['_PROVIDERTARGET']._serialized_end=1197
+  _globals['_PROVIDERTARGET_FAILURESENTRY']._serialized_start=1150
+  _globals['_PROVIDERTARGET_FAILURESENTRY']._serialized_end=1197
+  _globals['_PROVIDERSERVICE']._serialized_start=1326
+  _globals['_PROVIDERSERVICE']._serialized_end=1497
 # @@protoc_insertion_point(module_scope)

@@ -98,6 +98,7 @@ class Provider(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    SPENDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """name is the first part of its models' names."""
     @_builtins.property
@@ -108,20 +109,65 @@ class Provider(_message.Message):
     def targets(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProviderTarget]:
         """targets that were asked: each model with each key."""
 
+    @_builtins.property
+    def spends(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelSpend]:
+        """spends of the caller's organization this month, by model; of all replicas. What all organizations spend is told by
+        the metrics, which operators alone can read.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         keys: _abc.Iterable[Global___ProviderKey] | None = ...,
         targets: _abc.Iterable[Global___ProviderTarget] | None = ...,
+        spends: _abc.Iterable[Global___ModelSpend] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "name", b"name", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "name", b"name", "spends", b"spends", "targets", b"targets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Provider: _TypeAlias = Provider  # noqa: Y015
+
+@_typing.final
+class ModelSpend(_message.Message):
+    """ModelSpend is what the caller's organization spends on a model. Days and months are those of UTC."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    COST_NANOS_TODAY_FIELD_NUMBER: _builtins.int
+    COST_NANOS_THIS_MONTH_FIELD_NUMBER: _builtins.int
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_CALL_COUNT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """model is `<provider>/<model>`."""
+    cost_nanos_today: _builtins.int
+    """cost_nanos_today in billionths of a US dollar."""
+    cost_nanos_this_month: _builtins.int
+    """cost_nanos_this_month is the same of this month until now."""
+    call_count: _builtins.int
+    """call_count of this month."""
+    unpriced_call_count: _builtins.int
+    """unpriced_call_count is how many of them have no known cost."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        cost_nanos_today: _builtins.int = ...,
+        cost_nanos_this_month: _builtins.int = ...,
+        call_count: _builtins.int = ...,
+        unpriced_call_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "cost_nanos_this_month", b"cost_nanos_this_month", "cost_nanos_today", b"cost_nanos_today", "model", b"model", "unpriced_call_count", b"unpriced_call_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelSpend: _TypeAlias = ModelSpend  # noqa: Y015
 
 @_typing.final
 class ProviderKey(_message.Message):

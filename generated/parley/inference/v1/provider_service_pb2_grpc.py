@@ -47,7 +47,8 @@ class ProviderServiceServicer:
     """
 
     def ListProviders(self, request, context):
-        """ListProviders returns every configured provider with its keys, and every target that was asked since the start.
+        """ListProviders returns every configured provider with its keys, every target that was asked since the start, and what
+        the caller's organization spends there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

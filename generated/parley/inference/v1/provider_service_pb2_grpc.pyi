@@ -17,7 +17,9 @@ class ProviderServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProviders: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListProvidersRequest, _provider_service_pb2.ListProvidersResponse]
-    """ListProviders returns every configured provider with its keys, and every target that was asked since the start."""
+    """ListProviders returns every configured provider with its keys, every target that was asked since the start, and what
+    the caller's organization spends there.
+    """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """ProviderService tells operators how the providers stand, as this replica sees them."""
@@ -28,6 +30,8 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _provider_service_pb2.ListProvidersRequest,
         context: _aio.ServicerContext[_provider_service_pb2.ListProvidersRequest, _abc.Awaitable[_provider_service_pb2.ListProvidersResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.ListProvidersResponse]:
-        """ListProviders returns every configured provider with its keys, and every target that was asked since the start."""
+        """ListProviders returns every configured provider with its keys, every target that was asked since the start, and what
+        the caller's organization spends there.
+        """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _aio.Server) -> None: ...
