@@ -21,8 +21,16 @@ _MEMBER: Final = _VIEWER | {
     "inference:generate",
     "keys:write",
     "usage:read",
+    "prompts:read",
 }
-_ADMIN: Final = _MEMBER | {"users:read", "users:write", "providers:read", "budgets:read", "budgets:write"}
+_ADMIN: Final = _MEMBER | {
+    "users:read",
+    "users:write",
+    "providers:read",
+    "budgets:read",
+    "budgets:write",
+    "prompts:write",
+}
 _OWNER: Final = _ADMIN | {"organization:write"}
 
 ROLE_SCOPES: Final[Mapping[Role, frozenset[str]]] = MappingProxyType(

@@ -22,64 +22,71 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from parley.common.v1 import usage_pb2 as parley_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$parley/inference/v1/generation.proto\x12\x13parley.inference.v1\x1a\x1cparley/common/v1/usage.proto\"p\n\rPromptMessage\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.parley.inference.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x05parts\x18\x03 \x03(\x0b\x32\x19.parley.inference.v1.Part\"\xff\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.parley.inference.v1.ImageH\x00\x12\x32\n\ttool_call\x18\x03 \x01(\x0b\x32\x1d.parley.inference.v1.ToolCallH\x00\x12\x36\n\x0btool_result\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.ToolResultH\x00\x12\x33\n\treasoning\x18\x05 \x01(\x0b\x32\x1e.parley.inference.v1.ReasoningH\x00\x12\x11\n\x07refusal\x18\x06 \x01(\tH\x00\x42\x06\n\x04kind\"F\n\x05Image\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"c\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x32\n\x05parts\x18\x02 \x03(\x0b\x32#.parley.inference.v1.ToolResultPart\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"U\n\x0eToolResultPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.parley.inference.v1.ImageH\x00\x42\x06\n\x04kind\"?\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\t\"e\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x14\n\x0cinput_schema\x18\x03 \x01(\t\x12\x16\n\tis_strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_is_strict\"*\n\x07\x45xample\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tassistant\x18\x02 \x01(\t\",\n\rPromptPassage\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x89\x02\n\x06Prompt\x12\x0e\n\x06system\x18\x01 \x01(\t\x12.\n\x08\x65xamples\x18\x02 \x03(\x0b\x32\x1c.parley.inference.v1.Example\x12\x34\n\x08messages\x18\x03 \x03(\x0b\x32\".parley.inference.v1.PromptMessage\x12\x34\n\x08passages\x18\x04 \x03(\x0b\x32\".parley.inference.v1.PromptPassage\x12\x18\n\x10input_tokens_max\x18\x05 \x01(\x05\x12(\n\x05tools\x18\x06 \x03(\x0b\x32\x19.parley.inference.v1.Tool\x12\x0f\n\x07summary\x18\x0c \x01(\t\"\xd4\x02\n\nParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x34\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x1f.parley.inference.v1.ToolChoice\x12\x31\n\x06\x66ormat\x18\x07 \x01(\x0b\x32!.parley.inference.v1.AnswerFormat\x12\x35\n\treasoning\x18\x08 \x01(\x0b\x32\".parley.inference.v1.ReasoningWishB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_output_tokens_maxB\x07\n\x05_seed\"q\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1d.parley.inference.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0bis_parallel\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_is_parallel\"l\n\x0c\x41nswerFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x16\n\tis_strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_is_strict\"v\n\rReasoningWish\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".parley.inference.v1.ReasoningMode\x12\x0e\n\x06\x65\x66\x66ort\x18\x02 \x01(\t\x12\x12\n\ntokens_max\x18\x03 \x01(\x05\x12\x0f\n\x07\x64isplay\x18\x04 \x01(\t\"h\n\x0fPassageCitation\x12\x0f\n\x07passage\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\x14\n\x0csource_start\x18\x04 \x01(\x05\x12\x12\n\nsource_end\x18\x05 \x01(\x05\"\xf3\x01\n\rContextReport\x12\x15\n\rsystem_tokens\x18\x01 \x01(\x05\x12\x16\n\x0e\x65xample_tokens\x18\x02 \x01(\x05\x12\x16\n\x0ehistory_tokens\x18\x03 \x01(\x05\x12\x16\n\x0epassage_tokens\x18\x04 \x01(\x05\x12\x18\n\x10messages_dropped\x18\x05 \x01(\x05\x12\x18\n\x10passages_dropped\x18\x06 \x01(\x05\x12\x16\n\x0esummary_tokens\x18\x07 \x01(\x05\x12\x37\n\tomissions\x18\x08 \x03(\x0b\x32$.parley.inference.v1.ContextOmission\"\x85\x01\n\x0f\x43ontextOmission\x12.\n\x04part\x18\x01 \x01(\x0e\x32 .parley.inference.v1.ContextPart\x12\x33\n\x06reason\x18\x02 \x01(\x0e\x32#.parley.inference.v1.OmissionReason\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"\xcc\x02\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\tcitations\x18\x02 \x03(\x0b\x32$.parley.inference.v1.PassageCitation\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.parley.inference.v1.FinishReason\x12\r\n\x05model\x18\x04 \x01(\t\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.parley.common.v1.Usage\x12\x33\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\".parley.inference.v1.ContextReport\x12(\n\x05parts\x18\x07 \x03(\x0b\x32\x19.parley.inference.v1.Part\x12\x11\n\tstop_text\x18\x08 \x01(\t\x12\x18\n\x10refusal_category\x18\t \x01(\t*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*z\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_AUTO\x10\x01\x12\x12\n\x0eTOOL_MODE_NONE\x10\x02\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x03\x12\x13\n\x0fTOOL_MODE_NAMED\x10\x04*\x7f\n\rReasoningMode\x12\x1e\n\x1aREASONING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_MODE_OFF\x10\x01\x12\x1b\n\x17REASONING_MODE_ADAPTIVE\x10\x02\x12\x19\n\x15REASONING_MODE_BUDGET\x10\x03*\xbe\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_EVIDENCE\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x05*{\n\x0b\x43ontextPart\x12\x1c\n\x18\x43ONTEXT_PART_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTEXT_PART_MESSAGES\x10\x01\x12\x19\n\x15\x43ONTEXT_PART_PASSAGES\x10\x02\x12\x18\n\x14\x43ONTEXT_PART_SUMMARY\x10\x03*\x86\x01\n\x0eOmissionReason\x12\x1f\n\x1bOMISSION_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16OMISSION_REASON_BUDGET\x10\x01\x12\x19\n\x15OMISSION_REASON_EMPTY\x10\x02\x12\x1c\n\x18OMISSION_REASON_DETACHED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$parley/inference/v1/generation.proto\x12\x13parley.inference.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cparley/common/v1/usage.proto\"p\n\rPromptMessage\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.parley.inference.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\x12(\n\x05parts\x18\x03 \x03(\x0b\x32\x19.parley.inference.v1.Part\"\xff\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.parley.inference.v1.ImageH\x00\x12\x32\n\ttool_call\x18\x03 \x01(\x0b\x32\x1d.parley.inference.v1.ToolCallH\x00\x12\x36\n\x0btool_result\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.ToolResultH\x00\x12\x33\n\treasoning\x18\x05 \x01(\x0b\x32\x1e.parley.inference.v1.ReasoningH\x00\x12\x11\n\x07refusal\x18\x06 \x01(\tH\x00\x42\x06\n\x04kind\"F\n\x05Image\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0b\n\x03url\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"7\n\x08ToolCall\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\targuments\x18\x03 \x01(\t\"c\n\nToolResult\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x32\n\x05parts\x18\x02 \x03(\x0b\x32#.parley.inference.v1.ToolResultPart\x12\x10\n\x08is_error\x18\x03 \x01(\x08\"U\n\x0eToolResultPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12+\n\x05image\x18\x02 \x01(\x0b\x32\x1a.parley.inference.v1.ImageH\x00\x42\x06\n\x04kind\"?\n\tReasoning\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x11\n\tencrypted\x18\x03 \x01(\t\"e\n\x04Tool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x14\n\x0cinput_schema\x18\x03 \x01(\t\x12\x16\n\tis_strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_is_strict\"*\n\x07\x45xample\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tassistant\x18\x02 \x01(\t\",\n\rPromptPassage\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"\x89\x02\n\x06Prompt\x12\x0e\n\x06system\x18\x01 \x01(\t\x12.\n\x08\x65xamples\x18\x02 \x03(\x0b\x32\x1c.parley.inference.v1.Example\x12\x34\n\x08messages\x18\x03 \x03(\x0b\x32\".parley.inference.v1.PromptMessage\x12\x34\n\x08passages\x18\x04 \x03(\x0b\x32\".parley.inference.v1.PromptPassage\x12\x18\n\x10input_tokens_max\x18\x05 \x01(\x05\x12(\n\x05tools\x18\x06 \x03(\x0b\x32\x19.parley.inference.v1.Tool\x12\x0f\n\x07summary\x18\x0c \x01(\t\"\xd4\x02\n\nParameters\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x1e\n\x11output_tokens_max\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x34\n\x0btool_choice\x18\x06 \x01(\x0b\x32\x1f.parley.inference.v1.ToolChoice\x12\x31\n\x06\x66ormat\x18\x07 \x01(\x0b\x32!.parley.inference.v1.AnswerFormat\x12\x35\n\treasoning\x18\x08 \x01(\x0b\x32\".parley.inference.v1.ReasoningWishB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_output_tokens_maxB\x07\n\x05_seed\"q\n\nToolChoice\x12+\n\x04mode\x18\x01 \x01(\x0e\x32\x1d.parley.inference.v1.ToolMode\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0bis_parallel\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0e\n\x0c_is_parallel\"l\n\x0c\x41nswerFormat\x12\x13\n\x0bjson_schema\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x16\n\tis_strict\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0c\n\n_is_strict\"v\n\rReasoningWish\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".parley.inference.v1.ReasoningMode\x12\x0e\n\x06\x65\x66\x66ort\x18\x02 \x01(\t\x12\x12\n\ntokens_max\x18\x03 \x01(\x05\x12\x0f\n\x07\x64isplay\x18\x04 \x01(\t\"h\n\x0fPassageCitation\x12\x0f\n\x07passage\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\x12\x14\n\x0csource_start\x18\x04 \x01(\x05\x12\x12\n\nsource_end\x18\x05 \x01(\x05\"\x8e\x02\n\rContextReport\x12\x15\n\rsystem_tokens\x18\x01 \x01(\x05\x12\x16\n\x0e\x65xample_tokens\x18\x02 \x01(\x05\x12\x16\n\x0ehistory_tokens\x18\x03 \x01(\x05\x12\x16\n\x0epassage_tokens\x18\x04 \x01(\x05\x12\x18\n\x10messages_dropped\x18\x05 \x01(\x05\x12\x18\n\x10passages_dropped\x18\x06 \x01(\x05\x12\x16\n\x0esummary_tokens\x18\x07 \x01(\x05\x12\x37\n\tomissions\x18\x08 \x03(\x0b\x32$.parley.inference.v1.ContextOmission\x12\x19\n\x11\x65xamples_unranked\x18\r \x01(\x08\"\x85\x01\n\x0f\x43ontextOmission\x12.\n\x04part\x18\x01 \x01(\x0e\x32 .parley.inference.v1.ContextPart\x12\x33\n\x06reason\x18\x02 \x01(\x0e\x32#.parley.inference.v1.OmissionReason\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"c\n\x08\x43\x61\x63heHit\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.parley.inference.v1.CacheHitKind\x12&\n\x03\x61ge\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe5\x02\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\tcitations\x18\x02 \x03(\x0b\x32$.parley.inference.v1.PassageCitation\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.parley.inference.v1.FinishReason\x12\r\n\x05model\x18\x04 \x01(\t\x12&\n\x05usage\x18\x05 \x01(\x0b\x32\x17.parley.common.v1.Usage\x12\x33\n\x07\x63ontext\x18\x06 \x01(\x0b\x32\".parley.inference.v1.ContextReport\x12(\n\x05parts\x18\x07 \x03(\x0b\x32\x19.parley.inference.v1.Part\x12\x11\n\tstop_text\x18\x08 \x01(\t\x12\x18\n\x10refusal_category\x18\t \x01(\t\x12\x17\n\x0fprompt_revision\x18\x0b \x01(\t*?\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02*z\n\x08ToolMode\x12\x19\n\x15TOOL_MODE_UNSPECIFIED\x10\x00\x12\x12\n\x0eTOOL_MODE_AUTO\x10\x01\x12\x12\n\x0eTOOL_MODE_NONE\x10\x02\x12\x16\n\x12TOOL_MODE_REQUIRED\x10\x03\x12\x13\n\x0fTOOL_MODE_NAMED\x10\x04*\x7f\n\rReasoningMode\x12\x1e\n\x1aREASONING_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12REASONING_MODE_OFF\x10\x01\x12\x1b\n\x17REASONING_MODE_ADAPTIVE\x10\x02\x12\x19\n\x15REASONING_MODE_BUDGET\x10\x03*\xbe\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_NO_EVIDENCE\x10\x04\x12\x1c\n\x18\x46INISH_REASON_TOOL_CALLS\x10\x05*{\n\x0b\x43ontextPart\x12\x1c\n\x18\x43ONTEXT_PART_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONTEXT_PART_MESSAGES\x10\x01\x12\x19\n\x15\x43ONTEXT_PART_PASSAGES\x10\x02\x12\x18\n\x14\x43ONTEXT_PART_SUMMARY\x10\x03*\x86\x01\n\x0eOmissionReason\x12\x1f\n\x1bOMISSION_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16OMISSION_REASON_BUDGET\x10\x01\x12\x19\n\x15OMISSION_REASON_EMPTY\x10\x02\x12\x1c\n\x18OMISSION_REASON_DETACHED\x10\x03*O\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x01\x12\x11\n\rCACHE_USE_OFF\x10\x02*\x9a\x01\n\x0c\x43\x61\x63heHitKind\x12\x1e\n\x1a\x43\x41\x43HE_HIT_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41\x43HE_HIT_KIND_EXACT\x10\x01\x12\x1b\n\x17\x43\x41\x43HE_HIT_KIND_SEMANTIC\x10\x02\x12\x19\n\x15\x43\x41\x43HE_HIT_KIND_SHARED\x10\x03\x12\x18\n\x14\x43\x41\x43HE_HIT_KIND_STALE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parley.inference.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2817
-  _globals['_ROLE']._serialized_end=2880
-  _globals['_TOOLMODE']._serialized_start=2882
-  _globals['_TOOLMODE']._serialized_end=3004
-  _globals['_REASONINGMODE']._serialized_start=3006
-  _globals['_REASONINGMODE']._serialized_end=3133
-  _globals['_FINISHREASON']._serialized_start=3136
-  _globals['_FINISHREASON']._serialized_end=3326
-  _globals['_CONTEXTPART']._serialized_start=3328
-  _globals['_CONTEXTPART']._serialized_end=3451
-  _globals['_OMISSIONREASON']._serialized_start=3454
-  _globals['_OMISSIONREASON']._serialized_end=3588
-  _globals['_PROMPTMESSAGE']._serialized_start=91
-  _globals['_PROMPTMESSAGE']._serialized_end=203
-  _globals['_PART']._serialized_start=206
-  _globals['_PART']._serialized_end=461
-  _globals['_IMAGE']._serialized_start=463
-  _globals['_IMAGE']._serialized_end=533
-  _globals['_TOOLCALL']._serialized_start=535
-  _globals['_TOOLCALL']._serialized_end=590
-  _globals['_TOOLRESULT']._serialized_start=592
-  _globals['_TOOLRESULT']._serialized_end=691
-  _globals['_TOOLRESULTPART']._serialized_start=693
-  _globals['_TOOLRESULTPART']._serialized_end=778
-  _globals['_REASONING']._serialized_start=780
-  _globals['_REASONING']._serialized_end=843
-  _globals['_TOOL']._serialized_start=845
-  _globals['_TOOL']._serialized_end=946
-  _globals['_EXAMPLE']._serialized_start=948
-  _globals['_EXAMPLE']._serialized_end=990
-  _globals['_PROMPTPASSAGE']._serialized_start=992
-  _globals['_PROMPTPASSAGE']._serialized_end=1036
-  _globals['_PROMPT']._serialized_start=1039
-  _globals['_PROMPT']._serialized_end=1304
-  _globals['_PARAMETERS']._serialized_start=1307
-  _globals['_PARAMETERS']._serialized_end=1647
-  _globals['_TOOLCHOICE']._serialized_start=1649
-  _globals['_TOOLCHOICE']._serialized_end=1762
-  _globals['_ANSWERFORMAT']._serialized_start=1764
-  _globals['_ANSWERFORMAT']._serialized_end=1872
-  _globals['_REASONINGWISH']._serialized_start=1874
-  _globals['_REASONINGWISH']._serialized_end=1992
-  _globals['_PASSAGECITATION']._serialized_start=1994
-  _globals['_PASSAGECITATION']._serialized_end=2098
-  _globals['_CONTEXTREPORT']._serialized_start=2101
-  _globals['_CONTEXTREPORT']._serialized_end=2344
-  _globals['_CONTEXTOMISSION']._serialized_start=2347
-  _globals['_CONTEXTOMISSION']._serialized_end=2480
-  _globals['_ANSWER']._serialized_start=2483
-  _globals['_ANSWER']._serialized_end=2815
+  _globals['_ROLE']._serialized_start=3002
+  _globals['_ROLE']._serialized_end=3065
+  _globals['_TOOLMODE']._serialized_start=3067
+  _globals['_TOOLMODE']._serialized_end=3189
+  _globals['_REASONINGMODE']._serialized_start=3191
+  _globals['_REASONINGMODE']._serialized_end=3318
+  _globals['_FINISHREASON']._serialized_start=3321
+  _globals['_FINISHREASON']._serialized_end=3511
+  _globals['_CONTEXTPART']._serialized_start=3513
+  _globals['_CONTEXTPART']._serialized_end=3636
+  _globals['_OMISSIONREASON']._serialized_start=3639
+  _globals['_OMISSIONREASON']._serialized_end=3773
+  _globals['_CACHEUSE']._serialized_start=3775
+  _globals['_CACHEUSE']._serialized_end=3854
+  _globals['_CACHEHITKIND']._serialized_start=3857
+  _globals['_CACHEHITKIND']._serialized_end=4011
+  _globals['_PROMPTMESSAGE']._serialized_start=123
+  _globals['_PROMPTMESSAGE']._serialized_end=235
+  _globals['_PART']._serialized_start=238
+  _globals['_PART']._serialized_end=493
+  _globals['_IMAGE']._serialized_start=495
+  _globals['_IMAGE']._serialized_end=565
+  _globals['_TOOLCALL']._serialized_start=567
+  _globals['_TOOLCALL']._serialized_end=622
+  _globals['_TOOLRESULT']._serialized_start=624
+  _globals['_TOOLRESULT']._serialized_end=723
+  _globals['_TOOLRESULTPART']._serialized_start=725
+  _globals['_TOOLRESULTPART']._serialized_end=810
+  _globals['_REASONING']._serialized_start=812
+  _globals['_REASONING']._serialized_end=875
+  _globals['_TOOL']._serialized_start=877
+  _globals['_TOOL']._serialized_end=978
+  _globals['_EXAMPLE']._serialized_start=980
+  _globals['_EXAMPLE']._serialized_end=1022
+  _globals['_PROMPTPASSAGE']._serialized_start=1024
+  _globals['_PROMPTPASSAGE']._serialized_end=1068
+  _globals['_PROMPT']._serialized_start=1071
+  _globals['_PROMPT']._serialized_end=1336
+  _globals['_PARAMETERS']._serialized_start=1339
+  _globals['_PARAMETERS']._serialized_end=1679
+  _globals['_TOOLCHOICE']._serialized_start=1681
+  _globals['_TOOLCHOICE']._serialized_end=1794
+  _globals['_ANSWERFORMAT']._serialized_start=1796
+  _globals['_ANSWERFORMAT']._serialized_end=1904
+  _globals['_REASONINGWISH']._serialized_start=1906
+  _globals['_REASONINGWISH']._serialized_end=2024
+  _globals['_PASSAGECITATION']._serialized_start=2026
+  _globals['_PASSAGECITATION']._serialized_end=2130
+  _globals['_CONTEXTREPORT']._serialized_start=2133
+  _globals['_CONTEXTREPORT']._serialized_end=2403
+  _globals['_CONTEXTOMISSION']._serialized_start=2406
+  _globals['_CONTEXTOMISSION']._serialized_end=2539
+  _globals['_CACHEHIT']._serialized_start=2541
+  _globals['_CACHEHIT']._serialized_end=2640
+  _globals['_ANSWER']._serialized_start=2643
+  _globals['_ANSWER']._serialized_end=3000
 # @@protoc_insertion_point(module_scope)

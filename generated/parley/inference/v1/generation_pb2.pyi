@@ -5,6 +5,7 @@ Language models behind one interface."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -195,6 +196,62 @@ OMISSION_REASON_EMPTY: OmissionReason.ValueType  # 2
 OMISSION_REASON_DETACHED: OmissionReason.ValueType  # 3
 """OMISSION_REASON_DETACHED is an answer whose question was left out."""
 Global___OmissionReason: _TypeAlias = OmissionReason  # noqa: Y015
+
+class _CacheUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_USE_UNSPECIFIED: _CacheUse.ValueType  # 0
+    """CACHE_USE_UNSPECIFIED leaves it to the route."""
+    CACHE_USE_REFRESH: _CacheUse.ValueType  # 1
+    """CACHE_USE_REFRESH asks for an answer that is made anew, and lets it be stored for others."""
+    CACHE_USE_OFF: _CacheUse.ValueType  # 2
+    """CACHE_USE_OFF neither takes an answer from the cache nor leaves one there, nor shares a call that runs."""
+
+class CacheUse(_CacheUse, metaclass=_CacheUseEnumTypeWrapper):
+    """CacheUse is what a caller lets the cache do. It narrows what the route allows and never widens it."""
+
+CACHE_USE_UNSPECIFIED: CacheUse.ValueType  # 0
+"""CACHE_USE_UNSPECIFIED leaves it to the route."""
+CACHE_USE_REFRESH: CacheUse.ValueType  # 1
+"""CACHE_USE_REFRESH asks for an answer that is made anew, and lets it be stored for others."""
+CACHE_USE_OFF: CacheUse.ValueType  # 2
+"""CACHE_USE_OFF neither takes an answer from the cache nor leaves one there, nor shares a call that runs."""
+Global___CacheUse: _TypeAlias = CacheUse  # noqa: Y015
+
+class _CacheHitKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheHitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheHitKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_HIT_KIND_UNSPECIFIED: _CacheHitKind.ValueType  # 0
+    """CACHE_HIT_KIND_UNSPECIFIED is never sent."""
+    CACHE_HIT_KIND_EXACT: _CacheHitKind.ValueType  # 1
+    """CACHE_HIT_KIND_EXACT was stored for the very same request."""
+    CACHE_HIT_KIND_SEMANTIC: _CacheHitKind.ValueType  # 2
+    """CACHE_HIT_KIND_SEMANTIC was stored for a question of the same meaning; all else of the request was the same."""
+    CACHE_HIT_KIND_SHARED: _CacheHitKind.ValueType  # 3
+    """CACHE_HIT_KIND_SHARED is being made for the very same request of somebody else of the organization, who pays."""
+    CACHE_HIT_KIND_STALE: _CacheHitKind.ValueType  # 4
+    """CACHE_HIT_KIND_STALE was stored for the very same request and is past its time; nobody could answer anew."""
+
+class CacheHitKind(_CacheHitKind, metaclass=_CacheHitKindEnumTypeWrapper):
+    """CacheHitKind is where an answer came from that was not made for the call."""
+
+CACHE_HIT_KIND_UNSPECIFIED: CacheHitKind.ValueType  # 0
+"""CACHE_HIT_KIND_UNSPECIFIED is never sent."""
+CACHE_HIT_KIND_EXACT: CacheHitKind.ValueType  # 1
+"""CACHE_HIT_KIND_EXACT was stored for the very same request."""
+CACHE_HIT_KIND_SEMANTIC: CacheHitKind.ValueType  # 2
+"""CACHE_HIT_KIND_SEMANTIC was stored for a question of the same meaning; all else of the request was the same."""
+CACHE_HIT_KIND_SHARED: CacheHitKind.ValueType  # 3
+"""CACHE_HIT_KIND_SHARED is being made for the very same request of somebody else of the organization, who pays."""
+CACHE_HIT_KIND_STALE: CacheHitKind.ValueType  # 4
+"""CACHE_HIT_KIND_STALE was stored for the very same request and is past its time; nobody could answer anew."""
+Global___CacheHitKind: _TypeAlias = CacheHitKind  # noqa: Y015
 
 @_typing.final
 class PromptMessage(_message.Message):
@@ -811,6 +868,7 @@ class ContextReport(_message.Message):
     PASSAGES_DROPPED_FIELD_NUMBER: _builtins.int
     SUMMARY_TOKENS_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_UNRANKED_FIELD_NUMBER: _builtins.int
     system_tokens: _builtins.int
     """system_tokens of the system text."""
     example_tokens: _builtins.int
@@ -825,6 +883,10 @@ class ContextReport(_message.Message):
     """passages_dropped is how many of the weakest passages did not fit."""
     summary_tokens: _builtins.int
     """summary_tokens of the summary of earlier messages."""
+    examples_unranked: _builtins.bool
+    """examples_unranked is true when the prompt's nearest examples were wanted and could not be found, because nothing
+    could be embedded: the first ones were given.
+    """
     @_builtins.property
     def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextOmission]:
         """omissions tell what was left out, and why."""
@@ -840,10 +902,11 @@ class ContextReport(_message.Message):
         passages_dropped: _builtins.int = ...,
         summary_tokens: _builtins.int = ...,
         omissions: _abc.Iterable[Global___ContextOmission] | None = ...,
+        examples_unranked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "history_tokens", b"history_tokens", "messages_dropped", b"messages_dropped", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "passages_dropped", b"passages_dropped", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "examples_unranked", b"examples_unranked", "history_tokens", b"history_tokens", "messages_dropped", b"messages_dropped", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "passages_dropped", b"passages_dropped", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -880,6 +943,34 @@ class ContextOmission(_message.Message):
 Global___ContextOmission: _TypeAlias = ContextOmission  # noqa: Y015
 
 @_typing.final
+class CacheHit(_message.Message):
+    """CacheHit tells that an answer was not made for the call, whose usage is nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    kind: Global___CacheHitKind.ValueType
+    """kind is where it came from."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """age of the answer, in whole seconds."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___CacheHitKind.ValueType = ...,
+        age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CacheHit: _TypeAlias = CacheHit  # noqa: Y015
+
+@_typing.final
 class Answer(_message.Message):
     """Answer is a whole generated answer."""
 
@@ -894,6 +985,7 @@ class Answer(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     STOP_TEXT_FIELD_NUMBER: _builtins.int
     REFUSAL_CATEGORY_FIELD_NUMBER: _builtins.int
+    PROMPT_REVISION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """text of the answer, that of a refusal included; what citations point into."""
     finish_reason: Global___FinishReason.ValueType
@@ -904,6 +996,8 @@ class Answer(_message.Message):
     """stop_text is which of the stop texts ended the answer, where the provider tells."""
     refusal_category: _builtins.str
     """refusal_category is the provider's word for why it refused, such as `cyber`, where it tells."""
+    prompt_revision: _builtins.str
+    """prompt_revision that prompt_ref led to, `<prompt id>/<number>`; empty without one."""
     @_builtins.property
     def citations(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageCitation]:
         """citations of the answer, in the order of their start."""
@@ -932,10 +1026,11 @@ class Answer(_message.Message):
         parts: _abc.Iterable[Global___Part] | None = ...,
         stop_text: _builtins.str = ...,
         refusal_category: _builtins.str = ...,
+        prompt_revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "refusal_category", b"refusal_category", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "prompt_revision", b"prompt_revision", "refusal_category", b"refusal_category", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from parley.inference.v1 import budget_pb2 as _budget_pb2
 from parley.inference.v1 import generation_pb2 as _generation_pb2
+from parley.inference.v1 import prompt_pb2 as _prompt_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,10 +32,14 @@ class GenerateRequest(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    PROMPT_REF_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     purpose: _budget_pb2.Purpose.ValueType
     """purpose that the ledger books the call under; an answer when unspecified."""
+    cache: _generation_pb2.CacheUse.ValueType
+    """cache is what the call lets the cache do, where the route has one."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -49,6 +54,10 @@ class GenerateRequest(_message.Message):
     def parameters(self) -> _generation_pb2.Parameters:
         """parameters shape the answer."""
 
+    @_builtins.property
+    def prompt_ref(self) -> _prompt_pb2.PromptReference:
+        """prompt_ref names a prompt of the organization, which precedes what `prompt` holds; none when absent."""
+
     def __init__(
         self,
         *,
@@ -57,10 +66,12 @@ class GenerateRequest(_message.Message):
         prompt: _generation_pb2.Prompt | None = ...,
         parameters: _generation_pb2.Parameters | None = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
+        prompt_ref: _prompt_pb2.PromptReference | None = ...,
+        cache: _generation_pb2.CacheUse.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "fallback_models", b"fallback_models", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -103,6 +114,8 @@ class StreamGenerateRequest(_message.Message):
     ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
     IS_REPEAT_FIELD_NUMBER: _builtins.int
+    PROMPT_REF_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     accepts_restart: _builtins.bool
@@ -115,6 +128,8 @@ class StreamGenerateRequest(_message.Message):
     """is_repeat says that limits of requests have counted this request already, with an attempt that broke off. Only
     platform processes that work for an absent user are believed.
     """
+    cache: _generation_pb2.CacheUse.ValueType
+    """cache is what the call lets the cache do, where the route has one."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -129,6 +144,10 @@ class StreamGenerateRequest(_message.Message):
     def parameters(self) -> _generation_pb2.Parameters:
         """parameters shape the answer."""
 
+    @_builtins.property
+    def prompt_ref(self) -> _prompt_pb2.PromptReference:
+        """prompt_ref names a prompt of the organization, which precedes what `prompt` holds; none when absent."""
+
     def __init__(
         self,
         *,
@@ -139,10 +158,12 @@ class StreamGenerateRequest(_message.Message):
         accepts_restart: _builtins.bool = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
         is_repeat: _builtins.bool = ...,
+        prompt_ref: _prompt_pb2.PromptReference | None = ...,
+        cache: _generation_pb2.CacheUse.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "cache", b"cache", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,21 +257,33 @@ class Started(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    PROMPT_REVISION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model that begins, `<provider>/<model>`."""
+    prompt_revision: _builtins.str
+    """prompt_revision that prompt_ref led to, `<prompt id>/<number>`; empty without one."""
     @_builtins.property
     def context(self) -> _generation_pb2.ContextReport:
         """context tells what the model was given."""
+
+    @_builtins.property
+    def cache(self) -> _generation_pb2.CacheHit:
+        """cache is set when the answer is not made for this call. An answer that takes the place of one that could not be
+        finished says so in Finished only.
+        """
 
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         context: _generation_pb2.ContextReport | None = ...,
+        prompt_revision: _builtins.str = ...,
+        cache: _generation_pb2.CacheHit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context", "model", b"model", "prompt_revision", b"prompt_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
