@@ -30,6 +30,7 @@ _ADMIN: Final = _MEMBER | {
     "budgets:read",
     "budgets:write",
     "prompts:write",
+    "cache:write",
 }
 _OWNER: Final = _ADMIN | {"organization:write"}
 
