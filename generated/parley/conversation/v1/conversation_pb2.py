@@ -25,17 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)parley/conversation/v1/conversation.proto\x12\x16parley.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\x02\n\x0c\x43onversation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x31\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1f.parley.conversation.v1.Example\x12\x19\n\x11knowledge_base_id\x18\x06 \x01(\t\x12=\n\x0eretrieval_mode\x18\x07 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12\x17\n\x0fleaf_message_id\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\"*\n\x07\x45xample\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tassistant\x18\x02 \x01(\t*\x82\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RETRIEVAL_MODE_ALWAYS\x10\x01\x12\x1c\n\x18RETRIEVAL_MODE_SELECTIVE\x10\x02\x12\x18\n\x14RETRIEVAL_MODE_NEVER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)parley/conversation/v1/conversation.proto\x12\x16parley.conversation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x03\n\x0c\x43onversation\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x31\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1f.parley.conversation.v1.Example\x12\x19\n\x11knowledge_base_id\x18\x06 \x01(\t\x12=\n\x0eretrieval_mode\x18\x07 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12\x17\n\x0fleaf_message_id\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12\x37\n\x06prompt\x18\x0c \x01(\x0b\x32\'.parley.conversation.v1.PromptReference\"\xce\x01\n\x0fPromptReference\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0f\n\x05\x61lias\x18\x02 \x01(\tH\x00\x12\x12\n\x08revision\x18\x03 \x01(\x05H\x00\x12I\n\tvariables\x18\x04 \x03(\x0b\x32\x36.parley.conversation.v1.PromptReference.VariablesEntry\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07version\"*\n\x07\x45xample\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tassistant\x18\x02 \x01(\t*\x82\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15RETRIEVAL_MODE_ALWAYS\x10\x01\x12\x1c\n\x18RETRIEVAL_MODE_SELECTIVE\x10\x02\x12\x18\n\x14RETRIEVAL_MODE_NEVER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'parley.conversation.v1.conversation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RETRIEVALMODE']._serialized_start=507
-  _globals['_RETRIEVALMODE']._serialized_end=637
+  _globals['_PROMPTREFERENCE_VARIABLESENTRY']._loaded_options = None
+  _globals['_PROMPTREFERENCE_VARIABLESENTRY']._serialized_options = b'8\001'
+  _globals['_RETRIEVALMODE']._serialized_start=773
+  _globals['_RETRIEVALMODE']._serialized_end=903
   _globals['_CONVERSATION']._serialized_start=103
-  _globals['_CONVERSATION']._serialized_end=460
-  _globals['_EXAMPLE']._serialized_start=462
-  _globals['_EXAMPLE']._serialized_end=504
+  _globals['_CONVERSATION']._serialized_end=517
+  _globals['_PROMPTREFERENCE']._serialized_start=520
+  _globals['_PROMPTREFERENCE']._serialized_end=726
+  _globals['_PROMPTREFERENCE_VARIABLESENTRY']._serialized_start=667
+  _globals['_PROMPTREFERENCE_VARIABLESENTRY']._serialized_end=715
+  _globals['_EXAMPLE']._serialized_start=728
+  _globals['_EXAMPLE']._serialized_end=770
 # @@protoc_insertion_point(module_scope)

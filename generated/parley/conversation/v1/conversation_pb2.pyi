@@ -65,6 +65,7 @@ class Conversation(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is `conv_` followed by 26 characters."""
     title: _builtins.str
@@ -93,6 +94,10 @@ class Conversation(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """update_time is when it or its messages last changed."""
 
+    @_builtins.property
+    def prompt(self) -> Global___PromptReference:
+        """prompt of the organization that its turns use; none when absent."""
+
     def __init__(
         self,
         *,
@@ -107,14 +112,76 @@ class Conversation(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        prompt: Global___PromptReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "prompt", b"prompt", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "examples", b"examples", "id", b"id", "knowledge_base_id", b"knowledge_base_id", "leaf_message_id", b"leaf_message_id", "model", b"model", "retrieval_mode", b"retrieval_mode", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "etag", b"etag", "examples", b"examples", "id", b"id", "knowledge_base_id", b"knowledge_base_id", "leaf_message_id", b"leaf_message_id", "model", b"model", "prompt", b"prompt", "retrieval_mode", b"retrieval_mode", "system_prompt", b"system_prompt", "title", b"title", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Conversation: _TypeAlias = Conversation  # noqa: Y015
+
+@_typing.final
+class PromptReference(_message.Message):
+    """PromptReference names a revision of a prompt that the organization keeps, and fills its variables. Its text precedes
+    the system prompt, its examples precede those of the conversation. Which revision an alias leads to is settled when an
+    answer is written; the answer's ContextReport tells.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """prompt is the id or the name; at most 200 characters."""
+    alias: _builtins.str
+    """alias leads to a revision; `latest` is always the newest."""
+    revision: _builtins.int
+    """revision is a number."""
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """variables by name, as texts whatever their type; at most 64, of 10,000 characters each."""
+
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "prompt", b"prompt", "revision", b"revision", "variables", b"variables", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_version: _TypeAlias = _typing.Literal["alias", "revision"]  # noqa: Y015
+    _WhichOneofArgType_version: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_version) -> _WhichOneofReturnType_version | None: ...
+
+Global___PromptReference: _TypeAlias = PromptReference  # noqa: Y015
 
 @_typing.final
 class Example(_message.Message):

@@ -29,7 +29,7 @@ from parley.conversation.v1 import message_pb2 as parley_dot_conversation_dot_v1
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1parley/conversation/v1/conversation_service.proto\x12\x16parley.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a)parley/conversation/v1/conversation.proto\x1a$parley/conversation/v1/message.proto\x1a\x1eparley/options/v1/method.proto\"\xac\x02\n\x19\x43reateConversationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x31\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1f.parley.conversation.v1.Example\x12\x19\n\x11knowledge_base_id\x18\x06 \x01(\t\x12=\n\x0eretrieval_mode\x18\x07 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12\x39\n\x08messages\x18\x08 \x03(\x0b\x32\'.parley.conversation.v1.ImportedMessage\"K\n\x0fImportedMessage\x12*\n\x04role\x18\x01 \x01(\x0e\x32\x1c.parley.conversation.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"X\n\x1a\x43reateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"U\n\x17GetConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x19ListConversationsResponse\x12;\n\rconversations\x18\x01 \x03(\x0b\x32$.parley.conversation.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x19UpdateConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12:\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32$.parley.conversation.v1.Conversation\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"X\n\x1aUpdateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"|\n\x13ListMessagesRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fleaf_message_id\x18\x02 \x01(\t\x12\x0c\n\x04tree\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"b\n\x14ListMessagesResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.parley.conversation.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"F\n\x12GetMessageResponse\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.conversation.v1.Message\"\'\n\x11GetSummaryRequest\x12\x12\n\nsummary_id\x18\x01 \x01(\t\"F\n\x12GetSummaryResponse\x12\x30\n\x07summary\x18\x01 \x01(\x0b\x32\x1f.parley.conversation.v1.Summary\"i\n\x12SetFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x06rating\x18\x02 \x01(\x0e\x32\x1e.parley.conversation.v1.Rating\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\"I\n\x13SetFeedbackResponse\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32 .parley.conversation.v1.Feedback\"(\n\x12GetFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"I\n\x13GetFeedbackResponse\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32 .parley.conversation.v1.Feedback2\x96\x08\n\x13\x43onversationService\x12\xc9\x01\n\x12\x43reateConversation\x12\x31.parley.conversation.v1.CreateConversationRequest\x1a\x32.parley.conversation.v1.CreateConversationResponse\"L\x8a\xb2\x19\x1a\n\x13\x63onversations:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02(\"\x15/api/v1/conversations:\x01*b\x0c\x63onversation\x12\xcb\x01\n\x0fGetConversation\x12..parley.conversation.v1.GetConversationRequest\x1a/.parley.conversation.v1.GetConversationResponse\"W\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x37\x12\'/api/v1/conversations/{conversation_id}b\x0c\x63onversation\x12\xb1\x01\n\x11ListConversations\x12\x30.parley.conversation.v1.ListConversationsRequest\x1a\x31.parley.conversation.v1.ListConversationsResponse\"7\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/conversations\x12\xe3\x01\n\x12UpdateConversation\x12\x31.parley.conversation.v1.UpdateConversationRequest\x1a\x32.parley.conversation.v1.UpdateConversationResponse\"f\x8a\xb2\x19\x17\n\x13\x63onversations:write \x02\x82\xd3\xe4\x93\x02\x45\x32\'/api/v1/conversations/{conversation_id}:\x0c\x63onversationb\x0c\x63onversation\x12\xca\x01\n\x12\x44\x65leteConversation\x12\x31.parley.conversation.v1.DeleteConversationRequest\x1a\x32.parley.conversation.v1.DeleteConversationResponse\"M\x8a\xb2\x19\x1a\n\x13\x63onversations:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02)*\'/api/v1/conversations/{conversation_id}2\xb1\x04\n\x0eMessageService\x12\xbd\x01\n\x0cListMessages\x12+.parley.conversation.v1.ListMessagesRequest\x1a,.parley.conversation.v1.ListMessagesResponse\"R\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x32\x12\x30/api/v1/conversations/{conversation_id}/messages\x12\xad\x01\n\nGetMessage\x12).parley.conversation.v1.GetMessageRequest\x1a*.parley.conversation.v1.GetMessageResponse\"H\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02(\x12\x1d/api/v1/messages/{message_id}b\x07message\x12\xae\x01\n\nGetSummary\x12).parley.conversation.v1.GetSummaryRequest\x1a*.parley.conversation.v1.GetSummaryResponse\"I\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02)\x12\x1e/api/v1/summaries/{summary_id}b\x07summary2\x8a\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\xb9\x01\n\x0bSetFeedback\x12*.parley.conversation.v1.SetFeedbackRequest\x1a+.parley.conversation.v1.SetFeedbackResponse\"Q\x8a\xb2\x19\x12\n\x0e\x66\x65\x65\x64\x62\x61\x63k:write \x02\x82\xd3\xe4\x93\x02\x35\x1a&/api/v1/messages/{message_id}/feedback:\x01*b\x08\x66\x65\x65\x64\x62\x61\x63k\x12\xba\x01\n\x0bGetFeedback\x12*.parley.conversation.v1.GetFeedbackRequest\x1a+.parley.conversation.v1.GetFeedbackResponse\"R\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x32\x12&/api/v1/messages/{message_id}/feedbackb\x08\x66\x65\x65\x64\x62\x61\x63kb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1parley/conversation/v1/conversation_service.proto\x12\x16parley.conversation.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a)parley/conversation/v1/conversation.proto\x1a$parley/conversation/v1/message.proto\x1a\x1eparley/options/v1/method.proto\"\xe5\x02\n\x19\x43reateConversationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x31\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1f.parley.conversation.v1.Example\x12\x19\n\x11knowledge_base_id\x18\x06 \x01(\t\x12=\n\x0eretrieval_mode\x18\x07 \x01(\x0e\x32%.parley.conversation.v1.RetrievalMode\x12\x39\n\x08messages\x18\x08 \x03(\x0b\x32\'.parley.conversation.v1.ImportedMessage\x12\x37\n\x06prompt\x18\t \x01(\x0b\x32\'.parley.conversation.v1.PromptReference\"K\n\x0fImportedMessage\x12*\n\x04role\x18\x01 \x01(\x0e\x32\x1c.parley.conversation.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"X\n\x1a\x43reateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"1\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"U\n\x17GetConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"q\n\x19ListConversationsResponse\x12;\n\rconversations\x18\x01 \x03(\x0b\x32$.parley.conversation.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa1\x01\n\x19UpdateConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12:\n\x0c\x63onversation\x18\x02 \x01(\x0b\x32$.parley.conversation.v1.Conversation\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"X\n\x1aUpdateConversationResponse\x12:\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32$.parley.conversation.v1.Conversation\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"|\n\x13ListMessagesRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fleaf_message_id\x18\x02 \x01(\t\x12\x0c\n\x04tree\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"b\n\x14ListMessagesResponse\x12\x31\n\x08messages\x18\x01 \x03(\x0b\x32\x1f.parley.conversation.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\'\n\x11GetMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"F\n\x12GetMessageResponse\x12\x30\n\x07message\x18\x01 \x01(\x0b\x32\x1f.parley.conversation.v1.Message\"\'\n\x11GetSummaryRequest\x12\x12\n\nsummary_id\x18\x01 \x01(\t\"F\n\x12GetSummaryResponse\x12\x30\n\x07summary\x18\x01 \x01(\x0b\x32\x1f.parley.conversation.v1.Summary\"i\n\x12SetFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12.\n\x06rating\x18\x02 \x01(\x0e\x32\x1e.parley.conversation.v1.Rating\x12\x0f\n\x07\x63omment\x18\x03 \x01(\t\"I\n\x13SetFeedbackResponse\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32 .parley.conversation.v1.Feedback\"(\n\x12GetFeedbackRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"I\n\x13GetFeedbackResponse\x12\x32\n\x08\x66\x65\x65\x64\x62\x61\x63k\x18\x01 \x01(\x0b\x32 .parley.conversation.v1.Feedback2\x96\x08\n\x13\x43onversationService\x12\xc9\x01\n\x12\x43reateConversation\x12\x31.parley.conversation.v1.CreateConversationRequest\x1a\x32.parley.conversation.v1.CreateConversationResponse\"L\x8a\xb2\x19\x1a\n\x13\x63onversations:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02(\"\x15/api/v1/conversations:\x01*b\x0c\x63onversation\x12\xcb\x01\n\x0fGetConversation\x12..parley.conversation.v1.GetConversationRequest\x1a/.parley.conversation.v1.GetConversationResponse\"W\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x37\x12\'/api/v1/conversations/{conversation_id}b\x0c\x63onversation\x12\xb1\x01\n\x11ListConversations\x12\x30.parley.conversation.v1.ListConversationsRequest\x1a\x31.parley.conversation.v1.ListConversationsResponse\"7\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x17\x12\x15/api/v1/conversations\x12\xe3\x01\n\x12UpdateConversation\x12\x31.parley.conversation.v1.UpdateConversationRequest\x1a\x32.parley.conversation.v1.UpdateConversationResponse\"f\x8a\xb2\x19\x17\n\x13\x63onversations:write \x02\x82\xd3\xe4\x93\x02\x45\x32\'/api/v1/conversations/{conversation_id}:\x0c\x63onversationb\x0c\x63onversation\x12\xca\x01\n\x12\x44\x65leteConversation\x12\x31.parley.conversation.v1.DeleteConversationRequest\x1a\x32.parley.conversation.v1.DeleteConversationResponse\"M\x8a\xb2\x19\x1a\n\x13\x63onversations:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02)*\'/api/v1/conversations/{conversation_id}2\xb1\x04\n\x0eMessageService\x12\xbd\x01\n\x0cListMessages\x12+.parley.conversation.v1.ListMessagesRequest\x1a,.parley.conversation.v1.ListMessagesResponse\"R\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x32\x12\x30/api/v1/conversations/{conversation_id}/messages\x12\xad\x01\n\nGetMessage\x12).parley.conversation.v1.GetMessageRequest\x1a*.parley.conversation.v1.GetMessageResponse\"H\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02(\x12\x1d/api/v1/messages/{message_id}b\x07message\x12\xae\x01\n\nGetSummary\x12).parley.conversation.v1.GetSummaryRequest\x1a*.parley.conversation.v1.GetSummaryResponse\"I\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02)\x12\x1e/api/v1/summaries/{summary_id}b\x07summary2\x8a\x03\n\x0f\x46\x65\x65\x64\x62\x61\x63kService\x12\xb9\x01\n\x0bSetFeedback\x12*.parley.conversation.v1.SetFeedbackRequest\x1a+.parley.conversation.v1.SetFeedbackResponse\"Q\x8a\xb2\x19\x12\n\x0e\x66\x65\x65\x64\x62\x61\x63k:write \x02\x82\xd3\xe4\x93\x02\x35\x1a&/api/v1/messages/{message_id}/feedback:\x01*b\x08\x66\x65\x65\x64\x62\x61\x63k\x12\xba\x01\n\x0bGetFeedback\x12*.parley.conversation.v1.GetFeedbackRequest\x1a+.parley.conversation.v1.GetFeedbackResponse\"R\x8a\xb2\x19\x16\n\x12\x63onversations:read \x01\x82\xd3\xe4\x93\x02\x32\x12&/api/v1/messages/{message_id}/feedbackb\x08\x66\x65\x65\x64\x62\x61\x63kb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,51 +57,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDBACKSERVICE'].methods_by_name['GetFeedback']._loaded_options = None
   _globals['_FEEDBACKSERVICE'].methods_by_name['GetFeedback']._serialized_options = b'\212\262\031\026\n\022conversations:read \001\202\323\344\223\0022\022&/api/v1/messages/{message_id}/feedbackb\010feedback'
   _globals['_CREATECONVERSATIONREQUEST']._serialized_start=255
-  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=555
-  _globals['_IMPORTEDMESSAGE']._serialized_start=557
-  _globals['_IMPORTEDMESSAGE']._serialized_end=632
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=634
-  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=722
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=724
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=773
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=775
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=860
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=862
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=927
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=929
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1042
-  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=1045
-  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=1206
-  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=1208
-  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=1296
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1298
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1350
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1352
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1380
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1382
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1506
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1508
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1606
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1608
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1647
-  _globals['_GETMESSAGERESPONSE']._serialized_start=1649
-  _globals['_GETMESSAGERESPONSE']._serialized_end=1719
-  _globals['_GETSUMMARYREQUEST']._serialized_start=1721
-  _globals['_GETSUMMARYREQUEST']._serialized_end=1760
-  _globals['_GETSUMMARYRESPONSE']._serialized_start=1762
-  _globals['_GETSUMMARYRESPONSE']._serialized_end=1832
-  _globals['_SETFEEDBACKREQUEST']._serialized_start=1834
-  _globals['_SETFEEDBACKREQUEST']._serialized_end=1939
-  _globals['_SETFEEDBACKRESPONSE']._serialized_start=1941
-  _globals['_SETFEEDBACKRESPONSE']._serialized_end=2014
-  _globals['_GETFEEDBACKREQUEST']._serialized_start=2016
-  _globals['_GETFEEDBACKREQUEST']._serialized_end=2056
-  _globals['_GETFEEDBACKRESPONSE']._serialized_start=2058
-  _globals['_GETFEEDBACKRESPONSE']._serialized_end=2131
-  _globals['_CONVERSATIONSERVICE']._serialized_start=2134
-  _globals['_CONVERSATIONSERVICE']._serialized_end=3180
-  _globals['_MESSAGESERVICE']._serialized_start=3183
-  _globals['_MESSAGESERVICE']._serialized_end=3744
-  _globals['_FEEDBACKSERVICE']._serialized_start=3747
-  _globals['_FEEDBACKSERVICE']._serialized_end=4141
+  _globals['_CREATECONVERSATIONREQUEST']._serialized_end=612
+  _globals['_IMPORTEDMESSAGE']._serialized_start=614
+  _globals['_IMPORTEDMESSAGE']._serialized_end=689
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_start=691
+  _globals['_CREATECONVERSATIONRESPONSE']._serialized_end=779
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=781
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=830
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=832
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=917
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=919
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=984
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=986
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1099
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_start=1102
+  _globals['_UPDATECONVERSATIONREQUEST']._serialized_end=1263
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_start=1265
+  _globals['_UPDATECONVERSATIONRESPONSE']._serialized_end=1353
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1355
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=1407
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=1409
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=1437
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1439
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1563
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1565
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1663
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1665
+  _globals['_GETMESSAGEREQUEST']._serialized_end=1704
+  _globals['_GETMESSAGERESPONSE']._serialized_start=1706
+  _globals['_GETMESSAGERESPONSE']._serialized_end=1776
+  _globals['_GETSUMMARYREQUEST']._serialized_start=1778
+  _globals['_GETSUMMARYREQUEST']._serialized_end=1817
+  _globals['_GETSUMMARYRESPONSE']._serialized_start=1819
+  _globals['_GETSUMMARYRESPONSE']._serialized_end=1889
+  _globals['_SETFEEDBACKREQUEST']._serialized_start=1891
+  _globals['_SETFEEDBACKREQUEST']._serialized_end=1996
+  _globals['_SETFEEDBACKRESPONSE']._serialized_start=1998
+  _globals['_SETFEEDBACKRESPONSE']._serialized_end=2071
+  _globals['_GETFEEDBACKREQUEST']._serialized_start=2073
+  _globals['_GETFEEDBACKREQUEST']._serialized_end=2113
+  _globals['_GETFEEDBACKRESPONSE']._serialized_start=2115
+  _globals['_GETFEEDBACKRESPONSE']._serialized_end=2188
+  _globals['_CONVERSATIONSERVICE']._serialized_start=2191
+  _globals['_CONVERSATIONSERVICE']._serialized_end=3237
+  _globals['_MESSAGESERVICE']._serialized_start=3240
+  _globals['_MESSAGESERVICE']._serialized_end=3801
+  _globals['_FEEDBACKSERVICE']._serialized_start=3804
+  _globals['_FEEDBACKSERVICE']._serialized_end=4198
 # @@protoc_insertion_point(module_scope)

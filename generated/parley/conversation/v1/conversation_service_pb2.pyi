@@ -35,6 +35,7 @@ class CreateConversationRequest(_message.Message):
     KNOWLEDGE_BASE_ID_FIELD_NUMBER: _builtins.int
     RETRIEVAL_MODE_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id makes a repeat safe; at most 128 characters. A call without one is not safe to repeat."""
     title: _builtins.str
@@ -55,6 +56,12 @@ class CreateConversationRequest(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportedMessage]:
         """messages from elsewhere, oldest first, which become the conversation's first branch; at most 1,000."""
 
+    @_builtins.property
+    def prompt(self) -> _conversation_pb2.PromptReference:
+        """prompt of the organization that its turns use; none when absent. One that is unknown, or whose variables do not fit,
+        is refused; while it cannot be looked up, it is taken as it is, and a wrong one fails the turns.
+        """
+
     def __init__(
         self,
         *,
@@ -66,10 +73,11 @@ class CreateConversationRequest(_message.Message):
         knowledge_base_id: _builtins.str = ...,
         retrieval_mode: _conversation_pb2.RetrievalMode.ValueType = ...,
         messages: _abc.Iterable[Global___ImportedMessage] | None = ...,
+        prompt: _conversation_pb2.PromptReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "knowledge_base_id", b"knowledge_base_id", "messages", b"messages", "model", b"model", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode", "system_prompt", b"system_prompt", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "knowledge_base_id", b"knowledge_base_id", "messages", b"messages", "model", b"model", "prompt", b"prompt", "request_id", b"request_id", "retrieval_mode", b"retrieval_mode", "system_prompt", b"system_prompt", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,8 +246,8 @@ class UpdateConversationRequest(_message.Message):
     """conversation_id of the caller."""
     @_builtins.property
     def conversation(self) -> _conversation_pb2.Conversation:
-        """conversation holds the new values of `title`, `model`, `system_prompt`, `examples`, `knowledge_base_id` and
-        `retrieval_mode`; its `etag`, when set, must be the present one, else ETAG_MISMATCH.
+        """conversation holds the new values of `title`, `model`, `system_prompt`, `examples`, `knowledge_base_id`,
+        `retrieval_mode` and `prompt`; its `etag`, when set, must be the present one, else ETAG_MISMATCH.
         """
 
     @_builtins.property

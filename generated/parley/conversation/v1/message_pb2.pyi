@@ -553,6 +553,8 @@ class ContextReport(_message.Message):
     SUMMARY_ID_FIELD_NUMBER: _builtins.int
     MESSAGES_SUMMARISED_FIELD_NUMBER: _builtins.int
     OMISSIONS_FIELD_NUMBER: _builtins.int
+    PROMPT_REVISION_FIELD_NUMBER: _builtins.int
+    EXAMPLES_UNRANKED_FIELD_NUMBER: _builtins.int
     system_tokens: _builtins.int
     """system_tokens of the system text."""
     example_tokens: _builtins.int
@@ -567,6 +569,12 @@ class ContextReport(_message.Message):
     """summary_id of that summary; empty when there was none."""
     messages_summarised: _builtins.int
     """messages_summarised is how many messages that summary stands for."""
+    prompt_revision: _builtins.str
+    """prompt_revision of the conversation's prompt that was used, `<prompt id>/<number>`; empty without one."""
+    examples_unranked: _builtins.bool
+    """examples_unranked is true when the prompt's nearest examples were wanted and could not be found, so that its first
+    ones were given.
+    """
     @_builtins.property
     def omissions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContextOmission]:
         """omissions tell what was left out, and why."""
@@ -582,10 +590,12 @@ class ContextReport(_message.Message):
         summary_id: _builtins.str = ...,
         messages_summarised: _builtins.int = ...,
         omissions: _abc.Iterable[Global___ContextOmission] | None = ...,
+        prompt_revision: _builtins.str = ...,
+        examples_unranked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "history_tokens", b"history_tokens", "messages_summarised", b"messages_summarised", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "summary_id", b"summary_id", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example_tokens", b"example_tokens", "examples_unranked", b"examples_unranked", "history_tokens", b"history_tokens", "messages_summarised", b"messages_summarised", "omissions", b"omissions", "passage_tokens", b"passage_tokens", "prompt_revision", b"prompt_revision", "summary_id", b"summary_id", "summary_tokens", b"summary_tokens", "system_tokens", b"system_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
