@@ -113,6 +113,7 @@ class StreamGenerateRequest(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ACCEPTS_RESTART_FIELD_NUMBER: _builtins.int
     PURPOSE_FIELD_NUMBER: _builtins.int
+    CONTINUE_FROM_FIELD_NUMBER: _builtins.int
     IS_REPEAT_FIELD_NUMBER: _builtins.int
     PROMPT_REF_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
@@ -124,6 +125,11 @@ class StreamGenerateRequest(_message.Message):
     """
     purpose: _budget_pb2.Purpose.ValueType
     """purpose that the ledger books the call under; an answer when unspecified."""
+    continue_from: _builtins.str
+    """continue_from is the answer to this very prompt as far as an earlier call got with it; at most 400,000 code points.
+    Where the model can be given the beginning of its answer, it writes on from there, and Started tells the offset;
+    elsewhere, and always where tools are offered, the answer begins anew at offset 0. Usage counts what is written now.
+    """
     is_repeat: _builtins.bool
     """is_repeat says that limits of requests have counted this request already, with an attempt that broke off. Only
     platform processes that work for an absent user are believed.
@@ -157,13 +163,14 @@ class StreamGenerateRequest(_message.Message):
         parameters: _generation_pb2.Parameters | None = ...,
         accepts_restart: _builtins.bool = ...,
         purpose: _budget_pb2.Purpose.ValueType = ...,
+        continue_from: _builtins.str = ...,
         is_repeat: _builtins.bool = ...,
         prompt_ref: _prompt_pb2.PromptReference | None = ...,
         cache: _generation_pb2.CacheUse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "cache", b"cache", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "cache", b"cache", "continue_from", b"continue_from", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,10 +264,15 @@ class Started(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     PROMPT_REVISION_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model that begins, `<provider>/<model>`."""
+    offset: _builtins.int
+    """offset at which the text goes on: the length of continue_from where that stands, else 0. Citations of text that stands
+    are told again, and the answer of Finished begins with that text.
+    """
     prompt_revision: _builtins.str
     """prompt_revision that prompt_ref led to, `<prompt id>/<number>`; empty without one."""
     @_builtins.property
@@ -278,12 +290,13 @@ class Started(_message.Message):
         *,
         model: _builtins.str = ...,
         context: _generation_pb2.ContextReport | None = ...,
+        offset: _builtins.int = ...,
         prompt_revision: _builtins.str = ...,
         cache: _generation_pb2.CacheHit | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context", "model", b"model", "prompt_revision", b"prompt_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context", "model", b"model", "offset", b"offset", "prompt_revision", b"prompt_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
