@@ -1,3 +1,5 @@
+"""Auth on a real PostgreSQL and Valkey."""
+
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
@@ -7,6 +9,7 @@ from services.auth.app import App, opened
 from services.auth.settings import Settings
 from services.mesh.tasks import supervised
 from tests.support.auth import auth_settings
+from tests.support.auth_service import Auth, served
 
 Replicas = Callable[..., AbstractAsyncContextManager[tuple[App, ...]]]
 
@@ -19,6 +22,12 @@ def auth_database_url(module_migrated_database_url: Callable[..., str]) -> str:
 @pytest.fixture
 def settings(auth_database_url: str, valkey_url: str) -> Settings:
     return auth_settings(PARLEY_DATABASE_URL=auth_database_url, PARLEY_VALKEY_URL=valkey_url)
+
+
+@pytest.fixture
+async def auth(settings: Settings) -> AsyncIterator[Auth]:
+    async with served(settings) as service:
+        yield service
 
 
 @pytest.fixture
