@@ -986,6 +986,7 @@ class Answer(_message.Message):
     STOP_TEXT_FIELD_NUMBER: _builtins.int
     REFUSAL_CATEGORY_FIELD_NUMBER: _builtins.int
     PROMPT_REVISION_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """text of the answer, that of a refusal included; what citations point into."""
     finish_reason: Global___FinishReason.ValueType
@@ -1014,6 +1015,10 @@ class Answer(_message.Message):
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """parts of an answer that is more than text, in their order, texts included; empty when it is nothing but text."""
 
+    @_builtins.property
+    def cache(self) -> Global___CacheHit:
+        """cache is set when the answer was not made for this call."""
+
     def __init__(
         self,
         *,
@@ -1027,10 +1032,11 @@ class Answer(_message.Message):
         stop_text: _builtins.str = ...,
         refusal_category: _builtins.str = ...,
         prompt_revision: _builtins.str = ...,
+        cache: Global___CacheHit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "context", b"context", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "prompt_revision", b"prompt_revision", "refusal_category", b"refusal_category", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "citations", b"citations", "context", b"context", "finish_reason", b"finish_reason", "model", b"model", "parts", b"parts", "prompt_revision", b"prompt_revision", "refusal_category", b"refusal_category", "stop_text", b"stop_text", "text", b"text", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
