@@ -41,14 +41,10 @@ def nested(levels: int) -> dict[str, Any]:  # Any: JSON
 
 
 @pytest.fixture
-async def under_test() -> AsyncIterator[EdgeUnderTest]:
-    async with running_edge(listens=True) as edge:
-        yield edge
-
-
-@pytest.fixture
-async def client(under_test: EdgeUnderTest) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(base_url=f"{under_test.url}/anthropic", api_key=API_KEY, max_retries=0) as sdk:
+async def client(listening_edge: EdgeUnderTest) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    async with anthropic.AsyncAnthropic(
+        base_url=f"{listening_edge.url}/anthropic", api_key=API_KEY, max_retries=0
+    ) as sdk:
         yield sdk
 
 
@@ -73,20 +69,20 @@ async def test_a_message_is_streamed(client: anthropic.AsyncAnthropic) -> None:
     assert stream.response.headers["request-id"]
 
 
-async def test_a_bearer_token_is_as_good_as_a_key(under_test: EdgeUnderTest) -> None:
-    url = f"{under_test.url}/anthropic"
+async def test_a_bearer_token_is_as_good_as_a_key(listening_edge: EdgeUnderTest) -> None:
+    url = f"{listening_edge.url}/anthropic"
     async with anthropic.AsyncAnthropic(base_url=url, auth_token=API_KEY, max_retries=0) as sdk:
         assert (await sdk.messages.create(**ASKED)).content
 
 
-async def test_nothing_is_stored(under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic) -> None:
+async def test_nothing_is_stored(listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic) -> None:
     await client.messages.create(**ASKED)
 
-    assert not under_test.fakes.conversations.requests
+    assert not listening_edge.fakes.conversations.requests
 
 
 async def test_system_messages_and_parameters_arrive(
-    under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic
+    listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic
 ) -> None:
     await client.messages.create(
         **ASKED | {"model": "default"},
@@ -95,7 +91,7 @@ async def test_system_messages_and_parameters_arrive(
         extra_body={"temperature": 0.5, "top_p": 0.9},
         metadata={"user_id": "u"},
     )
-    request = under_test.fakes.generations.requests[0]
+    request = listening_edge.fakes.generations.requests[0]
 
     assert (request.model, request.prompt.system) == ("", "Be kind.\n\nBe short.")
     assert (request.parameters.output_tokens_max, list(request.parameters.stop)) == (100, ["END"])
@@ -127,10 +123,10 @@ async def test_errors_have_the_vendors_classes(
     error: MeshError,
     kind: type[anthropic.APIStatusError],
     words: str,
-    under_test: EdgeUnderTest,
+    listening_edge: EdgeUnderTest,
     client: anthropic.AsyncAnthropic,
 ) -> None:
-    under_test.fakes.generations.refusal = error
+    listening_edge.fakes.generations.refusal = error
     with pytest.raises(kind) as caught:
         await client.messages.create(**ASKED)
     headers = caught.value.response.headers
@@ -147,11 +143,11 @@ async def test_errors_have_the_vendors_classes(
 
 
 async def test_a_limit_of_the_platform_is_retried_and_a_providers_is_not(
-    under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic
+    listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic
 ) -> None:
     hints = []
     for metadata in ({}, {"model": "openai/gpt-test"}):
-        under_test.fakes.generations.refusal = RateLimited("slow down", retry_after_s=1, metadata=metadata)
+        listening_edge.fakes.generations.refusal = RateLimited("slow down", retry_after_s=1, metadata=metadata)
         with pytest.raises(anthropic.RateLimitError) as caught:
             await client.messages.create(**ASKED)
         hints.append(caught.value.response.headers["x-should-retry"])
@@ -160,9 +156,9 @@ async def test_a_limit_of_the_platform_is_retried_and_a_providers_is_not(
 
 
 async def test_an_error_within_a_stream_is_its_last_event(
-    under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic
+    listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic
 ) -> None:
-    under_test.fakes.generations.failure = ProviderUnavailable("gone")
+    listening_edge.fakes.generations.failure = ProviderUnavailable("gone")
     text: list[str] = []
     with pytest.raises(anthropic.APIStatusError, match="gone") as caught:
         await _read(client, text)
@@ -178,15 +174,15 @@ async def _read(client: anthropic.AsyncAnthropic, text: list[str]) -> None:
 
 
 async def test_an_error_before_a_stream_is_an_ordinary_answer(
-    under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic
+    listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic
 ) -> None:
-    under_test.fakes.generations.refusal = ModelUnknown("no such model")
+    listening_edge.fakes.generations.refusal = ModelUnknown("no such model")
     with pytest.raises(anthropic.NotFoundError):
         await _read(client, [])
 
 
-async def test_a_bad_key_is_an_authentication_error(under_test: EdgeUnderTest) -> None:
-    url = f"{under_test.url}/anthropic"
+async def test_a_bad_key_is_an_authentication_error(listening_edge: EdgeUnderTest) -> None:
+    url = f"{listening_edge.url}/anthropic"
     async with anthropic.AsyncAnthropic(base_url=url, api_key="wrong", max_retries=0) as sdk:
         with pytest.raises(anthropic.AuthenticationError) as caught:
             await sdk.messages.create(**ASKED)
@@ -195,9 +191,9 @@ async def test_a_bad_key_is_an_authentication_error(under_test: EdgeUnderTest) -
     assert caught.value.request_id
 
 
-async def test_an_unknown_path_is_not_found_in_the_vendors_form(under_test: EdgeUnderTest) -> None:
-    answer = await under_test.client.get("/anthropic/v1/files", headers={"x-api-key": API_KEY})
-    elsewhere = await under_test.client.delete(SESSION_PATH + "/x")
+async def test_an_unknown_path_is_not_found_in_the_vendors_form(listening_edge: EdgeUnderTest) -> None:
+    answer = await listening_edge.client.get("/anthropic/v1/files", headers={"x-api-key": API_KEY})
+    elsewhere = await listening_edge.client.delete(SESSION_PATH + "/x")
 
     assert answer.json()["error"]["type"] == "not_found_error"
     assert "reason" in elsewhere.json()
@@ -256,7 +252,7 @@ async def test_what_is_not_supported_is_refused_by_name(
 
 
 async def test_tokens_are_counted_and_said_to_be_estimated(
-    under_test: EdgeUnderTest, client: anthropic.AsyncAnthropic
+    listening_edge: EdgeUnderTest, client: anthropic.AsyncAnthropic
 ) -> None:
     raw = await client.messages.with_raw_response.count_tokens(
         model="fake/one", messages=ASKED["messages"], tools=[{"name": "f", "input_schema": {"type": "object"}}]
@@ -264,7 +260,7 @@ async def test_tokens_are_counted_and_said_to_be_estimated(
 
     assert (await raw.parse()).input_tokens == 9
     assert raw.headers["x-parley-estimated"] == "true"
-    assert under_test.fakes.generations.counted[0].prompt.tools[0].name == "f"
+    assert listening_edge.fakes.generations.counted[0].prompt.tools[0].name == "f"
 
 
 async def test_models_are_listed_in_pages_and_found_by_names_with_slashes(client: anthropic.AsyncAnthropic) -> None:
