@@ -191,7 +191,7 @@ class PromptRevision(_message.Message):
     """author_id is the user who made it."""
     @_builtins.property
     def content(self) -> Global___PromptContent:
-        """content is what it says."""
+        """content is what it says; absent in lists."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -345,7 +345,7 @@ class ListPromptRevisionsRequest(_message.Message):
     prompt: _builtins.str
     """prompt is the id or the name."""
     page_size: _builtins.int
-    """page_size is 1 to 50; 20 when 0: revisions are large."""
+    """page_size is 1 to 200; 50 when 0."""
     page_token: _builtins.str
     """page_token is `next_page_token` of the page before; empty for the first."""
     def __init__(

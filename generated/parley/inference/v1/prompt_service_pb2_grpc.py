@@ -134,7 +134,7 @@ class PromptServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPromptRevisions(self, request, context):
-        """ListPromptRevisions returns the revisions of a prompt, newest first.
+        """ListPromptRevisions returns the revisions of a prompt without their content, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

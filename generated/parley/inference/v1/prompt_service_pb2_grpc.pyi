@@ -29,7 +29,7 @@ class PromptServiceStub:
     GetPromptRevision: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.GetPromptRevisionRequest, _prompt_service_pb2.GetPromptRevisionResponse]
     """GetPromptRevision returns a revision, by the prompt's id also of a deleted one."""
     ListPromptRevisions: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptRevisionsRequest, _prompt_service_pb2.ListPromptRevisionsResponse]
-    """ListPromptRevisions returns the revisions of a prompt, newest first."""
+    """ListPromptRevisions returns the revisions of a prompt without their content, newest first."""
     SetPromptAlias: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.SetPromptAliasRequest, _prompt_service_pb2.SetPromptAliasResponse]
     """SetPromptAlias makes an alias lead to a revision. Replicas heed it at once; one that misses the news, within 30
     seconds.
@@ -96,7 +96,7 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prompt_service_pb2.ListPromptRevisionsRequest,
         context: _aio.ServicerContext[_prompt_service_pb2.ListPromptRevisionsRequest, _abc.Awaitable[_prompt_service_pb2.ListPromptRevisionsResponse]],
     ) -> _abc.Awaitable[_prompt_service_pb2.ListPromptRevisionsResponse]:
-        """ListPromptRevisions returns the revisions of a prompt, newest first."""
+        """ListPromptRevisions returns the revisions of a prompt without their content, newest first."""
 
     @_abc_1.abstractmethod
     def SetPromptAlias(
