@@ -49,6 +49,31 @@ class FinishReason(StrEnum):
     TOOL_CALLS = "tool_calls"
 
 
+class CacheUse(StrEnum):
+    """What a caller lets the cache do, where the route has one."""
+
+    ROUTE = "route"
+    REFRESH = "refresh"
+    OFF = "off"
+
+
+class HitKind(StrEnum):
+    """Where an answer came from that was not made for the call."""
+
+    EXACT = "exact"
+    SEMANTIC = "semantic"
+    SHARED = "shared"
+    STALE = "stale"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHit:
+    """The answer was not made for this call; `age_s` is how long ago it was."""
+
+    kind: HitKind
+    age_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A message of the conversation so far.
@@ -192,6 +217,7 @@ class Generation:
         model: `<provider>/<model>`; the platform's default when empty.
         fallback_models: tried in order; the platform's list when empty.
         accepts_restart: the reader can take back what it was sent, when an answer has to begin again.
+        cache: what the cache may do.
 
     Raises:
         InvalidArgument: too many fallback models, or a name that is too long.
@@ -202,6 +228,7 @@ class Generation:
     fallback_models: tuple[str, ...] = ()
     parameters: Parameters = field(default_factory=Parameters)
     accepts_restart: bool = False
+    cache: CacheUse = CacheUse.ROUTE
 
     def __post_init__(self) -> None:
         if len(self.model) > MODEL_NAME_CHARS_MAX:
@@ -268,6 +295,7 @@ class Answer:
         parts: everything in its order when it is more than text; empty otherwise.
         stop_text: which of the stop texts ended it, where the provider tells.
         refusal_category: the provider's word for why it refused, where it tells.
+        cache: set when it was not made for this call, whose usage is nothing then.
     """
 
     text: str
@@ -279,6 +307,7 @@ class Answer:
     parts: tuple[Part, ...] = ()
     stop_text: str = ""
     refusal_category: str = ""
+    cache: CacheHit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +316,7 @@ class Started:
 
     model: str
     context: ContextReport
+    cache: CacheHit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from parley.inference.v1 import (
     usage_service_pb2_grpc,
 )
 from services.inference import wire
-from services.inference.generation import Generator
+from services.inference.answering import Answers
 from services.inference.merging import merging
 from services.inference.money.budgets import Budgets
 from services.inference.money.model import UsageQuery
@@ -32,17 +32,17 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """Serves parley.inference.v1.GenerationService.
 
     Args:
-        generator: makes the answers.
+        answers: makes them.
     """
 
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
 
     async def Generate(
         self, request: generation_service_pb2.GenerateRequest, context: RpcContext
     ) -> generation_service_pb2.GenerateResponse:
         """See the contract."""
-        answer = await self._generator.answer(wire.generation(request), money.payer(principal(), request))
+        answer = await self._answers.answer(wire.generation(request), money.payer(principal(), request))
         return generation_service_pb2.GenerateResponse(answer=wire.to_answer(answer))
 
     async def StreamGenerate(
@@ -50,7 +50,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     ) -> AsyncIterator[generation_service_pb2.StreamGenerateResponse]:
         """See the contract."""
         payer = money.payer(principal(), request)
-        async with merging(self._generator.stream(wire.generation(request), payer)) as batches:
+        async with merging(self._answers.stream(wire.generation(request), payer)) as batches:
             async for events in batches:
                 yield wire.to_events(events)
 
@@ -58,7 +58,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.CountTokensRequest, context: RpcContext
     ) -> generation_service_pb2.CountTokensResponse:
         """See the contract."""
-        count = self._generator.count_tokens(request.model, wire.prompt(request.prompt))
+        count = self._answers.count_tokens(request.model, wire.prompt(request.prompt))
         return generation_service_pb2.CountTokensResponse(input_tokens=count.input_tokens, estimated=count.is_estimated)
 
 

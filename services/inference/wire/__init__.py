@@ -26,6 +26,7 @@ from services.inference.model import (
 )
 from services.inference.parts import PartDelta
 from services.inference.routing import Listing
+from services.inference.wire import caching
 from services.inference.wire import parts as wire_parts
 from services.mesh.errors import invalid_field
 
@@ -59,6 +60,7 @@ def generation(
         prompt=prompt(request.prompt),
         parameters=parameters(request.parameters),
         accepts_restart=isinstance(request, generation_service_pb2.StreamGenerateRequest) and request.accepts_restart,
+        cache=caching.use(request.cache),
     )
 
 
@@ -113,6 +115,7 @@ def to_answer(answer: Answer) -> generation_pb2.Answer:
         parts=[wire_parts.to_part(part) for part in answer.parts],
         stop_text=answer.stop_text,
         refusal_category=answer.refusal_category,
+        cache=caching.to_hit(answer.cache),
     )
 
 
@@ -158,7 +161,9 @@ def _to_event(event: Event) -> generation_service_pb2.GenerateEvent:
             return generation_service_pb2.GenerateEvent(citation=_to_citation(event))
         case Started():
             return generation_service_pb2.GenerateEvent(
-                started=generation_service_pb2.Started(model=event.model, context=_to_context(event.context))
+                started=generation_service_pb2.Started(
+                    model=event.model, context=_to_context(event.context), cache=caching.to_hit(event.cache)
+                )
             )
         case ProviderSwitched():
             return generation_service_pb2.GenerateEvent(
