@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from services.inference.omissions import Omission
 from services.inference.parts import (
     PARTS_MAX,
     TOOLS_MAX,
@@ -26,6 +27,7 @@ SYSTEM_CHARS_MAX: Final = 400_000
 EXAMPLES_MAX: Final = 32
 MESSAGES_MAX: Final = 1_000
 PASSAGES_MAX: Final = 50
+SUMMARY_CHARS_MAX: Final = 32_000
 STOP_TEXTS_MAX: Final = 4
 FALLBACK_MODELS_MAX: Final = 8
 MODEL_NAME_CHARS_MAX: Final = 200
@@ -136,6 +138,7 @@ class Prompt:
         passages: evidence, best first.
         input_tokens_max: budget; 0 means the model's window less the answer.
         tools: what the model may ask to be run.
+        summary: stands for what was said before the messages.
 
     Raises:
         InvalidArgument: a bound of the contract is passed, or there is no question.
@@ -147,6 +150,7 @@ class Prompt:
     passages: tuple[Passage, ...] = ()
     input_tokens_max: int = 0
     tools: tuple[Tool, ...] = ()
+    summary: str = ""
 
     def __post_init__(self) -> None:
         if len(self.system) > SYSTEM_CHARS_MAX:
@@ -157,6 +161,8 @@ class Prompt:
             raise invalid_field("prompt.messages", f"must hold at most {MESSAGES_MAX} messages")
         if len(self.passages) > PASSAGES_MAX:
             raise invalid_field("prompt.passages", f"must hold at most {PASSAGES_MAX} passages")
+        if len(self.summary) > SUMMARY_CHARS_MAX:
+            raise invalid_field("prompt.summary", f"must hold at most {SUMMARY_CHARS_MAX} characters")
         if self.input_tokens_max < 0:
             raise invalid_field("prompt.input_tokens_max", "must be 0 or more")
         if len(self.tools) > TOOLS_MAX:
@@ -258,13 +264,16 @@ class ContextReport:
     example_tokens: int = 0
     history_tokens: int = 0
     passage_tokens: int = 0
+    summary_tokens: int = 0
     messages_dropped: int = 0
     passages_dropped: int = 0
+    omissions: tuple[Omission, ...] = ()
 
     @property
     def input_tokens(self) -> int:
         """All that the model reads."""
-        return self.system_tokens + self.example_tokens + self.history_tokens + self.passage_tokens
+        given = self.system_tokens + self.example_tokens + self.history_tokens + self.passage_tokens
+        return given + self.summary_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

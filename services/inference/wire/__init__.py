@@ -24,6 +24,7 @@ from services.inference.model import (
     TextDelta,
     Usage,
 )
+from services.inference.omissions import ContextPart, Omission, OmissionReason
 from services.inference.parts import PartDelta
 from services.inference.routing import Listing
 from services.inference.wire import caching
@@ -43,6 +44,16 @@ _FINISH_REASONS: Final[Mapping[FinishReason, generation_pb2.FinishReason.ValueTy
     FinishReason.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
     FinishReason.NO_EVIDENCE: generation_pb2.FINISH_REASON_NO_EVIDENCE,
     FinishReason.TOOL_CALLS: generation_pb2.FINISH_REASON_TOOL_CALLS,
+}
+_CONTEXT_PARTS: Final[Mapping[ContextPart, generation_pb2.ContextPart.ValueType]] = {
+    ContextPart.MESSAGES: generation_pb2.CONTEXT_PART_MESSAGES,
+    ContextPart.PASSAGES: generation_pb2.CONTEXT_PART_PASSAGES,
+    ContextPart.SUMMARY: generation_pb2.CONTEXT_PART_SUMMARY,
+}
+_OMISSION_REASONS: Final[Mapping[OmissionReason, generation_pb2.OmissionReason.ValueType]] = {
+    OmissionReason.BUDGET: generation_pb2.OMISSION_REASON_BUDGET,
+    OmissionReason.EMPTY: generation_pb2.OMISSION_REASON_EMPTY,
+    OmissionReason.DETACHED: generation_pb2.OMISSION_REASON_DETACHED,
 }
 
 
@@ -77,6 +88,7 @@ def prompt(message: generation_pb2.Prompt) -> Prompt:
         passages=tuple(Passage(passage.title, passage.text) for passage in message.passages),
         input_tokens_max=message.input_tokens_max,
         tools=tuple(wire_parts.tool(tool) for tool in message.tools),
+        summary=message.summary,
     )
 
 
@@ -208,4 +220,12 @@ def _to_context(report: ContextReport) -> generation_pb2.ContextReport:
         passage_tokens=report.passage_tokens,
         messages_dropped=report.messages_dropped,
         passages_dropped=report.passages_dropped,
+        summary_tokens=report.summary_tokens,
+        omissions=[_to_omission(omission) for omission in report.omissions],
+    )
+
+
+def _to_omission(omission: Omission) -> generation_pb2.ContextOmission:
+    return generation_pb2.ContextOmission(
+        part=_CONTEXT_PARTS[omission.part], reason=_OMISSION_REASONS[omission.reason], count=omission.count
     )

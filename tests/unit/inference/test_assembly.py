@@ -1,6 +1,7 @@
 import pytest
 
 from services.inference.model import ContextReport, Example, Message, Passage, Prompt
+from services.inference.omissions import ContextPart, Omission, OmissionReason
 from services.inference.prompts.assembly import Assembled, assemble, measure
 from services.inference.prompts.tokens import MESSAGE_TOKENS, TokenEstimate
 from services.inference.prompts.wording import GROUNDING
@@ -43,17 +44,17 @@ def test_oldest_messages_are_dropped_first_and_no_answer_is_left_without_its_que
     assert fitted.report.input_tokens <= QUESTION_TOKENS + room
 
 
-def test_weakest_passages_are_dropped_after_all_history() -> None:
+def test_weakest_passages_are_dropped_after_older_messages_and_before_the_newest_exchange() -> None:
     passages = tuple(Passage(f"t{number}", "x" * 50) for number in range(3))
     prompt = Prompt(messages=(*HISTORY, user("q?")), passages=passages)
     whole = measure(prompt, tokens=TOKENS, is_grounded=False)
 
     dropped = [
         (fit(prompt, budget).report.messages_dropped, fit(prompt, budget).report.passages_dropped)
-        for budget in (whole, whole - 1, whole - 4 * MESSAGE, whole - 4 * MESSAGE - 1, QUESTION_TOKENS)
+        for budget in (whole, whole - 1, whole - 2 * MESSAGE, whole - 2 * MESSAGE - 1, QUESTION_TOKENS)
     ]
 
-    assert dropped == [(0, 0), (2, 0), (4, 0), (0, 1), (4, 3)]
+    assert dropped == [(0, 0), (2, 0), (2, 0), (0, 1), (4, 3)]
 
 
 def test_room_of_a_dropped_passage_is_given_to_history() -> None:
@@ -74,7 +75,11 @@ def test_system_text_examples_and_question_are_never_dropped() -> None:
     assert fitted.system == "sys"
     assert texts(fitted.turns) == ["eu", "ea", "q?"]
     assert fitted.report == ContextReport(
-        system_tokens=7, example_tokens=12, history_tokens=QUESTION_TOKENS, messages_dropped=4
+        system_tokens=7,
+        example_tokens=12,
+        history_tokens=QUESTION_TOKENS,
+        messages_dropped=4,
+        omissions=(Omission(ContextPart.MESSAGES, OmissionReason.BUDGET, 4),),
     )
 
 
@@ -125,6 +130,7 @@ def test_answer_without_text_is_left_out_of_the_prompt() -> None:
 
     assert texts(fitted.messages) == ["u1", "q?"]
     assert fitted.report.messages_dropped == 0
+    assert fitted.report.omissions == (Omission(ContextPart.MESSAGES, OmissionReason.EMPTY, 1),)
 
 
 @pytest.mark.parametrize(
