@@ -100,13 +100,10 @@ def assemble(prompt: Prompt, *, tokens: TokenEstimate, budget: int, is_grounded:
     recent = _opening_with_user(history[len(history) - kept.messages :])
     passages = prompt.passages[: kept.passages]
     shown = (*recent, _with_passages(asked, passages), *tools_used)
+    is_summarised = bool(sizes.summary) and kept.summary
     return Assembled(
-        system=system_text(
-            prompt.system,
-            is_grounded=is_grounded and bool(passages),
-            is_summarised=bool(sizes.summary) and kept.summary,
-        ),
-        turns=(*_turns(prompt.examples), *(_after(prompt.summary, shown) if kept.summary else shown)),
+        system=system_text(prompt.system, is_grounded=is_grounded and bool(passages), is_summarised=is_summarised),
+        turns=(*_turns(prompt.examples), *(_after(prompt.summary, shown) if is_summarised else shown)),
         messages=(*recent, asked, *tools_used),
         passages=passages,
         report=ContextReport(
@@ -184,8 +181,6 @@ def _with_passages(question: Message, passages: Sequence[Passage]) -> Message:
 
 def _after(summary: str, messages: Sequence[Message]) -> tuple[Message, ...]:
     """Messages with what was said before them, in the first one: not all models take two of one author in a row."""
-    if not summary:
-        return tuple(messages)
     first, shown = messages[0], summary_text(summary)
     if first.parts:
         opened = replace(first, parts=(TextPart(f"{shown}\n\n"), *first.parts))
