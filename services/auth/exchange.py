@@ -44,10 +44,11 @@ class SessionToken:
 
 @dataclass(frozen=True, slots=True)
 class OnBehalfOf:
-    """A user for whom a workload goes on working."""
+    """A user for whom a workload goes on working; `credential_id` is what they asked for the work with, if anything."""
 
     organization_id: str
     user_id: str
+    credential_id: str = ""
 
 
 Subject: TypeAlias = AccessToken | ApiKeySecret | SessionToken | OnBehalfOf
@@ -129,13 +130,17 @@ class Exchange:
             raise CallerForbidden("only a workload that may work for absent users can ask for this")
         if not is_id("org", subject.organization_id) or not is_id("usr", subject.user_id):
             raise CredentialsInvalid
+        credential_id = subject.credential_id
+        # The workload is believed, as it is on the user: the credential may have ended since, and gives no rights.
+        if credential_id and not is_id("key", credential_id) and not is_id("ses", credential_id):
+            raise CredentialsInvalid
         user = await self.principals.user(OrganizationId(subject.organization_id), UserId(subject.user_id))
         if user is None or user.disabled:
             raise CredentialsInvalid
         return Grant(
             organization_id=user.organization_id,
             user_id=user.id,
-            credential_id=f"workload:{caller}",
+            credential_id=credential_id or f"workload:{caller}",
             scopes=ROLE_SCOPES[user.role] & limit,
         )
 

@@ -180,7 +180,8 @@ def subject_of(request: token_service_pb2.ExchangeTokenRequest) -> Subject:
         case "session_token":
             return SessionToken(request.session_token)
         case "on_behalf_of":
-            return OnBehalfOf(request.on_behalf_of.organization_id, request.on_behalf_of.user_id)
+            absent = request.on_behalf_of
+            return OnBehalfOf(absent.organization_id, absent.user_id, absent.credential_id)
         case _:
             raise invalid_field("subject", "must be one credential")
 

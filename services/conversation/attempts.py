@@ -22,6 +22,8 @@ TRANSIENT: Final = frozenset(
     }
 )
 """What the same question may not meet again. A spent budget and a refusal stay what they are until somebody acts."""
+HELD_S_MAX: Final = 10.0
+"""A budget that says to come back this soon is not spent: calls that run hold the rest of it, or its day ends now."""
 OURS: Final = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.CANCELLED, Reason.DEADLINE_EXCEEDED})
 """Those that say something of our processes, and nothing that a person could make use of."""
 GROWTH: Final = 3.0
@@ -38,6 +40,8 @@ def broke_off() -> Unavailable:
 
 def is_transient(error: MeshError) -> bool:
     """Whether another attempt may not meet this error."""
+    if error.reason is Reason.QUOTA_EXHAUSTED:
+        return error.retry_after_s is not None and error.retry_after_s <= HELD_S_MAX
     return error.reason in TRANSIENT
 
 

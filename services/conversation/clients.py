@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -147,7 +148,8 @@ class InferenceClient:
         self, owner: Owner, request: GenerationRequest
     ) -> AsyncIterator[AsyncIterator[Sequence[Generated]]]:
         """See `Inference.generate`."""
-        metadata = await self._tokens.metadata("inference", _on_behalf_of(owner))
+        payer = replace(_on_behalf_of(owner), credential_id=request.credential_id)
+        metadata = await self._tokens.metadata("inference", payer)
         call = self._stub.StreamGenerate(_request(request), metadata=metadata)
         async with streaming(call) as responses:
             yield _bounded(responses, self._silence_s_max)
@@ -226,6 +228,7 @@ def _request(request: GenerationRequest) -> generation_service_pb2.StreamGenerat
             seed=parameters.seed,
         ),
         accepts_restart=request.accepts_restart,
+        is_repeat=request.is_repeat,
     )
 
 

@@ -126,6 +126,8 @@ class Generation:
         self._standing = (claim.continued.text or "") if claim.continued is not None else ""
         self._extension = Extension(self._standing)
         self._account = Account(draft, standing=len(self._standing))
+        # A model that has begun was paid for. The part alone tells it where the model's name was not folded in time.
+        self._is_repeat = bool(draft.model) or (draft.has_part and not self._standing)
         self.stage = Stage.HISTORY
         self.history: Branch | None = None
 
@@ -166,6 +168,8 @@ class Generation:
             parameters=claim.turn.options.parameters,
             # Watchers of a turn can be told to take text back, but not that of the answer which this one goes on with.
             accepts_restart=not self._standing,
+            credential_id=claim.credential_id,
+            is_repeat=self._is_repeat,
         )
         return await self._generate(request, continuation)
 

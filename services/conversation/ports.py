@@ -118,6 +118,8 @@ class GenerationRequest:
 
     Attributes:
         accepts_restart: text that was written may be taken back, when nobody can go on with it.
+        credential_id: with which the answer was asked for; its budgets pay for it.
+        is_repeat: an earlier attempt came so far that it was counted as a request.
     """
 
     model: str
@@ -127,6 +129,8 @@ class GenerationRequest:
     passages: tuple[Passage, ...]
     parameters: GenerationParameters
     accepts_restart: bool = False
+    credential_id: str = ""
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,7 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
             conversation_id=request.conversation_id,
             action=_action_of(request),
             on_conflict=resources.conflict_of(request.on_conflict),
+            credential_id=rpc.principal().credential_id,
             # Not as a timedelta, which has no place for the longest durations.
             time_s=request.time_max.seconds + request.time_max.nanos / 1e9 if request.HasField("time_max") else None,
             overrides=TurnOverrides(
@@ -233,7 +234,11 @@ class TurnServicer(turn_service_pb2_grpc.TurnServiceServicer):
         """See the contract."""
         on_conflict = resources.conflict_of(request.on_conflict)
         turn = await self._turns.retry(
-            _owner(), request.turn_id, on_conflict=on_conflict, repeat=_repeat("RetryTurn", request)
+            _owner(),
+            request.turn_id,
+            on_conflict=on_conflict,
+            repeat=_repeat("RetryTurn", request),
+            credential_id=rpc.principal().credential_id,
         )
         return turn_service_pb2.RetryTurnResponse(turn=resources.turn_to_wire(turn))
 

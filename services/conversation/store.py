@@ -68,6 +68,7 @@ class NewTurn:
         continue_of: the answer whose text the new one begins with.
         deadline_s: seconds from now after which the turn has to have ended.
         sequence_limit: the highest sequence that its first worker may use before it folds.
+        credential_id: with which it was asked for; its budgets pay for the answer.
     """
 
     owner: Owner
@@ -82,6 +83,7 @@ class NewTurn:
     sequence_limit: int
     revision_of: str = ""
     continue_of: str = ""
+    credential_id: str = ""
     on_conflict: OnConflict = OnConflict.REJECT
     repeat: Repeat | None = None
 
@@ -114,6 +116,7 @@ class Claim:
         journal_epoch: where the events of earlier attempts were journalled; see `Journal.epoch`.
         sequence_limit: no event above it was ever shown.
         deadline_s: seconds left, negative when the deadline has passed.
+        credential_id: see `NewTurn`; empty for a turn that a release before this one took.
     """
 
     hold: Hold
@@ -127,6 +130,7 @@ class Claim:
     is_cancel_requested: bool
     deadline_s: float
     continued: Message | None = None
+    credential_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,6 +124,8 @@ turns: Final = Table(
     Column("continue_of", Text, nullable=False, server_default=text("''")),
     # The order of those that wait for the turns before them.
     Column("place", Integer, nullable=False, server_default=text("0")),
+    # With which it was asked for: its budgets pay. Empty for turns of releases that did not know it.
+    Column("credential_id", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("organization_id", "id"),
     Index("turns_by_conversation", "organization_id", "conversation_id", "id"),
     # One active turn per conversation, whoever races; those that wait are not active.

@@ -31,6 +31,7 @@ class Ask:
 
     Attributes:
         time_s: seconds that the turn may take; None for as long as any turn may.
+        credential_id: of the API key or session that asks, whose budgets pay.
     """
 
     conversation_id: str
@@ -38,6 +39,7 @@ class Ask:
     overrides: TurnOverrides
     on_conflict: OnConflict = OnConflict.REJECT
     time_s: float | None = None
+    credential_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class Turns:
                 parent_id=growth.parent_id,
                 revision_of=growth.revision_of,
                 continue_of=growth.continue_of,
+                credential_id=ask.credential_id,
                 overrides=ask.overrides,
                 on_conflict=ask.on_conflict,
                 deadline_s=time_s,
@@ -117,7 +120,9 @@ class Turns:
             await self._signals.stop(turn.conversation_id)
         return turn
 
-    async def retry(self, owner: Owner, turn_id: str, *, on_conflict: OnConflict, repeat: Repeat | None) -> Turn:
+    async def retry(
+        self, owner: Owner, turn_id: str, *, on_conflict: OnConflict, repeat: Repeat | None, credential_id: str = ""
+    ) -> Turn:
         """Accepts another turn for the question of one that failed, with the options of that one.
 
         Raises:
@@ -139,6 +144,7 @@ class Turns:
                 parameters=options.parameters,
             ),
             on_conflict=on_conflict,
+            credential_id=credential_id,
         )
         return await self.create(owner, ask, repeat=repeat)
 

@@ -259,7 +259,7 @@ class Generator:
             input_tokens=fit.assembled.report.input_tokens,
             output_tokens=fit.output_tokens_kept,
             time_s=limits.total_s,
-            is_repeat=call.attempts > 0,
+            is_repeat=call.attempts > 0 or call.payer.is_repeat,
         )
         try:
             reservation = await self._purse.reserve(call.payer, estimate)

@@ -48,16 +48,17 @@ def internal_verifier(audience: str, channel: grpc.aio.Channel, *, clock: Clock 
 
 @dataclass(frozen=True, slots=True)
 class OnBehalfOf:
-    """For whom a workload works."""
+    """For whom a workload works, and with which credential they asked for it; empty where its budgets do not matter."""
 
     organization_id: str
     subject_id: str
+    credential_id: str = ""
 
 
 class WorkloadTokens:
     """Internal tokens for what a process does on behalf of a user after the user's own credential has gone.
 
-    Cached per user and audience for `FRESH_S`; concurrent callers share one exchange.
+    Cached per user, credential and audience for `FRESH_S`; concurrent callers share one exchange.
     """
 
     def __init__(self, channel: grpc.aio.Channel, *, workload: str, secret: str, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -102,7 +103,9 @@ class WorkloadTokens:
         asked_at = self._clock.monotonic()
         request = token_service_pb2.ExchangeTokenRequest(
             on_behalf_of=token_service_pb2.OnBehalfOf(
-                organization_id=on_behalf_of.organization_id, user_id=on_behalf_of.subject_id
+                organization_id=on_behalf_of.organization_id,
+                user_id=on_behalf_of.subject_id,
+                credential_id=on_behalf_of.credential_id,
             ),
             workload=self._workload,
             audiences=[audience],

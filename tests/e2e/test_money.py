@@ -70,17 +70,31 @@ def test_usage_tells_models_and_keys_apart(rest: Rest, tenant: Tenant) -> None:
     assert rows("/api/v1/organization/usage") == [own]
 
 
-def test_turn_is_booked_to_the_user_who_asked(rest: Rest, tenant: Tenant) -> None:
+def test_turn_is_booked_to_the_user_and_the_key_that_asked(rest: Rest, tenant: Tenant) -> None:
     conversation = rest.post("/api/v1/conversations", {"model": "extractive"})
     rest.ask(conversation["id"], QUESTION)
 
-    def users() -> list[str]:
-        asked = {"group_by": ["user", "model"], "model": "extractive"}
+    def payers() -> list[tuple[str, str]]:
+        asked = {"group_by": ["user", "api_key", "model"], "model": "extractive"}
         answer = rest.http.get("/api/v1/organization/usage", params=asked).raise_for_status().json()
-        return [row["user_id"] for row in answer["rows"]]
+        return [(row["user_id"], row["api_key_id"]) for row in answer["rows"]]
 
-    wait_until(users, within_s=60)
-    assert set(users()) == {tenant.ids["user_id"]}
+    wait_until(payers, within_s=60)
+    assert set(payers()) == {(tenant.ids["user_id"], tenant.ids["api_key_id"])}
+
+
+def test_budget_of_a_key_binds_its_turns_and_says_so(rest: Rest, tenant: Tenant) -> None:
+    key = tenant.ids["api_key_id"]
+    conversation = rest.post("/api/v1/conversations", {"model": "extractive"})
+    budget(rest, key, {"requests_per_minute": 0})
+    try:
+        answer = rest.ask(conversation["id"], QUESTION).message
+    finally:
+        rest.http.delete(f"/api/v1/budgets/{key}").raise_for_status()
+
+    assert answer is not None
+    assert answer["error"]["reason"] == "RATE_LIMITED"
+    assert key in answer["error"]["message"]
 
 
 def test_budgets_are_no_business_of_a_member(rest: Rest, stack: Stack) -> None:

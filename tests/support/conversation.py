@@ -51,7 +51,7 @@ from services.conversation.turn_run import Timing
 from services.conversation.turns import Ask, TurnLimits, Turns
 from services.conversation.watching import Feeds, Watching
 from services.conversation.worker import Backends, Pace, Worker
-from services.mesh.errors import NotFound
+from services.mesh.errors import MeshError, NotFound
 from services.mesh.ids import new_id
 from services.mesh.settings import DatabaseSettings, ValkeySettings
 
@@ -151,6 +151,7 @@ class FakeInference:
     Attributes:
         gate: awaited before the n-th word of each answer, and with the number of words before the end; a test stops
             or fails the answer here.
+        refusals: what is raised instead of an answer, first one first.
         starts: how many answers were begun.
         open: how many answers are being read now.
     """
@@ -161,6 +162,7 @@ class FakeInference:
         GeneratedCitation(passage=1, start=0, end=3, source_start=0, source_end=12),
     )
     finished: GenerationFinished = FINISHED
+    refusals: list[MeshError] = field(default_factory=list)
     starts: int = 0
     open: int = 0
     requests: list[tuple[Owner, GenerationRequest]] = field(default_factory=list)
@@ -178,6 +180,8 @@ class FakeInference:
             self.open -= 1
 
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[Sequence[Generated]]:
+        if self.refusals:
+            raise self.refusals.pop(0)
         yield [GenerationStarted("scripted/one", INPUT_TOKENS)]
         offset = 0
         for index, word in enumerate(self.words):

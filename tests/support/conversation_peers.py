@@ -32,17 +32,19 @@ SCOPES: Final = ("conversations:read", "conversations:write", "turns:write", "fe
 
 @serving(token_service_pb2_grpc.TokenServiceServicer)
 class FakeAuth:
-    """Mints what is asked for; `workloads` keeps who asked on whose behalf."""
+    """Mints what is asked for; `workloads` keeps who asked on whose behalf, `credentials` for which credential."""
 
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer
         self.workloads: list[tuple[str, str, str]] = []
+        self.credentials: list[str] = []
 
     async def ExchangeToken(
         self, request: token_service_pb2.ExchangeTokenRequest, context: RpcContext
     ) -> token_service_pb2.ExchangeTokenResponse:
         user = request.on_behalf_of
         self.workloads.append((request.workload.name, user.organization_id, user.user_id))
+        self.credentials.append(user.credential_id)
         return token_service_pb2.ExchangeTokenResponse(
             tokens=[
                 token_service_pb2.InternalToken(
@@ -117,6 +119,7 @@ class FakeGeneration:
         hold_before: number of words after which the first answer stops until `go_on` is set.
         held: is set when an answer stopped there.
         calls: how many answers were begun.
+        requests: what they were.
     """
 
     def __init__(self) -> None:
@@ -125,11 +128,13 @@ class FakeGeneration:
         self.held = asyncio.Event()
         self.go_on = asyncio.Event()
         self.calls = 0
+        self.requests: list[generation_service_pb2.StreamGenerateRequest] = []
 
     async def StreamGenerate(
         self, request: generation_service_pb2.StreamGenerateRequest, context: RpcContext
     ) -> AsyncIterator[generation_service_pb2.StreamGenerateResponse]:
         self.calls += 1
+        self.requests.append(request)
         is_first = self.calls == 1
         started = generation_service_pb2.Started(model="scripted/one")
         yield _response(generation_service_pb2.GenerateEvent(started=started))
@@ -164,6 +169,10 @@ class Peers:
     search: FakeSearch = field(default_factory=FakeSearch)
     generation: FakeGeneration = field(default_factory=FakeGeneration)
     target: str = ""
+    auth: FakeAuth = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.auth = FakeAuth(self.issuer)
 
     def metadata(self, organization_id: str, user_id: str) -> tuple[tuple[str, str], ...]:
         """Metadata of a call to conversation by this user."""
@@ -178,9 +187,8 @@ async def serving_peers() -> AsyncIterator[Peers]:
     """All peers on one port."""
     peers = Peers()
     server = grpc.aio.server()
-    auth = FakeAuth(peers.issuer)
     # `serving` gives the fakes the methods that they lack, which their types do not tell.
-    token_service_pb2_grpc.add_TokenServiceServicer_to_server(auth, server)  # type: ignore[arg-type] # see above
+    token_service_pb2_grpc.add_TokenServiceServicer_to_server(peers.auth, server)  # type: ignore[arg-type] # see above
     knowledge_base_service_pb2_grpc.add_KnowledgeBaseServiceServicer_to_server(peers.knowledge, server)  # type: ignore[arg-type] # see above
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(peers.search, server)  # type: ignore[arg-type] # see above
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(peers.generation, server)  # type: ignore[arg-type] # see above

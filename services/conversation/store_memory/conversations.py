@@ -31,6 +31,7 @@ class StoredTurn:
     publish_time: datetime
     sequence_limit: int
     continue_of: str = ""
+    credential_id: str = ""
     fence: int = 0
     journal_epoch: str = ""
     is_cancel_requested: bool = False

@@ -96,6 +96,7 @@ class MemoryWork(MemoryConversations):
             is_cancel_requested=row.is_cancel_requested,
             deadline_s=(row.deadline - self.clock.now()).total_seconds(),
             continued=self.owned_message(row.owner, row.continue_of) if row.continue_of else None,
+            credential_id=row.credential_id,
         )
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
@@ -235,6 +236,7 @@ class MemoryWork(MemoryConversations):
             publish_time=now,
             sequence_limit=new.sequence_limit,
             continue_of=new.continue_of,
+            credential_id=new.credential_id,
         )
         self.tables.turns[new.id] = row
         if state is TurnState.QUEUED:

@@ -173,6 +173,7 @@ CLAIMED: Final = (
         _turns.journal_epoch,
         _turns.sequence_limit,
         _turns.cancel_requested,
+        _turns.credential_id,
         func.extract("epoch", _turns.deadline - func.now()).label("deadline_s"),
     )
     .join(

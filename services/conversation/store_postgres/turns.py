@@ -214,6 +214,7 @@ async def _insert_if_free(
         "journal_epoch": "",
         "sequence_limit": new.sequence_limit,
         "continue_of": new.continue_of,
+        "credential_id": new.credential_id,
     }
     taken = await write.execute(_TAKE_PLACE, given)
     row = taken.mappings().one_or_none()

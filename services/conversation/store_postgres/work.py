@@ -215,6 +215,7 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
         is_cancel_requested=row["cancel_requested"],
         deadline_s=float(row["deadline_s"]),
         continued=None if row["continued_id"] is None else message_of(row, "continued_"),
+        credential_id=row["credential_id"],
     )
 
 

@@ -249,8 +249,9 @@ def _refusal(refused: Refused, cost_nanos: int, now: datetime, call: Call) -> Qu
         f"spent, {_dollars(refused.reserved_nanos)} are held by running calls, and this one may cost "
         f"{_dollars(cost_nanos)}"
     )
+    until = f"until {resets_at:%Y-%m-%d %H:%M} UTC" if is_spent else "while those run"
     return QuotaExhausted(
-        f"the budget of {refused.subject_id!r} has no room: {state}",
+        f"the budget of {refused.subject_id!r} has no room {until}: {state}",
         fields=[FieldViolation(refused.subject_id, state)],
         metadata={
             "subject_id": refused.subject_id,

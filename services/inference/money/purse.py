@@ -34,12 +34,14 @@ class Payer:
         user_id: on whose behalf the call is made.
         credential_id: the API key, login session or workload behind it.
         purpose: what the call is for.
+        is_repeat: an earlier call for the same answer was counted as a request already.
     """
 
     organization_id: str
     user_id: str
     credential_id: str
     purpose: Purpose = Purpose.ANSWER
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

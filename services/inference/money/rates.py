@@ -19,6 +19,8 @@ from services.mesh.errors import MeshError, RateLimited
 from services.mesh.valkey import Client, Script
 
 MINUTE_US: Final = 60_000_000
+NOTHING_US: Final = 3_600_000_000
+"""When to come back to a limit that allows nothing: time does not lift it, people do."""
 TIMEOUT_S: Final = 0.25
 """Valkey answers in under a millisecond; one that needs this long is away."""
 PAUSE_S: Final = 1.0
@@ -59,7 +61,8 @@ class Charge:
         """The error of a bucket that holds too little."""
         limit = f"{self.measure}_per_minute"
         return RateLimited(
-            f"{self.subject_id!r} may use {self.per_minute} {self.measure} per minute",
+            f"{self.subject_id!r} may use {self.per_minute} {self.measure} per minute; "
+            + (f"come back in {math.ceil(wait_us / 1_000_000)} s" if self.per_minute else "that is none"),
             metadata={"subject_id": self.subject_id, "limit": limit, limit: str(self.per_minute)},
             retry_after_s=wait_us / 1_000_000,
         )
@@ -204,4 +207,4 @@ def _is_kept(charge: Charge) -> bool:
 def _refuse_nothing_allowed(charges: Sequence[Charge]) -> None:
     for one in charges:
         if one.per_minute == 0:
-            raise one.refusal(MINUTE_US)
+            raise one.refusal(NOTHING_US)

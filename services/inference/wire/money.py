@@ -25,6 +25,8 @@ from services.mesh.pages import Position
 UsageRequest = usage_service_pb2.ListUsageRequest | usage_service_pb2.ListOrganizationUsageRequest
 Days = Callable[[date | None, date | None], tuple[date, date]]
 
+REPEATERS: Final = frozenset({"conversation"})
+"""Workloads that are believed when they say that a request was counted; anybody else would get around limits by it."""
 _PURPOSES: Final[Mapping[budget_pb2.Purpose.ValueType, Purpose]] = {
     budget_pb2.PURPOSE_ANSWER: Purpose.ANSWER,
     budget_pb2.PURPOSE_REWRITE: Purpose.REWRITE,
@@ -64,6 +66,9 @@ def payer(
         user_id=principal.subject_id,
         credential_id=principal.credential_id,
         purpose=_purpose(request.purpose) or Purpose.ANSWER,
+        is_repeat=principal.caller in REPEATERS
+        and isinstance(request, generation_service_pb2.StreamGenerateRequest)
+        and request.is_repeat,
     )
 
 

@@ -90,6 +90,14 @@ async def test_a_given_title_stays(store: Store) -> None:
     assert (await store.conversation(ADA, conversation.id)).settings.title == "Mine"
 
 
+async def test_a_claim_tells_with_which_credential_the_turn_was_asked_for(store: Store) -> None:
+    conversation = await store.create_conversation(new_conversation())
+    turn = await store.create_turn(replace(new_turn(conversation.id), credential_id="key_1"))
+
+    assert (await claimed(store, turn)).credential_id == "key_1"
+    assert (await claimed(store, await asked(store))).credential_id == ""
+
+
 async def test_a_repeat_gives_the_same_turn(store: Store) -> None:
     conversation = await store.create_conversation(new_conversation())
     first = await store.create_turn(new_turn(conversation.id, repeat=REPEAT))

@@ -103,6 +103,18 @@ async def test_a_knowledge_base_is_asked_for_on_behalf_of_the_user(adapters: Ada
         await adapters.knowledge_bases.require(ADA, "kb_1")
 
 
+async def test_the_credential_that_asked_pays_for_the_answer_and_not_for_the_search(
+    adapters: Adapters, peers: Peers
+) -> None:
+    request = replace(REQUEST, credential_id="key_1", is_repeat=True)
+    await adapters.retrieval.search(ADA, QUESTION)
+    async with adapters.inference.generate(ADA, request) as batches:
+        assert [batch async for batch in batches]
+
+    assert peers.auth.credentials == ["", "key_1"]
+    assert [asked.is_repeat for asked in peers.generation.requests] == [True]
+
+
 async def steps(adapters: Adapters) -> list[Generated]:
     async with adapters.inference.generate(ADA, REQUEST) as batches:
         return [step async for batch in batches for step in batch]

@@ -196,6 +196,21 @@ async def test_workload_works_for_an_absent_user_within_both_their_scopes(auth: 
     assert full.credential_id == "workload:conversation"
 
 
+@pytest.mark.parametrize("prefix", ["key", "ses"])
+async def test_workload_names_the_credential_that_asked_even_when_it_has_ended(auth: World, prefix: str) -> None:
+    user, credential_id = await auth.register(), new_id(prefix)
+    grant = await auth.grant(OnBehalfOf(user.organization_id, user.id, credential_id), CONVERSATION)
+    assert grant.credential_id == credential_id
+    assert grant.scopes == WORKLOAD_SCOPES["conversation"]
+
+
+@pytest.mark.parametrize("credential_id", ["workload:edge", "usr_01m81yxdt5er79mzf15ea65abm", "key_x", "\0"])
+async def test_workload_names_no_other_kind_of_credential(auth: World, credential_id: str) -> None:
+    user = await auth.register()
+    with pytest.raises(CredentialsInvalid):
+        await auth.grant(OnBehalfOf(user.organization_id, user.id, credential_id), CONVERSATION)
+
+
 @pytest.mark.parametrize("proof", [None, EDGE, RETRIEVAL])
 async def test_only_a_workload_with_leave_works_for_absent_users(auth: World, proof: WorkloadProof | None) -> None:
     user = await auth.register()

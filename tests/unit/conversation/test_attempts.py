@@ -5,12 +5,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.conversation.actions import NewQuestion
-from services.conversation.attempts import PAUSE_S_MAX, TRANSIENT, pause_s
-from services.conversation.model import OnConflict, Turn, TurnState
+from services.conversation.actions import Continue, NewQuestion
+from services.conversation.attempts import HELD_S_MAX, PAUSE_S_MAX, TRANSIENT, is_transient, pause_s
+from services.conversation.model import OnConflict, Turn, TurnOverrides, TurnState
 from services.conversation.store_memory import MemoryStore
-from services.mesh.errors import ERROR_BY_REASON, MeshError, ProviderUnavailable, RateLimited, Reason, Unavailable
-from tests.support.conversation import ADA, Rig, ending, memory_rig, running, text_of
+from services.conversation.turns import Ask
+from services.mesh.errors import (
+    ERROR_BY_REASON,
+    MeshError,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    Reason,
+    Unavailable,
+)
+from tests.support.conversation import ADA, Rig, ending, memory_rig, new_conversation, running, text_of
 from tests.support.waiting import until
 
 PERMANENT = {
@@ -73,6 +82,56 @@ async def test_an_answer_that_met_what_lasts_fails_at_once_and_says_why(at_work:
     assert (ending(events).state, text_of(events)) == (TurnState.FAILED, "Ada wrote")
     assert await error_of(at_work, turn) == (reason, "as it says", 1)
     assert at_work.inference.starts == 1
+
+
+@pytest.mark.parametrize(("retry_after_s", "is_tried_again"), [(None, False), (HELD_S_MAX, True), (10.1, False)])
+def test_a_budget_that_running_calls_hold_is_waited_for_and_a_spent_one_is_not(
+    retry_after_s: float | None, *, is_tried_again: bool
+) -> None:
+    assert is_transient(QuotaExhausted(retry_after_s=retry_after_s)) is is_tried_again
+
+
+async def test_an_attempt_after_one_that_had_begun_is_no_further_request(at_work: Rig) -> None:
+    failing(at_work, Unavailable("later"), times=1)
+
+    await at_work.watch(await at_work.ask())
+
+    assert [request.is_repeat for _, request in at_work.inference.requests] == [False, True]
+
+
+async def test_an_attempt_after_one_that_never_began_is_the_first_request(at_work: Rig) -> None:
+    at_work.inference.refusals = [RateLimited("one per minute", retry_after_s=0.0)]
+
+    assert ending(await at_work.watch(await at_work.ask())).state is TurnState.COMPLETED
+
+    assert [request.is_repeat for _, request in at_work.inference.requests] == [False, False]
+
+
+async def test_the_continuation_of_an_answer_is_a_request_until_it_has_begun(at_work: Rig) -> None:
+    failing(at_work, ERROR_BY_REASON[Reason.PROVIDER_REJECTED]("no"), times=1)
+    cut = await at_work.ask()
+    await at_work.watch(cut)
+    at_work.inference.refusals = [RateLimited("one per minute", retry_after_s=0.0)]
+
+    longer = await at_work.act(cut.conversation_id, Continue(cut.assistant_message_id))
+    assert ending(await at_work.watch(longer)).state is TurnState.COMPLETED
+
+    assert [request.is_repeat for _, request in at_work.inference.requests] == [False, False, False]
+
+
+async def test_an_answer_is_paid_for_by_the_credential_that_asked(at_work: Rig) -> None:
+    conversation = await at_work.store.create_conversation(new_conversation())
+    ask = Ask(
+        conversation_id=conversation.id,
+        action=NewQuestion("?", None),
+        overrides=TurnOverrides(),
+        credential_id="key_1",
+    )
+    turn = await at_work.turns.create(ADA, ask, repeat=None)
+    await at_work.relay.relay_once()
+    await at_work.watch(turn)
+
+    assert [request.credential_id for _, request in at_work.inference.requests] == ["key_1"]
 
 
 async def test_a_search_that_failed_for_now_is_tried_again(at_work: Rig) -> None:

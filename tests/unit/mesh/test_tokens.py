@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc.aio
 import pytest
@@ -97,7 +98,7 @@ async def test_token_of_a_workload_is_good_at_its_audience() -> None:
             await internal_verifier("inference", channel).verify(token)
 
 
-async def test_token_is_kept_per_user_and_audience_while_it_is_fresh() -> None:
+async def test_token_is_kept_per_user_credential_and_audience_while_it_is_fresh() -> None:
     auth, clock = Auth(), ManualClock()
     async with channel_to(auth) as channel:
         tokens = tokens_over(channel, clock)
@@ -108,9 +109,11 @@ async def test_token_is_kept_per_user_and_audience_while_it_is_fresh() -> None:
         await tokens.token("retrieval", BOB)
         await tokens.token("inference", ADA)
         assert auth.exchanges == 3
+        await tokens.token("inference", replace(ADA, credential_id="key_1"))
+        assert auth.exchanges == 4
         clock.advance(1)
         assert await tokens.metadata("retrieval", ADA) != first
-        assert auth.exchanges == 4
+        assert auth.exchanges == 5
 
 
 async def test_concurrent_callers_share_one_exchange() -> None:
