@@ -1,10 +1,11 @@
 """One call to one target: what it is asked, and who is told how it went: standings, metrics and the purse."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from services.inference import metrics
-from services.inference.continuation import Way, prefix_of, turns_after
+from services.inference.continuation import Way, prefix_of, resumed, turns_after, way_of
 from services.inference.model import ContextReport, Generation, Usage
 from services.inference.money.purse import Reservation
 from services.inference.parts import PartDelta, PartsRead
@@ -83,6 +84,19 @@ def fitted(target: Target, wish: Generation, *, standing: str, way: Way, window_
     except ContextLengthExceeded as error:
         raise ContextLengthExceeded(error.message, metadata={**error.metadata, "model": target.name}) from None
     return Fitted(assembled=assembled, way=way, standing=standing, output_tokens_max=wanted, output_tokens_kept=kept)
+
+
+def first_fitted(target: Target, wish: Generation, *, window_assumed: int) -> Fitted:
+    """As `fitted`, for the first attempt: with what an earlier call began, where the target can go on with it.
+
+    Raises:
+        ContextLengthExceeded: it does not fit.
+    """
+    way, standing = way_of(target.profile, wish), resumed(target.profile, wish)
+    if standing:
+        with suppress(ContextLengthExceeded):  # it leaves too little room, and is let go
+            return fitted(target, wish, standing=standing, way=way, window_assumed=window_assumed)
+    return fitted(target, wish, standing="", way=way, window_assumed=window_assumed)
 
 
 class Attempt:

@@ -63,6 +63,15 @@ def way_of(profile: Profile, wish: Generation) -> Way:
     return Way.RESTART if profile.cites or is_bound else Way.INSTRUCTED
 
 
+def resumed(profile: Profile, wish: Generation) -> str:
+    """What a target with this profile goes on with of the answer that an earlier call began: all of it, or nothing.
+
+    Only a prefix is sure to be gone on with; and of an answer with calls of tools, text is not all there was.
+    """
+    is_sure = way_of(profile, wish) is Way.PREFIX and not wish.prompt.tools
+    return wish.continue_from if is_sure else ""
+
+
 def seam_of(way: Way, standing: str) -> Seam:
     """The seam of an attempt that goes on with `standing`."""
     if not standing:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.inference import genai, metrics
-from services.inference.attempts import Attempt, Fitted, fitted, total
+from services.inference.attempts import Attempt, Fitted, first_fitted, fitted, total
 from services.inference.continuation import Placed, Plain, Seam, Way, seam_of, way_of
 from services.inference.course import Course, Next, Tactics
 from services.inference.model import (
@@ -92,7 +92,10 @@ class _Call:
             self.is_announced = True
             origin = target if self.failed is None else self.failed[0]
             report = leg.fit.assembled.report if self.failed is None else ContextReport()
-            yield Started(model=origin.name, context=report)
+            yield Started(model=origin.name, context=report, offset=self.writing.length)
+            # The call that wrote what stands may have broken off before it told them.
+            for citation in leg.citations:
+                yield from self.writing.cite(citation)
         # Where an answer that begins again parts from what stands is known with its first text only.
         if not leg.is_open_restart:
             yield from self.switch(target, self.writing.length)
@@ -225,15 +228,13 @@ class Generator:
         target, left_s = call.course.target, call.ends_at - self._clock.monotonic()
         if left_s < LEFT_S_MIN:
             raise call.course.exhausted()
-        standing = call.writing.text
         try:
-            fit = fitted(
-                target,
-                call.wish,
-                standing=standing,
-                way=way_of(target.profile, call.wish),
-                window_assumed=self._window_assumed,
-            )
+            if call.is_announced:
+                way, standing = way_of(target.profile, call.wish), call.writing.text
+                fit = fitted(target, call.wish, standing=standing, way=way, window_assumed=self._window_assumed)
+            else:
+                fit = first_fitted(target, call.wish, window_assumed=self._window_assumed)
+                call.writing.begin_with(fit.standing)
         except ContextLengthExceeded as error:
             failure = Failure.of(error)
             metrics.failed(target, failure.kind)
@@ -318,7 +319,7 @@ class _Leg:
         self.is_open_restart = bool(fit.standing) and fit.way is Way.RESTART
         self._seam: Seam = seam_of(fit.way, fit.standing)
         self._first_number = writing.next_number
-        writing.read_marks(None if attempt.target.profile.cites else fit.assembled.passages)
+        self.citations = writing.read_marks(None if attempt.target.profile.cites else fit.assembled.passages)
 
     def steps(self, call: _Call, event: ProviderEvent) -> Sequence[Event]:
         """What a reader is told of an event.

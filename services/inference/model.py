@@ -28,6 +28,7 @@ EXAMPLES_MAX: Final = 32
 MESSAGES_MAX: Final = 1_000
 PASSAGES_MAX: Final = 50
 SUMMARY_CHARS_MAX: Final = 32_000
+CONTINUE_FROM_CHARS_MAX: Final = 400_000
 STOP_TEXTS_MAX: Final = 4
 FALLBACK_MODELS_MAX: Final = 8
 MODEL_NAME_CHARS_MAX: Final = 200
@@ -224,9 +225,10 @@ class Generation:
         fallback_models: tried in order; the platform's list when empty.
         accepts_restart: the reader can take back what it was sent, when an answer has to begin again.
         cache: what the cache may do.
+        continue_from: the answer as far as an earlier call got with it.
 
     Raises:
-        InvalidArgument: too many fallback models, or a name that is too long.
+        InvalidArgument: too many fallback models, or a name or text that is too long.
     """
 
     prompt: Prompt
@@ -235,8 +237,11 @@ class Generation:
     parameters: Parameters = field(default_factory=Parameters)
     accepts_restart: bool = False
     cache: CacheUse = CacheUse.ROUTE
+    continue_from: str = ""
 
     def __post_init__(self) -> None:
+        if len(self.continue_from) > CONTINUE_FROM_CHARS_MAX:
+            raise invalid_field("continue_from", f"must hold at most {CONTINUE_FROM_CHARS_MAX} characters")
         if len(self.model) > MODEL_NAME_CHARS_MAX:
             raise invalid_field("model", f"must hold at most {MODEL_NAME_CHARS_MAX} characters")
         if len(self.fallback_models) > FALLBACK_MODELS_MAX:
@@ -321,11 +326,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """Opens an answer."""
+    """Opens an answer, whose text before `offset` its reader has."""
 
     model: str
     context: ContextReport
     cache: CacheHit | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

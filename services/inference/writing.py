@@ -17,13 +17,14 @@ class Writing:
         self._citations: list[PassageCitation] = []
         self._reader: CitationReader | None = None
         self._deltas: list[PartDelta] = []
+        self._given = 0
         self.has_calls = False
         self.length = 0
 
     @property
     def is_begun(self) -> bool:
         """Whether any of it has been sent."""
-        return bool(self._pieces) or bool(self._deltas)
+        return self.length != self._given or bool(self._deltas)
 
     @property
     def next_number(self) -> int:
@@ -47,11 +48,22 @@ class Writing:
         """In the order of their start."""
         return tuple(sorted(self._citations, key=lambda one: (one.start, one.end)))
 
-    def read_marks(self, passages: Sequence[Passage] | None) -> None:
-        """From now on marks are read as citations of these passages; None for a writer that cites by itself."""
+    def begin_with(self, text: str) -> None:
+        """Before anything is sent: its reader has this of it."""
+        self._pieces, self._parts = [], PartsRead()
+        self._given = self.length = len(text)
+        if text:
+            self._pieces.append(text)
+            self._parts.add_text(text, is_refusal=False)
+
+    def read_marks(self, passages: Sequence[Passage] | None) -> list[PassageCitation]:
+        """From now on marks are read as citations of these passages; None for a writer that cites by itself.
+
+        Returns:
+            The citations in what has been written.
+        """
         self._reader = None if passages is None else CitationReader(passages)
-        if self._reader is not None and self._pieces:
-            self._reader.feed(self.text)
+        return self._reader.feed(self.text) if self._reader is not None and self._pieces else []
 
     def put(self, placed: Placed, *, is_refusal: bool) -> list[Event]:
         """Text has come: it, and the citations that it completes."""

@@ -65,13 +65,15 @@ def generation(
     Raises:
         InvalidArgument: it does not keep to the contract.
     """
+    streamed = request if isinstance(request, generation_service_pb2.StreamGenerateRequest) else None
     return Generation(
         model=request.model,
         fallback_models=tuple(request.fallback_models),
         prompt=prompt(request.prompt),
         parameters=parameters(request.parameters),
-        accepts_restart=isinstance(request, generation_service_pb2.StreamGenerateRequest) and request.accepts_restart,
         cache=caching.use(request.cache),
+        accepts_restart=streamed is not None and streamed.accepts_restart,
+        continue_from="" if streamed is None else streamed.continue_from,
     )
 
 
@@ -174,7 +176,10 @@ def _to_event(event: Event) -> generation_service_pb2.GenerateEvent:
         case Started():
             return generation_service_pb2.GenerateEvent(
                 started=generation_service_pb2.Started(
-                    model=event.model, context=_to_context(event.context), cache=caching.to_hit(event.cache)
+                    model=event.model,
+                    context=_to_context(event.context),
+                    cache=caching.to_hit(event.cache),
+                    offset=event.offset,
                 )
             )
         case ProviderSwitched():

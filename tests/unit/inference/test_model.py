@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from services.inference.model import (
+    CONTINUE_FROM_CHARS_MAX,
     EXAMPLES_MAX,
     FALLBACK_MODELS_MAX,
     MESSAGES_MAX,
@@ -28,6 +29,7 @@ LIMITS: list[tuple[str, int, Callable[[int], object]]] = [
     ("prompt.messages", MESSAGES_MAX, lambda n: Prompt(messages=ASK * n)),
     ("prompt.passages", PASSAGES_MAX, lambda n: Prompt(messages=ASK, passages=(Passage("t", "x"),) * n)),
     ("parameters.stop", STOP_TEXTS_MAX, lambda n: Parameters(stop=("x",) * n)),
+    ("continue_from", CONTINUE_FROM_CHARS_MAX, lambda n: Generation(prompt=prompt(), continue_from="x" * n)),
     ("model", MODEL_NAME_CHARS_MAX, lambda n: Generation(prompt=prompt(), model="m" * n)),
     ("fallback_models", FALLBACK_MODELS_MAX, lambda n: Generation(prompt=prompt(), fallback_models=("m",) * n)),
     ("fallback_models", MODEL_NAME_CHARS_MAX, lambda n: Generation(prompt=prompt(), fallback_models=("m" * n,))),
