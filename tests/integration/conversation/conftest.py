@@ -1,4 +1,4 @@
-"""Conversation's API and workers as real processes, on a real PostgreSQL, a real Valkey, and scripted peers."""
+"""Conversation on a real PostgreSQL and Valkey: its API in this process, or real processes with scripted peers."""
 
 import os
 import subprocess
@@ -10,9 +10,16 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from pydantic import SecretStr
 
 from dev.ports import free_ports
+from services.conversation import app
+from services.conversation.settings import ApiSettings
+from services.mesh import server
+from tests.support.conversation import FakeKnowledgeBases
+from tests.support.conversation_api import User
 from tests.support.conversation_peers import Peers, serving_peers
+from tests.support.tokens import Issuer
 
 _ROOT = Path(__file__).parents[3]
 
@@ -91,3 +98,25 @@ async def api(processes: Processes) -> AsyncIterator[grpc.aio.Channel]:
     processes.start("serve")
     async with grpc.aio.insecure_channel(processes.api_target) as channel:
         yield channel
+
+
+@pytest.fixture
+async def ada(migrated_database_url: Callable[..., str], valkey_url: str) -> AsyncIterator[User]:
+    """Calls an API that runs in this process."""
+    config = ApiSettings(
+        database_url=SecretStr(migrated_database_url("conversation")),
+        valkey_url=SecretStr(valkey_url),
+        auth_target="127.0.0.1:1",
+        retrieval_target="127.0.0.1:1",
+        workload_secret=SecretStr("a-secret-of-sixteen"),
+        reap_every_s=60.0,
+    )
+    issuer = Issuer()
+    async with app.opened(config) as core:
+        registers, loops = app.api(config, core, FakeKnowledgeBases("kb_1"))
+        verifier = issuer.verifier("conversation")
+        async with (
+            server.running(config, servicers=registers, verifier=verifier, loops=loops) as running,
+            grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
+        ):
+            yield User(channel, issuer, core.reaper)
