@@ -1,111 +1,12 @@
-"""The service over real gRPC, with identity, policy and errors as they are in production."""
-
-import asyncio
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+"""The service over real gRPC: answers, streams and refusals."""
 
 import pytest
-from pydantic import SecretStr
 
-from parley.inference.v1 import (
-    generation_pb2,
-    generation_service_pb2,
-    generation_service_pb2_grpc,
-    model_service_pb2,
-    model_service_pb2_grpc,
-    provider_service_pb2,
-    provider_service_pb2_grpc,
-)
-from services.inference.app import open_shelf, wire_up
-from services.inference.course import Tactics
-from services.inference.routes.shelf import Shelf
-from services.inference.settings import Settings
-from services.mesh.client import open_channel, streaming, unary
-from services.mesh.errors import ERROR_BY_REASON, MeshError, Reason
-from services.mesh.server import running
-from services.mesh.settings import SettingsError
-from tests.support.inference import QUESTION, SEA, SKY
-from tests.support.provider_double import Fault, ProviderDouble, running_double
-from tests.support.tokens import Issuer
-from tests.support.waiting import until
-
-SCOPES = ("inference:generate", "models:read", "providers:read")
-SCRIPTS = """{
-  "long": {"tokens": 200, "delay_ms": 1},
-  "burst": {"tokens": 200, "input_tokens": 9, "output_tokens": 200},
-  "mute": {"stall_after": 0},
-  "broken": {"fail_after": 0, "reason": "RATE_LIMITED", "retry_after_s": 7},
-  "half": {"tokens": 4, "fail_after": 2}
-}"""
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """Any in its methods: fields of a request by name, which the message itself checks."""
-
-    generation: generation_service_pb2_grpc.GenerationServiceStub
-    models: model_service_pb2_grpc.ModelServiceStub
-    providers: provider_service_pb2_grpc.ProviderServiceStub
-    shelf: Shelf
-    issuer: Issuer
-    metadata: tuple[tuple[str, str], ...]
-
-    async def generate(self, **fields: Any) -> generation_pb2.Answer:
-        request = generation_service_pb2.GenerateRequest(prompt=prompt(), **fields)
-        return (await unary(self.generation.Generate(request, metadata=self.metadata, timeout=20))).answer
-
-    async def stream(self, **fields: Any) -> list[generation_service_pb2.StreamGenerateResponse]:
-        request = generation_service_pb2.StreamGenerateRequest(prompt=prompt(), **fields)
-        async with streaming(self.generation.StreamGenerate(request, metadata=self.metadata)) as responses:
-            return [response async for response in responses]
-
-
-def prompt(question: str = QUESTION) -> generation_pb2.Prompt:
-    return generation_pb2.Prompt(
-        messages=[generation_pb2.PromptMessage(role=generation_pb2.ROLE_USER, text=question)],
-        passages=[generation_pb2.PromptPassage(title=one.title, text=one.text) for one in (SKY, SEA)],
-    )
-
-
-@asynccontextmanager
-async def served(**settings: Any) -> AsyncIterator[Client]:
-    issuer = Issuer()
-    configured = Settings(auth_target="127.0.0.1:1", scripted=SCRIPTS, not_serving_pause_s=0, **settings)
-    async with AsyncExitStack() as stack:
-        shelf = open_shelf(configured, stack)
-        servicers = wire_up(configured, shelf.router, Tactics())
-        server = await stack.enter_async_context(
-            running(configured, servicers=servicers, verifier=issuer.verifier("inference"))
-        )
-        channel = await stack.enter_async_context(
-            open_channel(
-                f"127.0.0.1:{server.port}",
-                [generation_service_pb2.DESCRIPTOR, model_service_pb2.DESCRIPTOR, provider_service_pb2.DESCRIPTOR],
-            )
-        )
-        yield Client(
-            generation_service_pb2_grpc.GenerationServiceStub(channel),
-            model_service_pb2_grpc.ModelServiceStub(channel),
-            provider_service_pb2_grpc.ProviderServiceStub(channel),
-            shelf,
-            issuer,
-            issuer.metadata(audience="inference", scopes=SCOPES),
-        )
-
-
-@pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    async with served() as opened:
-        yield opened
-
-
-async def refused(call: Awaitable[object]) -> MeshError:
-    with pytest.raises(MeshError) as error:
-        await call
-    return error.value
+from parley.inference.v1 import generation_pb2, generation_service_pb2, model_service_pb2
+from services.mesh.client import streaming, unary
+from services.mesh.errors import ERROR_BY_REASON, Reason
+from tests.support.inference import SKY
+from tests.support.inference_service import Client, prompt, refused
 
 
 def events(
@@ -297,82 +198,6 @@ async def test_deadline_of_the_caller_ends_the_call(client: Client) -> None:
     assert error.reason in {Reason.DEADLINE_EXCEEDED, Reason.PROVIDER_TIMEOUT}
 
 
-@pytest.fixture
-async def double() -> AsyncIterator[ProviderDouble]:
-    async with running_double() as running_:
-        yield running_
-
-
-async def test_keys_switch_providers_on_and_choose_the_default(double: ProviderDouble) -> None:
-    double.pieces = ("The sky is blue [1].",)
-    async with served(openai_api_key=SecretStr("sk-test"), openai_base_url=double.openai_url) as client:
-        answer = await client.generate()
-        listed = await unary(client.models.ListModels(model_service_pb2.ListModelsRequest(), metadata=client.metadata))
-
-    assert answer.model == "openai/gpt-6.2-sol"
-    assert answer.text == "The sky is blue [1]."
-    assert answer.usage.cost_micros == (100 * 2 + 20 * 2 + 30 * 10)
-    assert [cited.passage for cited in answer.citations] == [1]
-    assert double.seen[0].body["messages"][-1]["content"].endswith(QUESTION)
-    assert "openai/gpt-6-luna" in [model.name for model in listed.models]
-
-
-async def test_local_server_needs_no_key(double: ProviderDouble) -> None:
-    async with served(openai_base_url=double.openai_url) as client:
-        answer = await client.generate(model="openai/llama-4")
-        default = await client.generate()
-
-    assert answer.model == "openai/llama-4"
-    assert not answer.usage.HasField("cost_micros")
-    assert default.model == "extractive"
-
-
-async def test_caller_that_leaves_frees_the_upstream_connection(double: ProviderDouble) -> None:
-    double.fault = Fault.STALL
-    async with served(anthropic_api_key=SecretStr("sk-test"), anthropic_base_url=double.anthropic_url) as client:
-        request = generation_service_pb2.StreamGenerateRequest(prompt=prompt())
-        async with streaming(client.generation.StreamGenerate(request, metadata=client.metadata)) as responses:
-            await anext(responses)
-            await until(lambda: double.open_requests == 1)
-
-        await until(lambda: double.open_requests == 0)
-
-
-async def test_unary_caller_that_leaves_frees_the_upstream_connection(double: ProviderDouble) -> None:
-    double.fault = Fault.SILENCE
-    async with served(anthropic_api_key=SecretStr("sk-test"), anthropic_base_url=double.anthropic_url) as client:
-        call = asyncio.create_task(client.generate())
-        await until(lambda: double.open_requests == 1)
-        call.cancel()
-
-        await until(lambda: double.open_requests == 0)
-
-
-async def test_providers_tell_how_they_stand(double: ProviderDouble) -> None:
-    double.fault, double.retry_after = Fault.RATE_LIMITED, {"retry-after": "40"}
-    async with served(openai_api_key=SecretStr("sk-test"), openai_base_url=double.openai_url) as client:
-        await client.generate(fallback_models=["extractive"])
-        request = provider_service_pb2.ListProvidersRequest()
-        response = await unary(client.providers.ListProviders(request, metadata=client.metadata))
-
-    found = {provider.name: provider for provider in response.providers}
-    assert list(found) == ["extractive", "openai", "scripted"]
-    assert [key.name for key in found["openai"].keys] == ["openai/operator"]
-    target = found["openai"].targets[0]
-    assert (target.model, target.key, target.calls, target.in_flight) == (
-        "openai/gpt-6.2-sol",
-        "openai/operator",
-        1,
-        0,
-    )
-    assert dict(target.failures) == {"rate_limited": 1}
-    assert target.state == provider_service_pb2.CIRCUIT_STATE_CLOSED
-    assert 0 < target.cooling.seconds <= 40
-    assert not target.HasField("latency")
-    assert found["extractive"].targets[0].HasField("latency")
-    assert "sk-test" not in str(response)
-
-
 async def test_open_restart_is_an_event_with_its_offset(client: Client) -> None:
     request = generation_service_pb2.StreamGenerateRequest(
         prompt=prompt(), model="scripted/half", fallback_models=["extractive"], accepts_restart=True
@@ -390,30 +215,3 @@ async def test_open_restart_is_an_event_with_its_offset(client: Client) -> None:
 
     assert text == found[-1].finished.answer.text
     assert found[-1].finished.answer.model == "extractive"
-
-
-async def test_changed_file_of_providers_holds_without_a_restart(double: ProviderDouble, tmp_path: Path) -> None:
-    path = tmp_path / "providers.toml"
-    path.write_text('[aliases]\nquick = "extractive"\n')
-    entry = (
-        f'[[provider]]\nname = "rack"\nkind = "openai-compatible"\nbase_url = "{double.openai_url}"\n'
-        '[[route]]\nname = "quick"\ntargets = [{ model = "rack/llama" }]\n'
-    )
-    async with served(providers_file=str(path)) as client:
-        before = await client.generate(model="quick")
-        path.write_text(entry)
-        await client.shelf.refresh()
-        after = await client.generate(model="quick")
-        listed = await unary(client.models.ListModels(model_service_pb2.ListModelsRequest(), metadata=client.metadata))
-
-    assert (before.model, after.model) == ("extractive", "rack/llama")
-    assert "quick" in [model.name for model in listed.models]
-
-
-async def test_file_of_providers_that_does_not_fit_keeps_the_service_from_starting(tmp_path: Path) -> None:
-    path = tmp_path / "providers.toml"
-    path.write_text("default = 7\n")
-
-    with pytest.raises(SettingsError, match=r"providers\.toml:1: default: "):
-        async with served(providers_file=str(path)):
-            pass

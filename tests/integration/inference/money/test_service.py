@@ -29,7 +29,7 @@ from services.mesh.server import running
 from services.mesh.tasks import supervised
 from services.mesh.valkey import open_valkey
 from tests.support.inference import QUESTION
-from tests.support.provider_double import Fault, ProviderDouble, running_double
+from tests.support.provider_double import Fault, ProviderDouble
 from tests.support.tokens import ORGANIZATION, USER, Issuer
 
 API_KEY = "key_01m81yxdt5er79mzf15ea65abm"
@@ -80,12 +80,6 @@ def prompt() -> generation_pb2.Prompt:
     return generation_pb2.Prompt(
         messages=[generation_pb2.PromptMessage(role=generation_pb2.ROLE_USER, text=QUESTION)],
     )
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[ProviderDouble]:
-    async with running_double() as made:
-        yield made
 
 
 @pytest.fixture
