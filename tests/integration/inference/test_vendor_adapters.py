@@ -11,7 +11,7 @@ from services.inference.providers.base import Ended, Limits, Provider, Text, Tok
 from services.inference.providers.openai import OpenAIProvider
 from services.mesh.errors import Reason
 from tests.support.inference import HASTY, collect, collect_until, said, task
-from tests.support.provider_double import SECRET_WORDS, Fault, ProviderDouble, running_double
+from tests.support.provider_double import SECRET_WORDS, Fault, ProviderDouble
 from tests.support.waiting import until
 
 KEY = "sk-operator-secret"
@@ -20,12 +20,6 @@ VENDORS: dict[str, Callable[[ProviderDouble], Provider]] = {
     "anthropic": lambda double: AnthropicProvider(api_key=KEY, base_url=double.anthropic_url),
 }
 SETTLED = TokenCounts(input_tokens=120, output_tokens=30, cached_input_tokens=20, reasoning_tokens=5)
-
-
-@pytest.fixture
-async def double() -> AsyncIterator[ProviderDouble]:
-    async with running_double() as running:
-        yield running
 
 
 @pytest.fixture(params=VENDORS)
