@@ -23,7 +23,7 @@ from parley.retrieval.v1 import (
 from services.mesh.rpc import RpcContext
 from services.mesh.status import to_wire
 from tests.support.conversation import PASSAGE
-from tests.support.fake_services import serving
+from tests.support.fakes.serving import serving
 from tests.support.tokens import Issuer
 
 WORDS: Final = tuple(f"word{number} " for number in range(30))

@@ -14,7 +14,7 @@ from services.inference.app import open_shelf, wire_up
 from services.inference.course import Tactics
 from services.inference.settings import Settings
 from tests.support.edge import running_edge
-from tests.support.fake_services import API_KEY
+from tests.support.fakes.auth import API_KEY
 from tests.support.provider_double import ProviderDouble, running_double
 from tests.support.provider_parts import Call, Declined, Said, Stopped, Thought, Words
 

@@ -20,17 +20,10 @@ from services.mesh.clock import ManualClock
 from services.mesh.debug_http import Health
 from services.mesh.server import Register, running
 from services.mesh.settings import ServerSettings
-from tests.support.fake_services import (
-    API_KEY,
-    FakeConversations,
-    FakeDocuments,
-    FakeGenerations,
-    FakeKnowledgeBases,
-    FakeModels,
-    FakeTokens,
-    FakeTurns,
-    FakeUsers,
-)
+from tests.support.fakes.auth import API_KEY, FakeTokens, FakeUsers
+from tests.support.fakes.conversation import FakeConversations, FakeTurns
+from tests.support.fakes.inference import FakeGenerations, FakeModels
+from tests.support.fakes.retrieval import FakeDocuments, FakeKnowledgeBases
 from tests.support.tokens import Issuer
 
 KEY_HEADERS: Final = {"authorization": f"Bearer {API_KEY}"}

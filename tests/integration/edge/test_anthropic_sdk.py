@@ -24,7 +24,7 @@ from services.mesh.errors import (
     Unavailable,
 )
 from tests.support.edge import EdgeUnderTest, running_edge
-from tests.support.fake_services import API_KEY
+from tests.support.fakes.auth import API_KEY
 
 ASKED: dict[str, Any] = {  # Any: the SDK's typed dictionaries
     "model": "fake/one",

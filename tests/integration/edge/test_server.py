@@ -12,7 +12,7 @@ import pytest
 from edge import connection
 from services.mesh.errors import NotFound
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
-from tests.support.fake_services import Told, delta, finished, started
+from tests.support.fakes.conversation import Told, delta, finished, started
 from tests.support.waiting import until
 
 CONVERSATIONS = "/api/v1/conversations"

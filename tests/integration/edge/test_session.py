@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
-from tests.support.fake_services import API_KEY, EMAIL, PASSWORD
+from tests.support.fakes.auth import API_KEY, EMAIL, PASSWORD
 
 SESSION = "/api/v1/auth/session"
 ME = "/api/v1/users/me"

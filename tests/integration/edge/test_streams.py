@@ -10,7 +10,7 @@ import pytest
 from edge.transcoding import streams
 from services.mesh.errors import NotFound, Unavailable
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
-from tests.support.fake_services import ANSWER, Told, delta, finished, started
+from tests.support.fakes.conversation import ANSWER, Told, delta, finished, started
 from tests.support.waiting import until
 
 EVENTS = KEY_HEADERS | {"accept": "text/event-stream"}

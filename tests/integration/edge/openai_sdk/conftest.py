@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from tests.support.edge import EdgeUnderTest
-from tests.support.fake_services import API_KEY
+from tests.support.fakes.auth import API_KEY
 
 QUESTION: list[Any] = [{"role": "user", "content": "who?"}]  # Any: the SDK's typed dictionaries
 

@@ -9,7 +9,8 @@ import pytest
 from parley.conversation.v1 import message_pb2
 from tests.integration.edge.openai_sdk.conftest import QUESTION
 from tests.support.edge import EdgeUnderTest
-from tests.support.fake_services import ANSWER, API_KEY
+from tests.support.fakes.auth import API_KEY
+from tests.support.fakes.conversation import ANSWER
 
 
 def extension(value: Any) -> dict[str, Any]:  # Any: what the SDK keeps of members that it does not know

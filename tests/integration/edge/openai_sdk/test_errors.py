@@ -11,7 +11,7 @@ from parley.conversation.v1 import turn_pb2
 from services.mesh.errors import ModelUnknown, NotFound, ProviderUnavailable, TurnAlreadyRunning, Unavailable
 from tests.integration.edge.openai_sdk.conftest import QUESTION
 from tests.support.edge import EdgeUnderTest
-from tests.support.fake_services import Told, delta, finished, started
+from tests.support.fakes.conversation import Told, delta, finished, started
 from tests.support.waiting import until
 
 
