@@ -181,7 +181,7 @@ def _generated(event: generation_service_pb2.GenerateEvent) -> Generated | None:
         case "started":
             given = event.started.context
             read = (given.system_tokens, given.example_tokens, given.history_tokens, given.passage_tokens)
-            return GenerationStarted(event.started.model, sum(read))
+            return GenerationStarted(event.started.model, sum(read), event.started.offset)
         case "citation":
             cited = event.citation
             return GeneratedCitation(
@@ -228,6 +228,7 @@ def _request(request: GenerationRequest) -> generation_service_pb2.StreamGenerat
             seed=parameters.seed,
         ),
         accepts_restart=request.accepts_restart,
+        continue_from=request.continue_from,
         is_repeat=request.is_repeat,
     )
 

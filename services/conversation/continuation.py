@@ -1,8 +1,9 @@
-"""Where another attempt goes on: as far as what it writes agrees with what watchers already have.
+"""Where another attempt goes on: where the old text ends, or as far as what it writes agrees with what watchers have.
 
-A model cannot be asked to go on in the middle, so it answers from the start. As long as it writes the same text,
-nothing is sent; where its text parts from the old one, or the old one ends, the attempt starts in the open. An answer
-that goes on with an earlier one begins with a text that no attempt writes, and that none takes back.
+A model that can be given the beginning of its answer writes on from there. Others answer from the start: as long as
+one writes the same text, nothing is sent; where its text parts from the old one, or the old one ends, the attempt
+starts in the open. An answer that goes on with an earlier one begins with a text that no attempt writes, and that none
+takes back.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 from services.conversation.events import AttemptStarted, CitationAdded, Payload, ProviderSwitched, TextDelta
 from services.conversation.model import ANSWER_PART_ID, Citation
-from services.conversation.ports import GeneratedCitation, GeneratedText
+from services.conversation.ports import CONTINUE_FROM_LENGTH_MAX, GeneratedCitation, GeneratedText
 
 Written: TypeAlias = GeneratedText | GeneratedCitation | ProviderSwitched
 
@@ -43,6 +44,18 @@ class Continuation:
             self._is_open = True
             return []
         return [] if len(self._old) > self._base else self._start(self._base)
+
+    @property
+    def offered(self) -> str:
+        """What a model may be given as the beginning of its answer; empty for nothing, once `begin` was called.
+
+        Not in an answer that goes on with an earlier one: its model was told to go on with that, in other words.
+        """
+        return "" if self._is_open or self._base or len(self._old) > CONTINUE_FROM_LENGTH_MAX else self._old
+
+    def stands(self, offset: int) -> None:
+        """The model writes on from `offset` of what it was offered."""
+        self._matched = self._end = offset
 
     def text(self, offset: int, text: str) -> list[Payload]:
         """What is left to send of a piece of the answer."""

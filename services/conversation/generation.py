@@ -168,6 +168,7 @@ class Generation:
             parameters=claim.turn.options.parameters,
             # Watchers of a turn can be told to take text back, but not that of the answer which this one goes on with.
             accepts_restart=not self._standing,
+            continue_from=continuation.offered,
             credential_id=claim.credential_id,
             is_repeat=self._is_repeat,
         )
@@ -250,7 +251,7 @@ class Generation:
                 case GeneratedText() | GeneratedCitation() | ProviderSwitched():
                     self._write(step, continuation)
                 case GenerationStarted():
-                    self._start(step)
+                    self._start(step, continuation)
                 case GenerationFinished():
                     self._put(*continuation.end(), UsageUpdated(self._account.finished(step.usage)))
                     self._draft.model = step.model or self._draft.model
@@ -274,7 +275,9 @@ class Generation:
                 case _:
                     assert_never(placed)
 
-    def _start(self, step: GenerationStarted) -> None:
+    def _start(self, step: GenerationStarted, continuation: Continuation) -> None:
+        if step.offset:
+            continuation.stands(step.offset)
         self._draft.model = step.model
         self._account.begun(step.input_tokens)
         self._open_part()

@@ -23,6 +23,8 @@ QUERY_LENGTH_MAX: Final = 8_000
 """Of a search; the contract of retrieval."""
 CONTEXT_QUERIES_MAX: Final = 3
 """Earlier questions that help with follow-ups; the contract of retrieval."""
+CONTINUE_FROM_LENGTH_MAX: Final = 400_000
+"""Code points of an answer that is to be gone on with; the contract of inference."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,7 @@ class GenerationRequest:
 
     Attributes:
         accepts_restart: text that was written may be taken back, when nobody can go on with it.
+        continue_from: the answer as far as an attempt before this one got with it, within `CONTINUE_FROM_LENGTH_MAX`.
         credential_id: with which the answer was asked for; its budgets pay for it.
         is_repeat: an earlier attempt came so far that it was counted as a request.
     """
@@ -129,16 +132,22 @@ class GenerationRequest:
     passages: tuple[Passage, ...]
     parameters: GenerationParameters
     accepts_restart: bool = False
+    continue_from: str = ""
     credential_id: str = ""
     is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationStarted:
-    """The model that begins, and how much it was given to read."""
+    """The model that begins, how much it was given to read, and where it goes on in what it was to continue from.
+
+    Attributes:
+        offset: 0 where the answer begins anew.
+    """
 
     model: str
     input_tokens: int = 0
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

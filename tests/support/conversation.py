@@ -149,6 +149,7 @@ class FakeInference:
     """Answers with `words`, one batch per word, then a citation of the first word, then the end.
 
     Attributes:
+        takes_prefix: whether it goes on with the beginning of an answer that it is given, as if the words were its own.
         gate: awaited before the n-th word of each answer, and with the number of words before the end; a test stops
             or fails the answer here.
         refusals: what is raised instead of an answer, first one first.
@@ -157,6 +158,7 @@ class FakeInference:
     """
 
     words: Sequence[str] = ("Ada", " wrote", " notes", ".")
+    takes_prefix: bool = False
     gate: Gate | None = None
     citations: Sequence[GeneratedCitation] = (
         GeneratedCitation(passage=1, start=0, end=3, source_start=0, source_end=12),
@@ -182,12 +184,15 @@ class FakeInference:
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[Sequence[Generated]]:
         if self.refusals:
             raise self.refusals.pop(0)
-        yield [GenerationStarted("scripted/one", INPUT_TOKENS)]
+        given = len(request.continue_from) if self.takes_prefix else 0
+        yield [GenerationStarted("scripted/one", INPUT_TOKENS, given)]
         offset = 0
         for index, word in enumerate(self.words):
             if self.gate is not None:
                 await self.gate(index)
-            yield [GeneratedText(offset, word)]
+            if offset + len(word) > given:
+                left = word[max(0, given - offset) :]
+                yield [GeneratedText(offset + len(word) - len(left), left)]
             offset += len(word)
         if self.gate is not None:
             await self.gate(len(self.words))
