@@ -20,6 +20,7 @@ from services.inference.parts import (
     ToolResult,
     text_of,
 )
+from services.inference.prompts.reference import PromptReference
 from services.mesh.errors import invalid_field
 
 # Bounds of a prompt, as the contract states them.
@@ -226,6 +227,8 @@ class Generation:
         accepts_restart: the reader can take back what it was sent, when an answer has to begin again.
         cache: what the cache may do.
         continue_from: the answer as far as an earlier call got with it.
+        prompt_ref: prompt whose text and examples precede those of `prompt`; None for none, and once they do.
+        prompt_revision: revision that `prompt_ref` led to, `<prompt id>/<number>`; empty without one.
 
     Raises:
         InvalidArgument: too many fallback models, or a name or text that is too long.
@@ -238,6 +241,8 @@ class Generation:
     accepts_restart: bool = False
     cache: CacheUse = CacheUse.ROUTE
     continue_from: str = ""
+    prompt_ref: PromptReference | None = None
+    prompt_revision: str = ""
 
     def __post_init__(self) -> None:
         if len(self.continue_from) > CONTINUE_FROM_CHARS_MAX:
@@ -263,7 +268,11 @@ class PassageCitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextReport:
-    """What the model was given, in tokens, and how much was left out."""
+    """What the model was given, in tokens, and how much was left out.
+
+    Attributes:
+        examples_unranked: the nearest examples were wanted and could not be found, so that the first ones were given.
+    """
 
     system_tokens: int = 0
     example_tokens: int = 0
@@ -273,6 +282,7 @@ class ContextReport:
     messages_dropped: int = 0
     passages_dropped: int = 0
     omissions: tuple[Omission, ...] = ()
+    examples_unranked: bool = False
 
     @property
     def input_tokens(self) -> int:
@@ -310,6 +320,7 @@ class Answer:
         stop_text: which of the stop texts ended it, where the provider tells.
         refusal_category: the provider's word for why it refused, where it tells.
         cache: set when it was not made for this call, whose usage is nothing then.
+        prompt_revision: revision of the prompt that was named, `<prompt id>/<number>`; empty when none was.
     """
 
     text: str
@@ -322,6 +333,7 @@ class Answer:
     stop_text: str = ""
     refusal_category: str = ""
     cache: CacheHit | None = None
+    prompt_revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,6 +344,7 @@ class Started:
     context: ContextReport
     cache: CacheHit | None = None
     offset: int = 0
+    prompt_revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)

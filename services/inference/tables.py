@@ -12,13 +12,17 @@ from sqlalchemy import (
     Column,
     Date,
     DateTime,
+    ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
+    text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 SCHEMA: Final = "inference"
 METADATA: Final = MetaData(schema=SCHEMA)
@@ -140,4 +144,61 @@ USAGE_DAYS: Final = Table(
     PrimaryKeyConstraint("organization_id", "day", "user_id", "api_key_id", "model", "purpose", name="usage_days_pkey"),
     Index("usage_days_of_user", "organization_id", "user_id", "day"),
     Index("usage_days_of_api_key", "organization_id", "api_key_id", "day"),
+)
+
+PROMPTS: Final = Table(
+    "prompts",
+    METADATA,
+    _text("organization_id"),
+    _text("id"),
+    _text("name"),
+    _text("description"),
+    Column("latest_revision", Integer, nullable=False),
+    # Numbers of revisions by alias: changed under the lock of the row that says which numbers there are.
+    Column("aliases", JSONB, nullable=False),
+    _instant("created_at"),
+    _instant("updated_at"),
+    Column("deleted_at", DateTime(timezone=True), nullable=True),
+    PrimaryKeyConstraint("organization_id", "id", name="prompts_pkey"),
+    Index("prompts_by_name", "organization_id", "name", unique=True, postgresql_where=text("deleted_at IS NULL")),
+)
+
+# A trigger refuses every UPDATE.
+PROMPT_REVISIONS: Final = Table(
+    "prompt_revisions",
+    METADATA,
+    _text("organization_id"),
+    _text("prompt_id"),
+    Column("number", Integer, nullable=False),
+    Column("content", JSONB, nullable=False),
+    _text("note"),
+    _text("author_id"),
+    _instant("created_at"),
+    # Of the call that made it: a repeat of that call is given the same revision.
+    Column("request_id", Text, nullable=True),
+    Column("body_hash", LargeBinary, nullable=True),
+    PrimaryKeyConstraint("organization_id", "prompt_id", "number", name="prompt_revisions_pkey"),
+    ForeignKeyConstraint(
+        ["organization_id", "prompt_id"], [PROMPTS.c.organization_id, PROMPTS.c.id], name="prompt_revisions_of_prompt"
+    ),
+    Index(
+        "prompt_revisions_by_request",
+        "organization_id",
+        "author_id",
+        "request_id",
+        unique=True,
+        postgresql_where=text("request_id IS NOT NULL"),
+    ),
+)
+
+PROMPT_VECTORS: Final = Table(
+    "prompt_vectors",
+    METADATA,
+    _text("organization_id"),
+    _text("encoder"),
+    # SHA-256 of the text.
+    Column("digest", LargeBinary, nullable=False),
+    # 32-bit floats, little-endian.
+    Column("vector", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("organization_id", "encoder", "digest", name="prompt_vectors_pkey"),
 )

@@ -1,0 +1,289 @@
+"""Prompts, their revisions and the vectors of their examples."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, RowMapping, Select, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+
+from services.inference.model import Example
+from services.inference.prompts.model import (
+    Content,
+    Defaults,
+    Draft,
+    NamedPrompt,
+    Repeat,
+    Revision,
+    RevisionHead,
+    Selection,
+)
+from services.inference.prompts.store import AliasMove, moved
+from services.inference.prompts.variables import Variable, VariableType
+from services.inference.tables import PROMPT_REVISIONS, PROMPT_VECTORS, PROMPTS
+from services.mesh.database import Database, ReadOnly, ReadWrite, constraint_of
+from services.mesh.errors import AlreadyExists
+from services.mesh.idempotency import check_repeat
+
+_Json = dict[str, Any]  # Any: JSON of a column
+
+_prompts: Final = PROMPTS.c
+_revisions: Final = PROMPT_REVISIONS.c
+_vectors: Final = PROMPT_VECTORS.c
+_HEAD: Final = ("prompt_id", "number", "author_id", "created_at", "note")
+_DEFAULTS: Final = ("model", "temperature", "top_p", "output_tokens_max")
+_VARIABLE: Final = ("name", "description", "default", "minimum", "maximum", "length_max")
+
+
+class PostgresPrompts:
+    """Implements `prompts.store.PromptStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> NamedPrompt:
+        """See `store.PromptStore.create`."""
+        try:
+            async with self._database.write() as write:
+                earlier = await _made(write, prompt.organization_id, draft, repeat)
+                if earlier is None:
+                    await write.execute(insert(PROMPTS).values(_prompt_row(prompt)))
+                    await _add(write, prompt, draft, repeat)
+                    return prompt
+        except IntegrityError as error:
+            # Either the name is taken, or an equal call was faster; if so, the prompt is there now.
+            async with self._database.read() as read:
+                earlier = await _made(read, prompt.organization_id, draft, repeat)
+            if earlier is None and constraint_of(error) == "prompts_by_name":
+                taken = f"a prompt is called {prompt.name!r} already"
+                raise AlreadyExists(taken, metadata={"field": "name"}) from None
+            if earlier is None:
+                raise
+        found = await self.find(prompt.organization_id, earlier.prompt_id)
+        assert found is not None  # prompts are never removed
+        return found
+
+    async def find(self, organization_id: str, handle: str) -> NamedPrompt | None:
+        """See `store.PromptStore.find`."""
+        # Names and ids cannot be mistaken for each other, so that one of the two finds nothing.
+        by_id = select(PROMPTS).where(_prompts.organization_id == organization_id, _prompts.id == handle)
+        by_name = select(PROMPTS).where(
+            _prompts.organization_id == organization_id, _prompts.name == handle, _prompts.deleted_at.is_(None)
+        )
+        async with self._database.read() as read:
+            row = (await read.execute(by_id.union_all(by_name))).mappings().one_or_none()
+        return None if row is None else _prompt(row)
+
+    async def page(self, organization_id: str, *, after: str, limit: int) -> list[NamedPrompt]:
+        """See `store.PromptStore.page`."""
+        query = (
+            select(PROMPTS)
+            .where(_prompts.organization_id == organization_id, _prompts.deleted_at.is_(None), _prompts.name > after)
+            .order_by(_prompts.name)
+            .limit(limit)
+        )
+        async with self._database.read() as read:
+            return [_prompt(row) for row in (await read.execute(query)).mappings()]
+
+    async def delete(self, organization_id: str, prompt_id: str, at: datetime) -> bool:
+        """See `store.PromptStore.delete`."""
+        statement = update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(deleted_at=at)
+        return (await self._database.change(statement)).rowcount == 1
+
+    async def add_revision(
+        self, organization_id: str, prompt_id: str, draft: Draft, repeat: Repeat | None
+    ) -> Revision | None:
+        """See `store.PromptStore.add_revision`."""
+        try:
+            async with self._database.write() as write:
+                # The lock on the prompt is what makes numbers follow each other, and equal calls too.
+                row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
+                if row is None:
+                    return None
+                earlier = await _made(write, organization_id, draft, repeat)
+                if earlier is not None:
+                    return earlier
+                newer = {"latest_revision": row["latest_revision"] + 1, "updated_at": draft.at}
+                await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(newer))
+                return await _add(write, _prompt({**row, **newer}), draft, repeat)
+        except IntegrityError:
+            # A call about another prompt was faster with this request id.
+            async with self._database.read() as read:
+                await _made(read, organization_id, draft, repeat)
+            raise
+
+    async def revision(self, organization_id: str, prompt_id: str, number: int) -> Revision | None:
+        """See `store.PromptStore.revision`."""
+        query = select(PROMPT_REVISIONS).where(*_of_prompt(organization_id, prompt_id), _revisions.number == number)
+        async with self._database.read() as read:
+            row = (await read.execute(query)).mappings().one_or_none()
+        return None if row is None else _revision(row)
+
+    async def revisions(
+        self, organization_id: str, prompt_id: str, *, before: int | None, limit: int
+    ) -> list[RevisionHead]:
+        """See `store.PromptStore.revisions`."""
+        query = (
+            select(*(_revisions[name] for name in _HEAD))
+            .where(*_of_prompt(organization_id, prompt_id))
+            .order_by(_revisions.number.desc())
+            .limit(limit)
+        )
+        if before is not None:
+            query = query.where(_revisions.number < before)
+        async with self._database.read() as read:
+            return [RevisionHead(**row) for row in (await read.execute(query)).mappings()]
+
+    async def move_alias(self, organization_id: str, prompt_id: str, move: AliasMove) -> NamedPrompt | None:
+        """See `store.PromptStore.move_alias`."""
+        async with self._database.write() as write:
+            row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
+            if row is None:
+                return None
+            changed = {"aliases": moved(_prompt(row), move), "updated_at": move.at}
+            await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(changed))
+            return _prompt({**row, **changed})
+
+    async def vectors(self, organization_id: str, encoder: str, digests: Sequence[bytes]) -> dict[bytes, bytes]:
+        """See `store.PromptStore.vectors`."""
+        query = select(_vectors.digest, _vectors.vector).where(
+            _vectors.organization_id == organization_id, _vectors.encoder == encoder, _vectors.digest.in_(digests)
+        )
+        async with self._database.read() as read:
+            return {bytes(digest): bytes(vector) for digest, vector in await read.execute(query)}
+
+    async def keep_vectors(self, organization_id: str, encoder: str, vectors: Mapping[bytes, bytes]) -> None:
+        """See `store.PromptStore.keep_vectors`."""
+        rows = [
+            {"organization_id": organization_id, "encoder": encoder, "digest": digest, "vector": vector}
+            for digest, vector in sorted(vectors.items())
+        ]
+        if rows:
+            await self._database.change(insert(PROMPT_VECTORS).values(rows).on_conflict_do_nothing())
+
+
+async def _made(read: ReadOnly, organization_id: str, draft: Draft, repeat: Repeat | None) -> Revision | None:
+    """The revision that an earlier call with this request id made.
+
+    Raises:
+        IdempotencyMismatch: the author used it for something else.
+    """
+    if repeat is None:
+        return None
+    query = select(PROMPT_REVISIONS).where(
+        _revisions.organization_id == organization_id,
+        _revisions.author_id == draft.author_id,
+        _revisions.request_id == repeat.request_id,
+    )
+    row = (await read.execute(query)).mappings().one_or_none()
+    if row is None:
+        return None
+    check_repeat(bytes(row["body_hash"]), repeat.body_hash)
+    return _revision(row)
+
+
+async def _add(write: ReadWrite, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> Revision:
+    """Keeps the newest revision of a prompt."""
+    revision = Revision(
+        prompt_id=prompt.id,
+        number=prompt.latest_revision,
+        content=draft.content,
+        author_id=draft.author_id,
+        created_at=draft.at,
+        note=draft.note,
+    )
+    await write.execute(
+        insert(PROMPT_REVISIONS).values(
+            organization_id=prompt.organization_id,
+            prompt_id=revision.prompt_id,
+            number=revision.number,
+            content=_content_json(revision.content),
+            note=revision.note,
+            author_id=revision.author_id,
+            created_at=revision.created_at,
+            request_id=None if repeat is None else repeat.request_id,
+            body_hash=None if repeat is None else repeat.body_hash,
+        )
+    )
+    return revision
+
+
+def _alive(organization_id: str, prompt_id: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        _prompts.organization_id == organization_id,
+        _prompts.id == prompt_id,
+        _prompts.deleted_at.is_(None),
+    )
+
+
+def _locked(organization_id: str, prompt_id: str) -> Select[*tuple[Any, ...]]:  # Any: columns of any type
+    return select(PROMPTS).where(*_alive(organization_id, prompt_id)).with_for_update()
+
+
+def _of_prompt(organization_id: str, prompt_id: str) -> tuple[ColumnElement[bool], ...]:
+    return _revisions.organization_id == organization_id, _revisions.prompt_id == prompt_id
+
+
+def _prompt_row(prompt: NamedPrompt) -> _Json:
+    return {
+        "organization_id": prompt.organization_id,
+        "id": prompt.id,
+        "name": prompt.name,
+        "description": prompt.description,
+        "latest_revision": prompt.latest_revision,
+        "aliases": dict(prompt.aliases),
+        "created_at": prompt.created_at,
+        "updated_at": prompt.updated_at,
+    }
+
+
+def _prompt(row: RowMapping | _Json) -> NamedPrompt:
+    return NamedPrompt(
+        id=row["id"],
+        organization_id=row["organization_id"],
+        name=row["name"],
+        description=row["description"],
+        latest_revision=row["latest_revision"],
+        aliases=row["aliases"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        deleted_at=row["deleted_at"],
+    )
+
+
+def _revision(row: RowMapping) -> Revision:
+    return Revision(**{name: row[name] for name in _HEAD}, content=_content(row["content"]))
+
+
+def _content_json(content: Content) -> _Json:
+    defaults = content.defaults
+    return {
+        "template": content.template,
+        "variables": [_variable_json(variable) for variable in content.variables],
+        "examples": [[example.user, example.assistant] for example in content.examples],
+        "selection": content.selection.value,
+        "nearest_count": content.nearest_count,
+        "defaults": {name: getattr(defaults, name) for name in _DEFAULTS},
+    }
+
+
+def _content(stored: _Json) -> Content:
+    return Content(
+        template=stored["template"],
+        variables=tuple(_variable(variable) for variable in stored["variables"]),
+        examples=tuple(Example(user, assistant) for user, assistant in stored["examples"]),
+        selection=Selection(stored["selection"]),
+        nearest_count=stored["nearest_count"],
+        defaults=Defaults(**stored["defaults"]),
+    )
+
+
+def _variable_json(variable: Variable) -> _Json:
+    plain = {name: getattr(variable, name) for name in _VARIABLE}
+    return plain | {"type": variable.type.value, "choices": list(variable.choices)}
+
+
+def _variable(stored: _Json) -> Variable:
+    plain = {name: stored[name] for name in _VARIABLE}
+    return Variable(**plain, type=VariableType(stored["type"]), choices=tuple(stored["choices"]))
