@@ -73,7 +73,7 @@ class AnthropicProvider:
             async with AsyncExitStack() as stack:
                 response = await stack.enter_async_context(self._request(task))
                 is_begun = True
-                require_events(response)
+                require_events(response.headers)
                 if (allowance := allowances.of_anthropic(response.headers)) is not None:
                     yield Accepted(allowance)
                 events = await stack.enter_async_context(aclosing(_read(response.iter_bytes(), label)))

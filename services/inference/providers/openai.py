@@ -5,13 +5,13 @@ off for a complete one and builds several objects per token.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletionMessageParam
+import orjson
 
 from services.inference.model import FinishReason
 from services.inference.parts import PartDelta
@@ -19,7 +19,6 @@ from services.inference.prompts.tokens import TokenEstimate
 from services.inference.providers import allowances, faults, names, openai_format
 from services.inference.providers.base import Accepted, Ended, Profile, ProviderEvent, Task, Text, TokenCounts
 from services.inference.providers.sse import (
-    ByteStream,
     MalformedStream,
     ServerEvent,
     at,
@@ -95,12 +94,13 @@ class OpenAIProvider:
         is_begun = False
         try:
             async with AsyncExitStack() as stack:
-                response = await self._open(stack, task)
+                response = await self._open(task)
+                stack.push_async_callback(response.aclose)
                 is_begun = True
-                require_events(response)
+                require_events(response.headers)
                 if (allowance := allowances.of_openai(response.headers)) is not None:
                     yield Accepted(allowance)
-                events = await stack.enter_async_context(aclosing(_read(response.iter_bytes(), label)))
+                events = await stack.enter_async_context(aclosing(_read(response.aiter_bytes(), label)))
                 async for event in events:
                     yield event
         except openai.APIStatusError as error:
@@ -116,39 +116,52 @@ class OpenAIProvider:
         """See `Provider.close`."""
         await self._client.close()
 
-    async def _open(self, stack: AsyncExitStack, task: Task) -> ByteStream:
+    async def _open(self, task: Task) -> httpx2.Response:
         if self._takes_stream_options:
             try:
-                return await stack.enter_async_context(self._request(task, with_usage=True))
+                return await self._request(task, with_usage=True)
             except openai.BadRequestError as error:
                 if "stream_options" not in str(error.body):
                     raise
                 # Older compatible servers refuse the field; they are not asked again, and usage is estimated.
                 self._takes_stream_options = False
-        return await stack.enter_async_context(self._request(task, with_usage=False))
+        return await self._request(task, with_usage=False)
 
-    def _request(self, task: Task, *, with_usage: bool) -> AbstractAsyncContextManager[ByteStream]:
-        wanted, limits = task.parameters, task.limits
-        length = openai.omit if task.output_tokens_max is None else task.output_tokens_max
-        return self._client.chat.completions.with_streaming_response.create(
-            model=task.model,
-            messages=self._messages(task),
+    async def _request(self, task: Task, *, with_usage: bool) -> httpx2.Response:
+        """The answer's head; its body is read, and closed, by the caller."""
+        limits = task.limits
+        # Not `chat.completions.create`, which looks through every message for keys to rename by its type hints; there
+        # are none. Measured: a third of all that a short call costs this adapter, 2.2 against 1.5 ms.
+        response = await self._client.post(
+            "/chat/completions",
+            cast_to=httpx2.Response,
+            content=orjson.dumps(self._body(task, with_usage=with_usage)),
+            options={
+                "headers": {} if self._has_key else {"Authorization": openai.omit},
+                "timeout": openai.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
+            },
             stream=True,
-            stream_options={"include_usage": True} if with_usage else openai.omit,
-            max_completion_tokens=length if self._has_newer_limit else openai.omit,
-            max_tokens=openai.omit if self._has_newer_limit else length,
-            temperature=openai.omit if wanted.temperature is None else wanted.temperature,
-            top_p=openai.omit if wanted.top_p is None else wanted.top_p,
-            stop=list(wanted.stop) or openai.omit,
-            seed=openai.omit if wanted.seed is None else wanted.seed,
-            extra_body=_more(task) or None,
-            extra_headers={} if self._has_key else {"Authorization": openai.omit},
-            timeout=openai.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
+            stream_cls=openai.AsyncStream[object],
         )
+        return cast("httpx2.Response", response)  # as `cast_to` wants; the SDK's types leave it out for streams
 
-    def _messages(self, task: Task) -> list[ChatCompletionMessageParam]:
-        given = list(openai_format.messages(task, takes_reasoning=self._takes_reasoning))
-        return cast("list[ChatCompletionMessageParam]", given)  # dictionaries as the vendor documents them
+    def _body(self, task: Task, *, with_usage: bool) -> dict[str, object]:
+        wanted = task.parameters
+        body: dict[str, object] = {
+            "model": task.model,
+            "messages": list(openai_format.messages(task, takes_reasoning=self._takes_reasoning)),
+            "stream": True,
+        }
+        if with_usage:
+            body["stream_options"] = {"include_usage": True}
+        options = {
+            "max_completion_tokens" if self._has_newer_limit else "max_tokens": task.output_tokens_max,
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            "stop": list(wanted.stop) or None,
+            "seed": wanted.seed,
+        }
+        return body | {name: value for name, value in options.items() if value is not None} | _more(task)
 
 
 def _more(task: Task) -> dict[str, Any]:  # Any: the vendor's JSON

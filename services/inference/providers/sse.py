@@ -169,12 +169,12 @@ def count_at(value: object, *path: str | int) -> int | None:
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
 
-def require_events(response: ByteStream) -> None:
+def require_events(headers: Mapping[str, str]) -> None:
     """Refuses what a proxy or a wrong address answers with.
 
     Raises:
         MalformedStream: the body is no event stream.
     """
-    kind = response.headers.get("content-type", "")
+    kind = headers.get("content-type", "")
     if not kind.lower().startswith("text/event-stream"):
         raise MalformedStream("the body is no event stream")
