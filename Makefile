@@ -71,6 +71,10 @@ eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion;
 bench-faults: setup-dev ## Every fault of a provider beside a healthy one: outcome, gap that a reader sees, upstream calls
 	@$(DEV) -m tests.faults $(ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: setup-dev ## CPU per request and per token of a stateless call, beside a bare pass-through; AGAINST=revision
+	@$(DEV) -m tests.load $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
+
 ##@ Check
 
 .PHONY: check

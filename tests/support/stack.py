@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,10 +29,21 @@ class Stack:
     Attributes:
         folder: its data, logs and credentials.
         environment: what its processes are given beyond the defaults.
+        tree: the checkout that is run.
+        command: of Python, that runs it.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        tree: Path = _ROOT,
+        command: Sequence[str] = ("-m", "dev", "up"),
+    ) -> None:
         self.folder = folder
+        self.tree = tree
+        self.command = command
         self.environment = dict(environment or {})
         self._home = Home(folder)
         self._process: subprocess.Popen[bytes] | None = None
@@ -75,7 +86,7 @@ class Stack:
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dev", "up"], cwd=_ROOT, env=environment, stdout=output, stderr=output
+                [sys.executable, *self.command], cwd=self.tree, env=environment, stdout=output, stderr=output
             )
         deadline = time.monotonic() + _START_S_MAX
         while not self._is_ready():

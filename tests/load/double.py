@@ -1,0 +1,112 @@
+"""`python -m tests.load.double`: a provider of OpenAI's chat completions that writes a set number of tokens per second.
+
+It costs little itself: what it writes is made once, and it looks at nothing of a request but its limit of tokens.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import orjson
+
+from tests.load.serving import serve
+
+# Any: the types of ASGI itself.
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+TOKENS_MAX: Final = 256
+INPUT_TOKENS: Final = 180
+MODEL: Final = "gpt-6.2-sol"
+
+
+def text(tokens: int) -> str:
+    """What an answer of so many tokens says."""
+    return "".join(_piece(number) for number in range(tokens))
+
+
+class Double:
+    """The ASGI application.
+
+    Args:
+        tokens_per_s: what each answer is written with.
+    """
+
+    def __init__(self, *, tokens_per_s: float) -> None:
+        self._pause_s = 1 / tokens_per_s
+        self._chunks = [_event(_chunk(number, {"content": _piece(number)})) for number in range(TOKENS_MAX)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = orjson.loads(await body_of(receive))
+        tokens = request.get("max_completion_tokens") or request["max_tokens"]
+        is_stream = bool(request.get("stream"))
+        kind = b"text/event-stream" if is_stream else b"application/json"
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
+        begun = asyncio.get_running_loop().time()
+        if not is_stream:
+            await self._wait(begun, tokens)
+            await send({"type": "http.response.body", "body": orjson.dumps(_whole(tokens))})
+            return
+        for number in range(tokens):
+            await self._wait(begun, number + 1)
+            await send({"type": "http.response.body", "body": self._chunks[number], "more_body": True})
+        await send({"type": "http.response.body", "body": _ending(tokens)})
+
+    async def _wait(self, begun: float, tokens: int) -> None:
+        """Until so many tokens are due, so that a late one does not delay the others."""
+        await asyncio.sleep(begun + tokens * self._pause_s - asyncio.get_running_loop().time())
+
+
+async def body_of(receive: Receive) -> bytes:
+    """The whole body of a request."""
+    pieces, more = [], True
+    while more:
+        message = await receive()
+        pieces.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _piece(number: int) -> str:
+    return f" word{number}"
+
+
+def _chunk(number: int, delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+    # The vendor's chunks are of this form; random letters make their lengths differ.
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
+    return {**head, "service_tier": "default", "choices": [choice], "usage": None, "obfuscation": f"x{number}"}
+
+
+def _ending(tokens: int) -> bytes:
+    usage = {**_chunk(tokens + 1, {}), "choices": [], "usage": _usage(tokens)}
+    return _event(_chunk(tokens, {}, "stop")) + _event(usage) + b"data: [DONE]\n\n"
+
+
+def _whole(tokens: int) -> dict[str, object]:
+    message: dict[str, object] = {"role": "assistant", "content": text(tokens), "refusal": None, "annotations": []}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": MODEL}
+    return {**head, "choices": [choice], "usage": _usage(tokens), "service_tier": "default"}
+
+
+def _usage(tokens: int) -> dict[str, object]:
+    counts = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": tokens, "total_tokens": INPUT_TOKENS + tokens}
+    return {
+        **counts,
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+
+
+def _event(document: dict[str, object]) -> bytes:
+    return b"data: " + orjson.dumps(document) + b"\n\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens-per-s", type=float, required=True)
+    serve(Double(tokens_per_s=parser.parse_args().tokens_per_s))
