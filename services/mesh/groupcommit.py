@@ -43,8 +43,9 @@ class GroupCommit(Generic[Item, Result]):
     Args:
         send: sends a batch; gives one result per item, in order. One send at a time.
         name: from a closed set; label of its metrics.
-        batch_max: items in one send.
+        batch_max: items in one send, or what they weigh together.
         pending_max: items that may wait; above it `add` refuses.
+        weigh: what an item counts for where that is not the same for all; one that is too heavy goes alone.
 
     Leaving the context sends what waits, then stops; leaving it by an exception gives up what waits.
     """
@@ -56,11 +57,13 @@ class GroupCommit(Generic[Item, Result]):
         name: str,
         batch_max: int = BATCH_MAX,
         pending_max: int = PENDING_MAX,
+        weigh: Callable[[Item], int] | None = None,
     ) -> None:
         self._send = send
         self._name = name
         self._batch_max = batch_max
         self._pending_max = pending_max
+        self._weigh = weigh or _alike
         self._pending: deque[_Entry[Item, Result]] = deque()
         self._wake = asyncio.Event()
         self._is_open = False
@@ -114,10 +117,15 @@ class GroupCommit(Generic[Item, Result]):
 
     def _take(self) -> list[_Entry[Item, Result]]:
         batch: list[_Entry[Item, Result]] = []
-        while self._pending and len(batch) < self._batch_max:
-            entry = self._pending.popleft()
-            if not entry.answer.done():  # its caller was cancelled
+        left = self._batch_max
+        while self._pending and left > 0:
+            entry = self._pending[0]
+            if not entry.answer.done():  # else its caller was cancelled
+                left -= self._weigh(entry.item)
+                if left < 0 and batch:
+                    break
                 batch.append(entry)
+            self._pending.popleft()
         return batch
 
     async def _commit(self, batch: Sequence[_Entry[Item, Result]]) -> None:
@@ -135,6 +143,10 @@ class GroupCommit(Generic[Item, Result]):
             for entry, result in zip(batch, results, strict=True):
                 if not entry.answer.done():
                     entry.answer.set_result(result)
+
+
+def _alike(_: object) -> int:
+    return 1
 
 
 def _fail(entries: Sequence[_Entry[Item, Result]] | deque[_Entry[Item, Result]], error: Exception) -> None:

@@ -123,6 +123,17 @@ def findings(found: Findings) -> search_service_pb2.SearchResponse:
     )
 
 
+def is_question(request: search_service_pb2.EmbedRequest) -> bool:
+    """Whether the texts are questions.
+
+    Raises:
+        InvalidArgument: they are of a kind that is not known.
+    """
+    if request.kind not in search_service_pb2.EmbeddingKind.values():
+        raise invalid_field("kind", "must be an EmbeddingKind")
+    return request.kind == search_service_pb2.EMBEDDING_KIND_QUESTION
+
+
 def embeddings(vectors: Vectors) -> Iterable[search_service_pb2.Embedding]:
     """One per vector."""
     return [search_service_pb2.Embedding(values=vector.tolist()) for vector in vectors]

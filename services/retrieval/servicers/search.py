@@ -39,9 +39,11 @@ class EmbeddingServicer(search_service_pb2_grpc.EmbeddingServiceServicer):
         for place, text in enumerate(texts):
             if not 1 <= len(text) <= QUERY_CHARACTERS_MAX:
                 raise invalid_field(f"texts[{place}]", f"must be 1 to {QUERY_CHARACTERS_MAX} characters")
-        vectors = await self._embedder.embed_texts(texts)
+        self._embedder.require(request.model)
+        embed = self._embedder.embed_questions if wire.is_question(request) else self._embedder.embed_passages
         return pb.EmbedResponse(
-            embeddings=wire.embeddings(vectors),
+            embeddings=wire.embeddings(await embed(texts)),
             encoder=self._embedder.revision,
             input_tokens=await self._embedder.count_tokens(texts),
+            dimension=self._embedder.dimension,
         )

@@ -285,7 +285,35 @@ async def test_embeddings_are_unit_vectors_of_the_named_encoder(api: Api) -> Non
     assert [len(vector) for vector in vectors] == [384] * 3
     assert near > far
     assert made.encoder.startswith("all-MiniLM-L6-v2-int8@")
-    assert made.input_tokens == 14
+    assert (made.input_tokens, made.dimension) == (14, 384)
+
+
+@pytest.mark.parametrize("kind", ["EMBEDDING_KIND_QUESTION", "EMBEDDING_KIND_PASSAGE"])
+async def test_texts_are_embedded_by_the_encoder_that_is_named(api: Api, kind: str) -> None:
+    request = search_service_pb2.EmbedRequest(
+        texts=["a cat", "a cat"], kind=search_service_pb2.EmbeddingKind.Value(kind), model="all-MiniLM-L6-v2-int8"
+    )
+
+    made = await api.embedding.Embed(request, metadata=api.metadata)
+
+    assert made.embeddings[0] == made.embeddings[1]
+
+
+async def test_encoder_that_is_not_there_is_refused(api: Api) -> None:
+    request = search_service_pb2.EmbedRequest(texts=["a cat"], model="text-embedding-3-small")
+
+    refused = await _refused(api.embedding.Embed(request, metadata=api.metadata))
+
+    assert refused.reason is Reason.MODEL_UNKNOWN
+
+
+async def test_unknown_kind_of_text_is_refused(api: Api) -> None:
+    request = search_service_pb2.EmbedRequest(texts=["a cat"])
+    request.kind = 99  # type: ignore[assignment] # what a newer client may send
+
+    refused = await _refused(api.embedding.Embed(request, metadata=api.metadata))
+
+    assert [violation.field for violation in refused.fields] == ["kind"]
 
 
 @pytest.mark.parametrize("texts", [[], ["x"] * 257, ["x", ""], ["x" * 8_001]])

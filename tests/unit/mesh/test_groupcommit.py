@@ -166,3 +166,20 @@ def test_every_item_is_sent_once_and_in_order_and_answered(bursts: list[int], ba
         assert sent == list(range(len(tasks)))
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("items", "batches"),
+    [
+        ([4, 3, 3], [[4, 3, 3]]),
+        ([4, 3, 4], [[4, 3], [4]]),
+        ([11, 1], [[11], [1]]),
+        ([1, 11, 1], [[1], [11], [1]]),
+    ],
+)
+async def test_batch_holds_as_many_items_as_it_bears(items: list[int], batches: list[list[int]]) -> None:
+    line = Line(is_open=True)
+    async with GroupCommit(line.send, name="test", batch_max=10, weigh=lambda item: item) as commit:
+        await asyncio.gather(*(commit.add(item) for item in items))
+
+    assert line.batches == batches

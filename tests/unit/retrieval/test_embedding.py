@@ -1,15 +1,18 @@
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.mesh.errors import ModelUnknown
 from services.retrieval.embedding.cache import LocalVectors
 from services.retrieval.embedding.encoder import EncoderError, Vectors, checked
 from services.retrieval.embedding.onnx import ModelFiles, OnnxEncoder
 from services.retrieval.embedding.service import open_embedder
 from services.retrieval.model import Vector
+from tests.support import waiting
 from tests.support.retrieval import DIMENSION, ENCODER, WordEncoder, word_vector
 
 
@@ -55,6 +58,96 @@ async def test_questions_at_once_share_batches() -> None:
     assert sum(len(call) for call in encoder.calls) == 40
     assert max(len(call) for call in encoder.calls) == 16
     assert len(encoder.calls) < 10
+
+
+async def test_passages_of_callers_at_once_share_batches() -> None:
+    encoder = WordEncoder()
+    async with open_embedder(encoder, LocalVectors(1, None)) as embedder:
+        made = await asyncio.gather(*(embedder.embed_passages([f"passage {number}"]) for number in range(64)))
+
+    assert len(encoder.calls) <= 5
+    assert sum(len(call) for call in encoder.calls) == 64
+    for number, vectors in enumerate(made):
+        np.testing.assert_array_equal(vectors[0], word_vector(f"passage {number}"))
+
+
+async def test_texts_of_one_caller_share_batches_too() -> None:
+    encoder = WordEncoder()
+    texts = [f"passage {number}" for number in range(40)]
+    async with open_embedder(encoder, LocalVectors(1, None)) as embedder:
+        vectors = await embedder.embed_passages(texts)
+
+    assert [len(call) for call in encoder.calls] == [16, 16, 8]
+    np.testing.assert_array_equal(vectors, np.stack([word_vector(text) for text in texts]))
+
+
+async def test_batch_of_long_texts_is_as_large_as_one_run() -> None:
+    encoder = WordEncoder()
+    async with open_embedder(encoder, LocalVectors(1, None)) as embedder:
+        await embedder.embed_passages(["long words " * 200] * 10)
+
+    assert [len(call) for call in encoder.calls] == [4, 4, 2]
+
+
+async def test_large_job_starves_neither_a_question_nor_another_job() -> None:
+    encoder = _Held()
+    async with open_embedder(encoder, LocalVectors(10, None)) as embedder:
+        job = asyncio.ensure_future(embedder.embed_passages([f"passage {number}" for number in range(256)]))
+        await waiting.until(lambda: bool(encoder.calls))
+        others = asyncio.gather(embedder.embed_questions(["a question"]), embedder.embed_passages(["another job"]))
+        await asyncio.sleep(0)
+        encoder.gate.set()
+        await asyncio.gather(others, job)
+
+    places = [next(place for place, call in enumerate(encoder.calls) if text in call) for text in _PATIENT]
+    assert len(encoder.calls) > 16
+    assert max(places) <= 3
+
+
+_PATIENT = ("a question", "another job")
+
+
+async def test_caller_that_leaves_takes_its_texts_back() -> None:
+    encoder = _Held()
+    async with open_embedder(encoder, LocalVectors(1, None)) as embedder:
+        first = asyncio.ensure_future(embedder.embed_passages(["first"]))
+        await waiting.until(lambda: bool(encoder.calls))
+        leaving = asyncio.ensure_future(embedder.embed_passages(["unwanted"] * 40))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        encoder.gate.set()
+        await asyncio.gather(first, embedder.embed_passages(["last"]))
+
+    assert encoder.calls == [["first"], ["last"]]
+
+
+class _Held(WordEncoder):
+    """An encoder that waits for leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        vectors = super().encode(texts)
+        assert self.gate.wait(60)
+        return vectors
+
+
+@pytest.mark.parametrize("model", ["", "words", "words@1"])
+async def test_encoder_is_known_by_its_names(model: str) -> None:
+    async with open_embedder(WordEncoder(), LocalVectors(1, None)) as embedder:
+        embedder.require(model)
+
+
+@pytest.mark.parametrize("model", ["words@2", "word", "text-embedding-3-small"])
+async def test_another_encoder_is_not_there(model: str) -> None:
+    async with open_embedder(WordEncoder(), LocalVectors(1, None)) as embedder:
+        with pytest.raises(ModelUnknown) as refused:
+            embedder.require(model)
+
+    assert refused.value.metadata == {"model": model}
 
 
 async def test_shared_cache_is_asked_only_for_what_is_not_here() -> None:
