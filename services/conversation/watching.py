@@ -145,8 +145,7 @@ class Watching:
         """
         if after_sequence < 0:
             raise invalid_field("after_sequence", "0 or more")
-        answer = await self._store.answer(owner, turn_id)
-        await self._check_position(answer, after_sequence)
+        answer = await self._answer(owner, turn_id, after_sequence)
         with _WATCHERS.track_inprogress():
             if answer.turn.state.has_ended:
                 async for events in self._remaining(answer, after_sequence):
@@ -223,12 +222,23 @@ class Watching:
             finished = TurnFinished(answer.turn.state, answer.message)
             yield [TurnEvent(last, answer.turn.attempt, finished)]
 
-    async def _check_position(self, answer: Answer, after_sequence: int) -> None:
+    async def _answer(self, owner: Owner, turn_id: str, after_sequence: int) -> Answer:
+        """The answer to a watcher that has seen the events up to `after_sequence`.
+
+        Raises:
+            NotFound: no such turn.
+            InvalidArgument: nobody can have seen so many.
+        """
+        answer = await self._store.answer(owner, turn_id)
         latest = answer.message.last_sequence
         if after_sequence > latest and not answer.turn.state.has_ended:
-            latest = max(latest, await self._latest_shown(answer))
+            latest = await self._latest_shown(answer)
+            if after_sequence > latest:  # the turn may have ended since it was read, and its journal be gone
+                answer = await self._store.answer(owner, turn_id)
+                latest = max(latest, answer.message.last_sequence)
         if after_sequence > latest:
             raise invalid_field("after_sequence", f"at most {latest}, the turn's latest event")
+        return answer
 
     async def _latest_shown(self, answer: Answer) -> int:
         """The highest sequence that anybody can have seen; where the journal cannot tell, the limit of all of them."""

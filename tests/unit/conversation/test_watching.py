@@ -17,9 +17,9 @@ from services.conversation.events import (
 )
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Batch
-from services.conversation.model import FinishReason, Turn, TurnState
+from services.conversation.model import FinishReason, Owner, Turn, TurnState
 from services.conversation.recovery import Recovery
-from services.conversation.store import Claim, Ending, Fold, TurnRef
+from services.conversation.store import Answer, Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.watching import BUFFER_MAX
 from services.mesh.errors import InvalidArgument, NotFound
@@ -197,6 +197,26 @@ async def test_a_position_that_may_have_been_shown_before_a_loss_is_accepted(aut
     assert await author.rig.look(author.turn, after=3) == []
     with pytest.raises(InvalidArgument):
         await author.rig.look(author.turn, after=1_000_000)
+
+
+async def test_a_turn_that_ends_while_a_position_is_checked_is_read_again(
+    author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await author.write("Ada", " wrote")
+    answers = author.rig.store.answer
+
+    async def answer(owner: Owner, turn_id: str) -> Answer:
+        """As a process tells it that stands still behind it, until the journal is gone."""
+        found = await answers(owner, turn_id)
+        monkeypatch.undo()
+        await author.end()
+        await author.journal.forget([author.turn.id])
+        return found
+
+    monkeypatch.setattr(author.rig.store, "answer", answer)
+    events = await author.rig.look(author.turn, after=3)
+
+    assert kinds(events) == ["TurnFinished"]
 
 
 async def test_a_deleted_turn_ends_its_watchers(author: Author) -> None:
