@@ -107,8 +107,6 @@ proto-check: setup-dev node_modules/.package-lock.json ## Contracts and what is 
 	@$(DEV) -m dev.tools.protos --check
 	@$(DEV) -m dev.tools.errors_page --check
 	@$(DEV) -m edge openapi | diff edge/openapi.json - || { echo "edge/openapi.json is not what proto/ says: run 'make proto' and commit the result"; exit 1; }
-	@$(DEV) -m dev.tools.errors_page --check
-	@$(DEV) -m edge openapi | diff edge/openapi.json - || { echo "edge/openapi.json is not what proto/ says: run 'make proto' and commit the result"; exit 1; }
 
 ##@ Change
 
