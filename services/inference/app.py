@@ -12,10 +12,12 @@ from parley.inference.v1 import (
     budget_service_pb2_grpc,
     generation_service_pb2_grpc,
     model_service_pb2_grpc,
+    prompt_service_pb2_grpc,
     provider_service_pb2_grpc,
     usage_service_pb2_grpc,
 )
 from services.inference import clients
+from services.inference.answering import Answers
 from services.inference.course import Tactics
 from services.inference.embedding import Embeds
 from services.inference.generation import Generator
@@ -26,6 +28,11 @@ from services.inference.money.metered import MeteredPurse
 from services.inference.money.purse import FREE, Purse
 from services.inference.money.rates import SharedRates
 from services.inference.money.usage import UsageReports
+from services.inference.prompts.examples import Examples
+from services.inference.prompts.library import Library
+from services.inference.prompts.lookup import PromptBook
+from services.inference.prompts.preview import Previews
+from services.inference.prompts.resolving import PromptAnswers
 from services.inference.providers import names, scripted
 from services.inference.providers.base import Limits, Provider
 from services.inference.routes.compiling import Wishes
@@ -36,6 +43,7 @@ from services.inference.servicers import (
     BudgetServicer,
     GenerationServicer,
     ModelServicer,
+    PromptServicer,
     ProviderServicer,
     UsageServicer,
 )
@@ -46,6 +54,7 @@ from services.inference.standing.outages_valkey import ValkeyOutages
 from services.inference.standing.report import Reports
 from services.inference.standing.standings import Standings
 from services.inference.store_postgres import PostgresStore
+from services.inference.store_postgres.prompts import PostgresPrompts
 from services.mesh import server, tokens
 from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
@@ -71,6 +80,19 @@ class Money:
     loops: list[Loop] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompts:
+    """What organizations keep for wishes to name."""
+
+    book: PromptBook
+    examples: Examples
+    library: Library
+
+    def loops(self) -> list[Loop]:
+        """What has to run beside the server."""
+        return [Loop("inference_prompts", self.book.listen)]
+
+
 async def serve(settings: ServeSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with AsyncExitStack() as stack:
@@ -79,14 +101,15 @@ async def serve(settings: ServeSettings) -> None:
         valkey = await stack.enter_async_context(open_valkey(settings, application=AUDIENCE))
         database = await stack.enter_async_context(open_database(settings, application=AUDIENCE))
         money = await open_money(settings, database, valkey, stack)
+        prompts = open_prompts(database, valkey, await open_embeds(settings, auth, stack))
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
         standing = [Loop("inference_outages", outages.run), Gauges(tactics.standings).loop()]
         await server.serve(
             settings,
-            servicers=wire_up(settings, shelf.router, tactics, money),
+            servicers=wire_up(settings, shelf.router, tactics, money, prompts),
             verifier=internal_verifier(AUDIENCE, auth),
-            loops=[*shelf.loops(), *standing, *money.loops],
+            loops=[*shelf.loops(), *standing, *money.loops, *prompts.loops()],
         )
 
 
@@ -120,8 +143,21 @@ async def open_money(settings: ServeSettings, database: Database, valkey: Client
     )
 
 
-def wire_up(settings: Settings, router: Router, tactics: Tactics, money: Money | None = None) -> list[Register]:
-    """The servicers; without money nobody counts."""
+def open_prompts(database: Database, valkey: Client, embeds: Embeds | None) -> Prompts:
+    """Prompts on the database; without `embeds` no example is nearer than another."""
+    store = PostgresPrompts(database)
+    book, examples = PromptBook(store, valkey), Examples(store, embeds)
+    return Prompts(book=book, examples=examples, library=Library(store, book, examples))
+
+
+def wire_up(
+    settings: Settings,
+    router: Router,
+    tactics: Tactics,
+    money: Money | None = None,
+    prompts: Prompts | None = None,
+) -> list[Register]:
+    """The servicers; without money nobody counts, without prompts there are none to name."""
     money = money or Money()
     generator = Generator(
         router,
@@ -130,10 +166,16 @@ def wire_up(settings: Settings, router: Router, tactics: Tactics, money: Money |
         purse=money.purse,
         tactics=tactics,
     )
+    answers: Answers = generator
+    kept: list[Register] = []
+    if prompts is not None:
+        answers = PromptAnswers(answers, prompts.book, prompts.examples)
+        servicer = PromptServicer(prompts.library, Previews(prompts.book, prompts.examples, router))
+        kept = [lambda grpc_server: prompt_service_pb2_grpc.add_PromptServiceServicer_to_server(servicer, grpc_server)]
     reports = Reports(router, tactics.standings)
     return [
         lambda grpc_server: generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationServicer(generator), grpc_server
+            GenerationServicer(answers), grpc_server
         ),
         lambda grpc_server: model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(router), grpc_server
@@ -142,6 +184,7 @@ def wire_up(settings: Settings, router: Router, tactics: Tactics, money: Money |
             ProviderServicer(reports), grpc_server
         ),
         *money.servicers,
+        *kept,
     ]
 
 

@@ -10,6 +10,8 @@ from parley.inference.v1 import (
     generation_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    prompt_service_pb2,
+    prompt_service_pb2_grpc,
     provider_service_pb2,
     provider_service_pb2_grpc,
     usage_service_pb2,
@@ -20,10 +22,13 @@ from services.inference.answering import Answers
 from services.inference.merging import merging
 from services.inference.money.budgets import Budgets
 from services.inference.money.model import UsageQuery
+from services.inference.money.purse import Payer, Purpose
 from services.inference.money.usage import UsageReports
+from services.inference.prompts.library import Library
+from services.inference.prompts.preview import Previews
 from services.inference.routing import Router
 from services.inference.standing.report import Reports
-from services.inference.wire import money, providers
+from services.inference.wire import money, prompts, providers
 from services.mesh.pages import next_page_token, parse_page
 from services.mesh.rpc import RpcContext, principal
 
@@ -168,6 +173,116 @@ class BudgetServicer(budget_service_pb2_grpc.BudgetServiceServicer):
         )
 
 
+class PromptServicer(prompt_service_pb2_grpc.PromptServiceServicer):
+    """Serves parley.inference.v1.PromptService for the caller's organization.
+
+    Args:
+        library: keeps prompts.
+        previews: show what a model would be given.
+    """
+
+    def __init__(self, library: Library, previews: Previews) -> None:
+        self._library = library
+        self._previews = previews
+
+    async def CreatePrompt(
+        self, request: prompt_service_pb2.CreatePromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.CreatePromptResponse:
+        """See the contract."""
+        content, repeat = prompts.content(request.content), prompts.repeat(request)
+        made = await self._library.create(_author(), request.name, request.description, content, request.note, repeat)
+        return prompt_service_pb2.CreatePromptResponse(prompt=prompts.to_prompt(made))
+
+    async def GetPrompt(
+        self, request: prompt_service_pb2.GetPromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.GetPromptResponse:
+        """See the contract."""
+        found = await self._library.get(principal().organization_id, request.prompt)
+        return prompt_service_pb2.GetPromptResponse(prompt=prompts.to_prompt(found))
+
+    async def ListPrompts(
+        self, request: prompt_service_pb2.ListPromptsRequest, context: RpcContext
+    ) -> prompt_service_pb2.ListPromptsResponse:
+        """See the contract."""
+        organization_id = principal().organization_id
+        query = ("prompts", organization_id)
+        page = parse_page(request.page_size, request.page_token, query=query)
+        after = str(page.after[0]) if page.after else ""
+        found = await self._library.page(organization_id, after=after, limit=page.size + 1)
+        shown = found[: page.size]
+        token = next_page_token((shown[-1].name,), query=query) if len(found) > page.size else ""
+        return prompt_service_pb2.ListPromptsResponse(
+            prompts=[prompts.to_prompt(one) for one in shown], next_page_token=token
+        )
+
+    async def DeletePrompt(
+        self, request: prompt_service_pb2.DeletePromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.DeletePromptResponse:
+        """See the contract."""
+        await self._library.delete(principal().organization_id, request.prompt)
+        return prompt_service_pb2.DeletePromptResponse()
+
+    async def CreatePromptRevision(
+        self, request: prompt_service_pb2.CreatePromptRevisionRequest, context: RpcContext
+    ) -> prompt_service_pb2.CreatePromptRevisionResponse:
+        """See the contract."""
+        content, repeat = prompts.content(request.content), prompts.repeat(request)
+        made = await self._library.add_revision(_author(), request.prompt, content, request.note, repeat)
+        return prompt_service_pb2.CreatePromptRevisionResponse(revision=prompts.to_revision(made))
+
+    async def GetPromptRevision(
+        self, request: prompt_service_pb2.GetPromptRevisionRequest, context: RpcContext
+    ) -> prompt_service_pb2.GetPromptRevisionResponse:
+        """See the contract."""
+        found = await self._library.revision(principal().organization_id, request.prompt, request.revision)
+        return prompt_service_pb2.GetPromptRevisionResponse(revision=prompts.to_revision(found))
+
+    async def ListPromptRevisions(
+        self, request: prompt_service_pb2.ListPromptRevisionsRequest, context: RpcContext
+    ) -> prompt_service_pb2.ListPromptRevisionsResponse:
+        """See the contract."""
+        organization_id = principal().organization_id
+        query = ("prompt_revisions", organization_id, request.prompt)
+        page = parse_page(request.page_size, request.page_token, query=query)
+        before = int(page.after[0]) if page.after else None
+        found = await self._library.revisions(organization_id, request.prompt, before=before, limit=page.size + 1)
+        shown = found[: page.size]
+        token = next_page_token((shown[-1].number,), query=query) if len(found) > page.size else ""
+        return prompt_service_pb2.ListPromptRevisionsResponse(
+            revisions=[prompts.to_revision(one) for one in shown], next_page_token=token
+        )
+
+    async def SetPromptAlias(
+        self, request: prompt_service_pb2.SetPromptAliasRequest, context: RpcContext
+    ) -> prompt_service_pb2.SetPromptAliasResponse:
+        """See the contract."""
+        changed = await self._library.set_alias(
+            principal().organization_id,
+            request.prompt,
+            request.alias,
+            request.revision,
+            expected=prompts.expected_revision(request),
+        )
+        return prompt_service_pb2.SetPromptAliasResponse(prompt=prompts.to_prompt(changed))
+
+    async def DeletePromptAlias(
+        self, request: prompt_service_pb2.DeletePromptAliasRequest, context: RpcContext
+    ) -> prompt_service_pb2.DeletePromptAliasResponse:
+        """See the contract."""
+        expected = prompts.expected_revision(request)
+        await self._library.delete_alias(principal().organization_id, request.prompt, request.alias, expected=expected)
+        return prompt_service_pb2.DeletePromptAliasResponse()
+
+    async def RenderPrompt(
+        self, request: prompt_service_pb2.RenderPromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.RenderPromptResponse:
+        """See the contract."""
+        preview = await self._previews.of(
+            _author(), prompts.reference_to_render(request), question=request.question, model=request.model
+        )
+        return prompts.to_preview(preview)
+
+
 class UsageServicer(usage_service_pb2_grpc.UsageServiceServicer):
     """Serves parley.inference.v1.UsageService.
 
@@ -204,3 +319,14 @@ class UsageServicer(usage_service_pb2_grpc.UsageServiceServicer):
         shown = found[: page.size]
         token = next_page_token(money.position_of_usage(shown[-1]), query=key) if len(found) > page.size else ""
         return [money.to_usage(row) for row in shown], token
+
+
+def _author() -> Payer:
+    """Whose prompts they are, and in whose name examples are embedded."""
+    caller = principal()
+    return Payer(
+        organization_id=caller.organization_id,
+        user_id=caller.subject_id,
+        credential_id=caller.credential_id,
+        purpose=Purpose.EMBEDDING,
+    )

@@ -29,6 +29,7 @@ from services.inference.parts import PartDelta
 from services.inference.routing import Listing
 from services.inference.wire import caching
 from services.inference.wire import parts as wire_parts
+from services.inference.wire import prompts as wire_prompts
 from services.mesh.errors import invalid_field
 
 # A float of the wire has 24 bits; what the caller wrote has at most this many decimals of them.
@@ -74,6 +75,7 @@ def generation(
         cache=caching.use(request.cache),
         accepts_restart=streamed is not None and streamed.accepts_restart,
         continue_from="" if streamed is None else streamed.continue_from,
+        prompt_ref=wire_prompts.reference(request),
     )
 
 
@@ -130,6 +132,7 @@ def to_answer(answer: Answer) -> generation_pb2.Answer:
         stop_text=answer.stop_text,
         refusal_category=answer.refusal_category,
         cache=caching.to_hit(answer.cache),
+        prompt_revision=answer.prompt_revision,
     )
 
 
@@ -180,6 +183,7 @@ def _to_event(event: Event) -> generation_service_pb2.GenerateEvent:
                     context=_to_context(event.context),
                     cache=caching.to_hit(event.cache),
                     offset=event.offset,
+                    prompt_revision=event.prompt_revision,
                 )
             )
         case ProviderSwitched():
@@ -227,6 +231,7 @@ def _to_context(report: ContextReport) -> generation_pb2.ContextReport:
         passages_dropped=report.passages_dropped,
         summary_tokens=report.summary_tokens,
         omissions=[_to_omission(omission) for omission in report.omissions],
+        examples_unranked=report.examples_unranked,
     )
 
 
