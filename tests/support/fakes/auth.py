@@ -29,7 +29,7 @@ SCOPES: Final = frozenset(
             "users:write",
         ),
         *("conversations:read", "conversations:write", "turns:write", "feedback:write", "models:read"),
-        *("knowledge:read", "knowledge:write", "inference:generate"),
+        *("knowledge:read", "knowledge:write", "inference:generate", "prompts:read", "prompts:write"),
     }
 )
 
