@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from services.conversation.actions import Action, Actions, Edit, Growth, NewQuestion
+from services.conversation.continuation import Continuation
 from services.conversation.events import Draft, TurnEvent
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.writer import TurnWriter
@@ -173,6 +174,10 @@ async def _retried_at_the_end(turns: Turns, owner: Owner, turn_id: str, **option
     return await turns.create(owner, replace(ask, on_conflict=options["on_conflict"]), repeat=options["repeat"])
 
 
+def _stands_nowhere(continuation: Continuation, offset: int) -> None:
+    continuation._end = offset
+
+
 async def _begun_anew(store: MemoryStore, ref: TurnRef, **options: Any) -> Claim | None:
     claim = await _CLAIM(store, ref, **options)
     return replace(claim, continued=None) if claim else None
@@ -233,6 +238,7 @@ MUTANTS: Final[dict[str, Change]] = {
     "regenerate overwrites the old answer": replaced(MemoryStore, "_grow", _overwrites),
     "an edit hangs off what it edits": replaced(Actions, "growth", _below_what_it_edits),
     "a retry asks at the end of the branch": replaced(Turns, "retry", _retried_at_the_end),
+    "what the model writes on takes the place of what stands": replaced(Continuation, "stands", _stands_nowhere),
     "what goes on begins anew": replaced(MemoryStore, "claim", _begun_anew),
     "a turn may take for ever": replaced(MemoryStore, "claim", _for_ever),
     "a delete leaves the messages": replaced(MemoryStore, "delete_conversation", _deleted_in_part),

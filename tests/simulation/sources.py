@@ -29,6 +29,8 @@ CUT_SHORT: Final = 0.1
 """Share of answers that are as long as they may be."""
 GOES_ON: Final = 0.5
 """Share of continued answers that the model goes on with; the others it gives again, from the start."""
+TAKES_PREFIX: Final = 0.5
+"""Share of attempts that go on with the beginning of the answer that they are given."""
 THINKS: Final = 0.04
 """Share of answers before which the model is silent for longer than a lease."""
 
@@ -82,14 +84,19 @@ class Model:
         before = tuple(message.text for message in request.messages[:-1])
         self._history.prompts.setdefault(question, []).append(Prompt(self._history.clock(), before))
         goes_on = bool(request.system) and self._chance.random() < GOES_ON
-        yield self._steps(question, goes_on=goes_on, has_passages=bool(request.passages))
-
-    async def _steps(self, question: str, *, goes_on: bool, has_passages: bool) -> AsyncIterator[Sequence[Generated]]:
-        chance, mood = self._chance, self._mood
+        given = request.continue_from
+        if given and self._chance.random() >= TAKES_PREFIX:
+            given = ""
         words = self._answer(question, goes_on=goes_on)
+        yield self._steps(question, given, _after(words, given), has_passages=bool(request.passages))
+
+    async def _steps(
+        self, question: str, given: str, words: list[str], *, has_passages: bool
+    ) -> AsyncIterator[Sequence[Generated]]:
+        chance, mood = self._chance, self._mood
         await asyncio.sleep(chance.uniform(7.0, 9.0) if chance.random() < THINKS else chance.uniform(0.01, 0.5))
-        yield [GenerationStarted("scripted/one")]
-        offset, pace_s = 0, chance.choice((0.02, 0.1, 0.5))
+        yield [GenerationStarted("scripted/one", offset=len(given))]
+        offset, pace_s = len(given), chance.choice((0.02, 0.1, 0.5))
         for word in words:
             await asyncio.sleep(chance.uniform(0.0, pace_s))
             if mood.breaks and chance.random() < mood.breaks:
@@ -101,7 +108,7 @@ class Model:
             yield [GeneratedText(offset, word)]
             offset += len(word)
         cited = GeneratedCitation(passage=1, start=0, end=CITED, source_start=0, source_end=12)
-        self._history.generated.setdefault(question, []).append("".join(words))
+        self._history.generated.setdefault(question, []).append(given + "".join(words))
         reason = FinishReason.LENGTH if chance.random() < CUT_SHORT else FinishReason.STOP
         finished = GenerationFinished(reason, "scripted/one", Usage(input_tokens=5, output_tokens=len(words)))
         yield [*([cited] if has_passages else []), finished]
@@ -114,3 +121,12 @@ class Model:
             cut = self._chance.randint(1, len(words))
             words = words[:cut] + [self._chance.choice(WORDS) for _ in range(self._chance.randint(0, 20))]
         return words
+
+
+def _after(words: list[str], given: str) -> list[str]:
+    """What is left to write behind the beginning of an answer; where it is another answer's, these words follow it."""
+    whole = "".join(words)
+    if not given or not whole.startswith(given):
+        return words
+    left = whole[len(given) :]
+    return [left] if left else []

@@ -50,7 +50,10 @@ class FakeAuth:
                 token_service_pb2.InternalToken(
                     audience=audience,
                     token=self._issuer.mint(
-                        audience=audience, organization_id=user.organization_id, subject_id=user.user_id
+                        audience=audience,
+                        scopes=("inference:generate",),
+                        organization_id=user.organization_id,
+                        subject_id=user.user_id,
                     ),
                 )
                 for audience in request.audiences
