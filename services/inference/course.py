@@ -10,14 +10,21 @@ from services.inference.providers.failures import ACTIONS, TRANSIENT, Action, Fa
 from services.inference.retries import Budgets, Patience
 from services.inference.routing import Target
 from services.inference.standing.standings import Admission, Blocked, Standings
-from services.mesh.errors import DeadlineExceeded, MeshError, ProviderRejected, ProviderUnavailable, RateLimited
+from services.mesh.errors import (
+    DeadlineExceeded,
+    MeshError,
+    ProviderMisconfigured,
+    ProviderUnavailable,
+    RateLimited,
+    Reason,
+)
 
 RETRY_AFTER_S: Final = 2.0
 """Asked of callers when nobody knows better: the pause after which most of these faults were gone."""
 
 _BLOCKED: Final[dict[Kind, tuple[type[MeshError], str]]] = {
     Kind.RATE_LIMITED: (RateLimited, "the provider limits the rate of calls"),
-    Kind.KEY_REFUSED: (ProviderRejected, "the provider refused the operator's key"),
+    Kind.KEY_REFUSED: (ProviderMisconfigured, "the provider refused the operator's key"),
 }
 
 
@@ -130,8 +137,10 @@ class Course:
         wait_s = min(waits, default=RETRY_AFTER_S)
         if not self._errors:
             return DeadlineExceeded("too little time is left to ask anybody")
-        first = self._errors[0]
-        if len({error.reason for error in self._errors}) > 1:
+        # Where somebody else has read the prompt, what they said of it tells more than a key that nobody could use.
+        read = [error for error in self._errors if error.reason is not Reason.PROVIDER_MISCONFIGURED] or self._errors
+        first = read[0]
+        if len({error.reason for error in read}) > 1:
             return ProviderUnavailable(
                 f"none of {len(self._errors)} attempts was answered",
                 metadata={"model": self._asked},

@@ -103,6 +103,8 @@ _BY_REASON: Final[Mapping[Reason, Kind]] = MappingProxyType(
         Reason.PROVIDER_UNAVAILABLE: Kind.SERVER_ERROR,
         Reason.PROVIDER_TIMEOUT: Kind.SLOW,
         Reason.PROVIDER_REJECTED: Kind.REFUSED,
+        Reason.PROVIDER_MISCONFIGURED: Kind.KEY_REFUSED,
+        Reason.MODEL_UNPRICED: Kind.REFUSED,
         Reason.MODEL_UNKNOWN: Kind.MODEL_UNKNOWN,
         Reason.CONTEXT_LENGTH_EXCEEDED: Kind.CONTEXT_LENGTH,
         Reason.CONTENT_FILTERED: Kind.CONTENT_FILTERED,

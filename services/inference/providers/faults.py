@@ -18,6 +18,7 @@ from services.mesh.errors import (
     ContextLengthExceeded,
     MeshError,
     ModelUnknown,
+    ProviderMisconfigured,
     ProviderRejected,
     ProviderTimeout,
     ProviderUnavailable,
@@ -131,8 +132,8 @@ ANTHROPIC: Final[Table] = (
 _ERRORS: Final[Mapping[Kind, tuple[type[MeshError], str]]] = MappingProxyType(
     {
         Kind.RATE_LIMITED: (RateLimited, "the provider limits the rate of calls"),
-        Kind.QUOTA_SPENT: (ProviderRejected, "the operator's account at the provider is spent"),
-        Kind.KEY_REFUSED: (ProviderRejected, "the provider refused the operator's key"),
+        Kind.QUOTA_SPENT: (ProviderMisconfigured, "the operator's account at the provider is spent"),
+        Kind.KEY_REFUSED: (ProviderMisconfigured, "the provider refused the operator's key"),
         Kind.MODEL_UNKNOWN: (ModelUnknown, "the provider has no such model"),
         Kind.CONTEXT_LENGTH: (ContextLengthExceeded, "the prompt does not fit the model"),
         Kind.CONTENT_FILTERED: (ContentFiltered, "the provider's content filter refused the prompt"),

@@ -11,6 +11,7 @@ from services.inference.routing import Key, Target
 from services.inference.standing.meters import Meter
 from services.inference.standing.outages import Alone, Outages, State
 from services.inference.standing.window import Averages, Window
+from services.mesh import telemetry
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.telemetry import counter
 
@@ -35,8 +36,9 @@ _OPENINGS: Final = counter(
     "parley_inference_circuit_openings", "Times a target was left alone: it failed or was slow too often.", ["provider"]
 )
 _COOLINGS: Final = counter(
-    "parley_inference_key_coolings", "Times a key was left alone: limited, or refused.", ["provider", "kind"]
+    "parley_inference_key_coolings", "Times a key was left alone: limited, or refused.", ["provider", "key", "kind"]
 )
+_log = telemetry.logger("inference.standings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,12 @@ class Standings:
             self.outages.begin(_cooling(circuit.id), wait_s or COOLING_S)
         elif kind in {Kind.KEY_REFUSED, Kind.QUOTA_SPENT}:
             self.outages.begin(_cooling(admission.key.id), REFUSED_KEY_S)
+            # Only an operator can mend it: the one word on which key it is.
+            _log.error(
+                "key_unusable", key=admission.key.id, model=circuit.label, kind=kind.value, pause_s=REFUSED_KEY_S
+            )
         if kind in {Kind.RATE_LIMITED, Kind.KEY_REFUSED, Kind.QUOTA_SPENT}:
-            _COOLINGS.labels(_provider(circuit), kind.value).inc()
+            _COOLINGS.labels(_provider(circuit), admission.key.id, kind.value).inc()
         if kind in BLAMED:
             if admission.is_probe:
                 self._open(circuit)

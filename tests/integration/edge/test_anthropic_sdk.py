@@ -14,7 +14,9 @@ from services.mesh.errors import (
     Internal,
     MeshError,
     ModelUnknown,
+    ModelUnpriced,
     Overloaded,
+    ProviderMisconfigured,
     ProviderTimeout,
     ProviderUnavailable,
     QuotaExhausted,
@@ -116,6 +118,8 @@ async def test_system_messages_and_parameters_arrive(
         (ProviderUnavailable("gone"), anthropic.ServiceUnavailableError, "api_error"),
         (Unavailable("gone"), anthropic.ServiceUnavailableError, "api_error"),
         (ProviderTimeout("late"), anthropic.GatewayTimeoutError, "timeout_error"),
+        (ProviderMisconfigured("no"), anthropic.ServiceUnavailableError, "api_error"),
+        (ModelUnpriced(), anthropic.PermissionDeniedError, "permission_error"),
         (Internal("secret"), anthropic.InternalServerError, "api_error"),
     ],
 )

@@ -15,6 +15,7 @@ from services.mesh.clock import ManualClock
 from services.mesh.errors import (
     ContextLengthExceeded,
     MeshError,
+    ProviderMisconfigured,
     ProviderRejected,
     ProviderUnavailable,
     RateLimited,
@@ -186,7 +187,7 @@ async def test_target_that_is_left_alone_is_passed_over() -> None:
     ("kind", "wait_s", "error", "retry_after_s"),
     [
         (Kind.RATE_LIMITED, 40.0, RateLimited, 40.0),
-        (Kind.KEY_REFUSED, None, ProviderRejected, REFUSED_KEY_S),
+        (Kind.KEY_REFUSED, None, ProviderMisconfigured, REFUSED_KEY_S),
     ],
 )
 async def test_only_target_that_is_left_alone_is_an_error_with_its_wait(
@@ -218,3 +219,25 @@ def test_last_word_tells_when_to_come_back() -> None:
         way.after(failure(Kind.OVERLOADED), left_s=LONG_S)
 
     assert error.value.retry_after_s == RETRY_AFTER_S
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_bad_key_hides_nothing_that_another_target_said_of_the_prompt(*, is_first: bool) -> None:
+    refused = Failure(Kind.REFUSED, ProviderRejected("it does not take this 'seed'"))
+    unusable = Failure(Kind.KEY_REFUSED, ProviderMisconfigured("the provider refused the operator's key"))
+    before, last = (unusable, refused) if is_first else (refused, unusable)
+    way = course(SECOND, target(name="a/third"))
+    assert way.after(before, key_id="a/k", left_s=LONG_S).target.name == "a/third"
+
+    with pytest.raises(ProviderRejected, match="seed"):
+        way.after(last, key_id="a/k", left_s=LONG_S)
+
+
+def test_targets_whose_keys_are_all_bad_are_the_operators_fault() -> None:
+    unusable = Failure(Kind.KEY_REFUSED, ProviderMisconfigured("the provider refused the operator's key"))
+    way = course(FIRST, SECOND)
+    for key_id in ("a/1", "a/2"):  # each key of the first target, then the second target
+        assert isinstance(way.after(unusable, key_id=key_id, left_s=LONG_S), Next)
+
+    with pytest.raises(ProviderMisconfigured):
+        way.after(unusable, key_id="a/k", left_s=LONG_S)

@@ -4,6 +4,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.inference.providers.allowances import Allowance
 from services.inference.providers.failures import BLAMED, Failure, Kind
@@ -21,6 +22,7 @@ from services.inference.standing.standings import (
 from services.inference.standing.window import WINDOW_S
 from services.mesh.clock import ManualClock
 from services.mesh.errors import ProviderUnavailable
+from services.mesh.telemetry import REGISTRY
 from tests.support.standing import admitted, blocked, key, standings, target
 
 
@@ -154,6 +156,18 @@ async def test_limited_key_rests_for_as_long_as_the_provider_asks_and_for_that_m
     await admitted(known, target(asked.keys[0], name="a/other"))
     clock.advance(7.0)
     await admitted(known, asked)
+
+
+@pytest.mark.parametrize("kind", [Kind.KEY_REFUSED, Kind.QUOTA_SPENT])
+async def test_log_and_metric_tell_which_key_an_operator_has_to_mend(clock: ManualClock, kind: Kind) -> None:
+    known, labels = standings(clock), {"provider": "a", "key": "a/worn", "kind": kind.value}
+    before = REGISTRY.get_sample_value("parley_inference_key_coolings_total", labels) or 0.0
+    with capture_logs() as lines:
+        await fail(known, target(key("worn")), kind)
+
+    (line,) = [line for line in lines if line["event"] == "key_unusable"]
+    assert (line["key"], line["kind"], line["log_level"]) == ("a/worn", kind.value, "error")
+    assert REGISTRY.get_sample_value("parley_inference_key_coolings_total", labels) == before + 1
 
 
 @pytest.mark.parametrize("kind", [Kind.KEY_REFUSED, Kind.QUOTA_SPENT])

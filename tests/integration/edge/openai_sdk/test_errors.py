@@ -8,7 +8,26 @@ import pytest
 
 from edge.compat.openai.turns import RESUMES_MAX
 from parley.conversation.v1 import turn_pb2
-from services.mesh.errors import ModelUnknown, NotFound, ProviderUnavailable, TurnAlreadyRunning, Unavailable
+from services.mesh.errors import (
+    HTTP_STATUS,
+    ContentFiltered,
+    ContextLengthExceeded,
+    Internal,
+    MeshError,
+    ModelUnknown,
+    ModelUnpriced,
+    NotFound,
+    Overloaded,
+    ProviderMisconfigured,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QuotaExhausted,
+    RateLimited,
+    RequestTooLarge,
+    ScopeMissing,
+    TurnAlreadyRunning,
+    Unavailable,
+)
 from tests.integration.edge.openai_sdk.conftest import QUESTION
 from tests.support.edge import EdgeUnderTest
 from tests.support.fakes.conversation import Told, delta, finished, started
@@ -96,6 +115,47 @@ async def test_errors_of_services_have_openais_names(listening_edge: EdgeUnderTe
 
     assert unknown.value.code == "model_not_found"
     assert running.value.response.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code", "is_repeated"),
+    [
+        (ScopeMissing(), openai.PermissionDeniedError, "scope_missing", False),
+        (ModelUnpriced(), openai.PermissionDeniedError, "model_unpriced", False),
+        (RateLimited("slow down", retry_after_s=1.5), openai.RateLimitError, "rate_limit_exceeded", True),
+        (QuotaExhausted("the day is spent", retry_after_s=60), openai.RateLimitError, "insufficient_quota", False),
+        (Overloaded(retry_after_s=1), openai.InternalServerError, "overloaded", True),
+        (Unavailable("gone"), openai.InternalServerError, "unavailable", True),
+        (ProviderUnavailable("gone", retry_after_s=2), openai.InternalServerError, "provider_unavailable", False),
+        (ProviderMisconfigured("no"), openai.InternalServerError, "provider_misconfigured", False),
+        (ProviderTimeout("late"), openai.InternalServerError, "provider_timeout", False),
+        (RequestTooLarge(), openai.APIStatusError, "request_too_large", False),
+        (ContextLengthExceeded("too long"), openai.BadRequestError, "context_length_exceeded", False),
+        (ContentFiltered("filtered"), openai.BadRequestError, "content_filter", False),
+        (Internal("secret"), openai.InternalServerError, "internal_error", False),
+    ],
+)
+async def test_errors_of_inference_have_the_vendors_classes(
+    error: MeshError,
+    kind: type[openai.APIStatusError],
+    code: str,
+    is_repeated: bool,  # noqa: FBT001 - pytest passes parameters by name
+    listening_edge: EdgeUnderTest,
+    client: openai.AsyncOpenAI,
+) -> None:
+    listening_edge.fakes.generations.refusal = error
+    with pytest.raises(kind) as caught:
+        await client.chat.completions.create(model="default", messages=QUESTION, store=False)
+    headers = caught.value.response.headers
+
+    assert type(caught.value) is kind
+    assert (caught.value.code, caught.value.status_code) == (code, HTTP_STATUS[error.reason])
+    assert caught.value.request_id == headers["x-request-id"]
+    assert headers["x-should-retry"] == ("true" if is_repeated else "false")
+    assert "secret" not in str(caught.value)
+    if error.retry_after_s is not None:
+        assert float(headers["retry-after-ms"]) == error.retry_after_s * 1000
+        assert float(headers["retry-after"]) >= error.retry_after_s
 
 
 async def test_a_conversation_in_which_no_turn_could_begin_is_removed(
