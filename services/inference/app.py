@@ -1,6 +1,7 @@
 """Wires inference together: settings in, a running server out."""
 
 import os
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,9 @@ async def serve(settings: ServeSettings) -> None:
         shelf = open_shelf(settings, stack)
         valkey = await stack.enter_async_context(open_valkey(settings, application=AUDIENCE))
         database = await stack.enter_async_context(open_database(settings, application=AUDIENCE))
-        money = await open_money(settings, database, valkey, stack)
+        money = await open_money(
+            settings, database, valkey, stack, allows_unpriced=lambda: shelf.router.book.allows_unpriced
+        )
         prompts = open_prompts(database, valkey, await open_embeds(settings, auth, stack))
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
@@ -123,11 +126,20 @@ async def open_embeds(settings: EmbeddingSettings, auth: grpc.aio.Channel, stack
     return clients.EmbeddingClient(retrieval, workload, timeout_s=settings.embed_s_max)
 
 
-async def open_money(settings: ServeSettings, database: Database, valkey: Client, stack: AsyncExitStack) -> Money:
+async def open_money(
+    settings: ServeSettings,
+    database: Database,
+    valkey: Client,
+    stack: AsyncExitStack,
+    *,
+    allows_unpriced: Callable[[], bool] = lambda: False,
+) -> Money:
     """Budgets, ledger and usage on the database; no longer used when `stack` is left."""
     store, limits = PostgresStore(database), LimitBook(PostgresStore(database), valkey)
     books = Books(store, SharedRates(valkey))
-    purse = await stack.enter_async_context(MeteredPurse(books, limits, slack_s=settings.reservation_slack_s))
+    purse = await stack.enter_async_context(
+        MeteredPurse(books, limits, slack_s=settings.reservation_slack_s, allows_unpriced=allows_unpriced)
+    )
     budgets, reports = BudgetServicer(Budgets(store, limits)), UsageServicer(UsageReports(store))
     return Money(
         purse=purse,

@@ -35,7 +35,7 @@ from services.inference.standing.standings import Admission
 from services.inference.writing import Writing
 from services.mesh import deadline
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import ContextLengthExceeded, MeshError, Reason
+from services.mesh.errors import ContextLengthExceeded, MeshError, ModelUnpriced, Reason
 
 LEFT_S_MIN: Final = 0.05
 """With less time than this nobody is asked any more."""
@@ -244,7 +244,11 @@ class Generator:
         if isinstance(admission, Next):
             return admission
         limits = replace(target.limits, total_s=min(target.limits.total_s, left_s))
-        return await self._paid(call, fit, target, admission, limits)
+        try:
+            return await self._paid(call, fit, target, admission, limits)
+        except ModelUnpriced as error:  # of a route, the others may well have a price
+            call.note(target, error.reason, None)
+            return call.course.after(Failure.of(error), left_s=left_s)
 
     async def _paid(
         self, call: _Call, fit: Fitted, target: Target, admission: Admission, limits: Limits

@@ -146,6 +146,7 @@ class Book:
         aliases: other names of models.
         routes: several targets behind a name.
         limits: of an attempt where neither provider nor route sets others.
+        allows_unpriced: a budget of money lets a model without a price pass.
     """
 
     sources: Mapping[str, Source]
@@ -155,6 +156,7 @@ class Book:
     aliases: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
+    allows_unpriced: bool = False
 
     def target(self, name: str, bounds: Bounds = Bounds()) -> Target:
         """One model, by its own name or an alias.

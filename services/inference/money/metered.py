@@ -1,6 +1,6 @@
 """The purse that counts: limits per minute, then budgets of money, then the call, then its line in the ledger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -25,7 +25,7 @@ from services.inference.money.model import (
 from services.inference.money.purse import Estimate, Payer, Reservation
 from services.inference.money.rates import Charge, Measure
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import FieldViolation, QuotaExhausted, RateLimited
+from services.mesh.errors import FieldViolation, ModelUnpriced, QuotaExhausted, RateLimited
 from services.mesh.groupcommit import GroupCommit
 from services.mesh.ids import is_id, new_id
 
@@ -50,11 +50,21 @@ class MeteredPurse:
         books: the ledger, with its reservations and the buckets per minute.
         limits: who is bound by what.
         slack_s: seconds after the time limit of an attempt at which its reservation lapses.
+        allows_unpriced: whether models without a price may be used under a budget of money.
         clock: decides which day and month pay.
     """
 
-    def __init__(self, books: Books, limits: KnownLimits, *, slack_s: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        books: Books,
+        limits: KnownLimits,
+        *,
+        slack_s: float,
+        allows_unpriced: Callable[[], bool],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._books = books
+        self._allows_unpriced = allows_unpriced
         self._limits = limits
         self._slack_s = slack_s
         self._clock = clock
@@ -85,6 +95,7 @@ class MeteredPurse:
             metrics.RESERVATIONS.labels("free").inc()
             return _Metered(self._books, call, estimate.card)
         binding = {subject: limits[subject] for subject in call.subjects if subject in limits}
+        self._check_price(binding, estimate)
         charges = _charges(call, binding, estimate)
         if charges:
             try:
@@ -100,6 +111,19 @@ class MeteredPurse:
             tokens=tuple(charge for charge in charges if charge.measure is Measure.TOKENS),
             output_tokens_max=_affordable(estimate, room_nanos),
         )
+
+    def _check_price(self, binding: Mapping[str, Limits], estimate: Estimate) -> None:
+        """Refuses what a budget of money cannot hold, unless the operator lets it pass."""
+        if estimate.card is not None or self._allows_unpriced():
+            return
+        bounded = next((subject for subject, limits in binding.items() if limits.bounds_cost), None)
+        if bounded is not None:
+            metrics.RESERVATIONS.labels("refused_price").inc()
+            raise ModelUnpriced(
+                f"the budget of {bounded!r} limits money, and {estimate.model!r} has no price: the operator can give "
+                "it one ([[model]] in providers.toml), or let such models pass (unpriced = 'allow')",
+                metadata={"model": estimate.model, "subject_id": bounded},
+            )
 
     async def _hold(
         self, call: Call, binding: Mapping[str, Limits], estimate: Estimate, charges: Sequence[Charge]
@@ -223,7 +247,7 @@ def _corrected(charge: Charge, amount: int) -> Charge:
 
 
 def _cost_nanos(estimate: Estimate) -> int:
-    """What the attempt will cost at most; 0 when the price is unknown, which no budget of money can hold."""
+    """What the attempt will cost at most; 0 when the price is unknown, and let pass."""
     if estimate.card is None:
         return 0
     return estimate.card.cost_nanos(

@@ -5,7 +5,9 @@ from typing import Final
 from services.mesh.telemetry import counter, gauge
 
 RESERVATIONS: Final = counter(
-    "parley_inference_reservations", "Attempts before their call: free, held, refused_cost, refused_rate.", ["outcome"]
+    "parley_inference_reservations",
+    "Attempts before their call: free, held, refused_cost, refused_rate, refused_price.",
+    ["outcome"],
 )
 LINES: Final = counter("parley_inference_ledger_lines", "Calls that were settled in the ledger.", ["purpose"])
 LOST: Final = counter("parley_inference_ledger_lines_lost", "Lines that could not be kept; each is in the log.")

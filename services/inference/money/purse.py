@@ -50,7 +50,7 @@ class Estimate:
 
     Attributes:
         model: `<provider>/<model>` that will be called.
-        card: what the catalog knows of it; without one its cost is unknown, which no budget of money can hold.
+        card: what the catalog knows of it; without one its cost is unknown, which a budget of money refuses.
         input_tokens: of the assembled prompt.
         output_tokens: that the answer may have, or is assumed to have when nobody limits it.
         time_s: seconds after which the attempt is over, whatever happens; the reservation lapses some time later.
@@ -91,6 +91,7 @@ class Purse(Protocol):
         Raises:
             QuotaExhausted: a budget of money has no room for it; `retry_after_s` tells until when.
             RateLimited: a limit per minute is reached.
+            ModelUnpriced: a budget limits money, and nobody knows what the model costs.
             Unavailable: there is a budget, and the database that keeps it cannot be reached.
         """
         ...

@@ -81,6 +81,7 @@ def compiled(shipped: File, own: File | None, wishes: Wishes, made: Mapping[str,
         aliases=own.aliases,
         routes={route.name: _choices(route, own.aliases) for route in own.route},
         limits=wishes.limits,
+        allows_unpriced=own.unpriced == "allow",
     )
 
 

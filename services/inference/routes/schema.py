@@ -159,9 +159,11 @@ class File(_Entry):
         default: model, alias or route that an empty name means.
         fallback: asked after a plain model when the caller names nothing else.
         aliases: other names of models.
+        unpriced: whether who has a budget of money may use a model without a price, which it cannot hold.
     """
 
     default: ModelName | None = None
+    unpriced: Literal["refuse", "allow"] = "refuse"
     fallback: Annotated[tuple[ModelName, ...], Field(max_length=8)] = ()
     aliases: Annotated[dict[Name, ModelName], Field(max_length=ENTRIES_MAX)] = {}
     provider: Annotated[tuple[ProviderEntry, ...], Field(max_length=ENTRIES_MAX)] = ()

@@ -297,3 +297,10 @@ async def test_adapter_of_a_refused_file_is_closed(tmp_path: Path) -> None:
     assert line.provider._client.is_closed()
     assert shelf.router.book.default == "smart"
     await shelf.close()
+
+
+def test_models_without_a_price_pass_budgets_only_where_the_file_says_so() -> None:
+    assert not book_of("").allows_unpriced
+    assert not book_of('unpriced = "refuse"').allows_unpriced
+    assert book_of('unpriced = "allow"').allows_unpriced
+    assert "unpriced" in fault_of('unpriced = "perhaps"')

@@ -18,7 +18,7 @@ from services.inference.money.purse import FREE, NOBODY, Purpose
 from services.inference.money.rates import Charge, LocalRates
 from services.inference.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from services.mesh.errors import QuotaExhausted, RateLimited, Unavailable
+from services.mesh.errors import ModelUnpriced, QuotaExhausted, RateLimited, Unavailable
 from tests.support.money import API_KEY, ESTIMATE, ORGANIZATION, PAYER, USER, standing_of
 from tests.support.waiting import until
 
@@ -77,6 +77,7 @@ class Bench:
     books: Books
     rates: WatchedRates
     clock: ManualClock
+    allows_unpriced: bool = False
 
     async def limit(self, subject_id: str = ORGANIZATION, **limits: Any) -> None:
         """Any: limits by name."""
@@ -98,8 +99,12 @@ async def opened() -> AsyncIterator[Bench]:
     books = Books(store, rates, clock=clock)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(books.run())
-        async with MeteredPurse(books, DirectLimits(store), slack_s=30, clock=clock) as purse:
-            yield Bench(purse, store, books, rates, clock)
+        purse = MeteredPurse(
+            books, DirectLimits(store), slack_s=30, allows_unpriced=lambda: made.allows_unpriced, clock=clock
+        )
+        made = Bench(purse, store, books, rates, clock)
+        async with purse:
+            yield made
         running.cancel()
 
 
@@ -185,8 +190,24 @@ async def test_full_month_is_refused_until_the_next(bench: Bench) -> None:
     assert refused.value.metadata["reset_time"] == "2026-02-01T00:00:00+00:00"
 
 
-async def test_model_without_a_known_price_is_not_bound_by_money(bench: Bench) -> None:
+async def test_model_without_a_price_is_refused_under_a_budget_of_money(bench: Bench) -> None:
+    await bench.limit(USER, requests_per_minute=1, cost_nanos_per_day=10**9)
+    unpriced = replace(ESTIMATE, card=None)
+    with pytest.raises(ModelUnpriced, match="unpriced") as refused:
+        await bench.purse.reserve(PAYER, unpriced)
+
+    assert refused.value.metadata == {"model": unpriced.model, "subject_id": USER}
+    await bench.purse.reserve(PAYER, ESTIMATE)  # and has taken nothing of the minute
+
+
+async def test_model_without_a_price_is_no_matter_for_limits_of_a_minute(bench: Bench) -> None:
+    await bench.limit(requests_per_minute=1)
+    (await bench.purse.reserve(PAYER, replace(ESTIMATE, card=None))).release()
+
+
+async def test_model_without_a_price_passes_where_the_operator_lets_it(bench: Bench) -> None:
     await bench.limit(cost_nanos_per_day=0)
+    bench.allows_unpriced = True
     reservation = await bench.purse.reserve(PAYER, replace(ESTIMATE, card=None))
     reservation.commit(usage())
     assert [line.consumed.cost_nanos for line in await bench.lines()] == [None]

@@ -7,13 +7,15 @@ from typing import Final
 import pytest
 
 from parley.inference.v1 import budget_pb2, generation_service_pb2
+from services.inference.catalog import Catalog
 from services.inference.generation import Generator
 from services.inference.model import Generation
 from services.inference.money.purse import FREE, Estimate, Payer, Purpose, Reservation
 from services.inference.wire import money
+from services.mesh.errors import ModelUnpriced
 from services.mesh.identity import Principal
 from tests.support.inference import FakeProvider, prompt, router
-from tests.support.money import API_KEY, ORGANIZATION, PAYER, USER
+from tests.support.money import API_KEY, CARD, ORGANIZATION, PAYER, USER
 
 
 def principal(caller: str | None) -> Principal:
@@ -69,3 +71,32 @@ async def test_what_was_counted_before_is_a_repeat_from_its_first_attempt_on(*, 
     await answers.answer(Generation(prompt=prompt("Why?")), replace(PAYER, is_repeat=is_repeat))
 
     assert [estimate.is_repeat for estimate in purse.estimates] == [is_repeat]
+
+
+class Thrifty(Watched):
+    """Pays for nothing without a price."""
+
+    async def reserve(self, payer: Payer, estimate: Estimate) -> Reservation:
+        reservation = await super().reserve(payer, estimate)
+        if estimate.card is None:
+            raise ModelUnpriced("no price", metadata={"model": estimate.model})
+        return reservation
+
+
+async def test_a_route_goes_on_to_a_target_that_has_a_price() -> None:
+    purse, dear = Thrifty(), FakeProvider("dear")
+    known = router(dear, FakeProvider("openai"), catalog=Catalog({CARD.name: CARD}), fallbacks=[CARD.name])
+    answers = Generator(known, total_s=60.0, context_tokens_assumed=10_000, purse=purse)
+
+    answer = await answers.answer(Generation(prompt=prompt("Why?")), PAYER)
+
+    assert answer.model == CARD.name
+    assert [estimate.is_repeat for estimate in purse.estimates] == [False, False]
+    assert not dear.tasks
+
+
+async def test_a_model_without_a_price_is_refused_where_there_is_no_other() -> None:
+    answers = Generator(router(FakeProvider("dear")), total_s=60.0, context_tokens_assumed=10_000, purse=Thrifty())
+
+    with pytest.raises(ModelUnpriced):
+        await answers.answer(Generation(prompt=prompt("Why?")), PAYER)
