@@ -115,18 +115,6 @@ def at(*path: str | int) -> Iterator[None]:
         raise
 
 
-def inside(items: list[object], name: str) -> Iterator[tuple[int, Body]]:
-    """The objects of the list `name`, each with its index.
-
-    Raises:
-        Misfit: one is no object.
-    """
-    for index, item in enumerate(items):
-        with at(index, name):
-            body = Body(item)
-        yield index, body
-
-
 def decoded(text: str, name: str) -> bytes:
     """Bytes that a string holds in base64.
 

@@ -57,11 +57,6 @@ class Presented:
     id: str
     secret_hash: bytes
 
-    @property
-    def cache_key(self) -> str:
-        """Name under which facts about this credential are cached: all of the text counts, never a part of it."""
-        return self.secret_hash.hex()
-
     def is_of(self, secret_hash: bytes) -> bool:
         """Whether this is the credential behind a stored hash; takes the same time either way."""
         return hmac.compare_digest(self.secret_hash, secret_hash)

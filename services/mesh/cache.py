@@ -21,7 +21,6 @@ HEARTBEAT_S: Final = 1.0
 SUBSCRIBED_LIFE_S: Final = 30.0
 ALONE_LIFE_S: Final = 2.0
 """Together with the heartbeats: what was revoked is refused within 5 s even when the link to Valkey dies in silence."""
-KEY_BYTES_MAX: Final = 512
 
 V = TypeVar("V")
 

@@ -13,7 +13,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import jwt
@@ -223,11 +223,6 @@ class TokenClaims:
     scopes: frozenset[str]
     credential_id: str
     caller: str | None = None
-
-
-def renewal_instant(expires_at: datetime, *, fresh_s: float) -> datetime:
-    """Until when a minted token may be handed out again: so long that its receiver still has the rest of its life."""
-    return expires_at - timedelta(seconds=INTERNAL_LIFE_S - fresh_s)
 
 
 def _require(condition: bool, refusal: str) -> None:  # noqa: FBT001 - reads as an assertion of each rule

@@ -102,21 +102,6 @@ class KeyRing:
                 _log.warning("keys_not_refreshed", error=str(error), known=len(self._keys))
 
 
-class StaticKeys:
-    """Keys that never change: auth verifying its own tokens, and tests."""
-
-    def __init__(self, keys: Mapping[str, EllipticCurvePublicKey]) -> None:
-        self._keys = keys
-
-    async def find(self, key_id: str) -> EllipticCurvePublicKey | None:
-        """See `identity.PublicKeys.find`."""
-        return self._keys.get(key_id)
-
-    def has(self, key_id: str) -> bool:
-        """See `identity.PublicKeys.has`."""
-        return key_id in self._keys
-
-
 def public_key(key: JsonWebKey) -> EllipticCurvePublicKey:
     """The key behind its JSON form.
 

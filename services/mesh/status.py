@@ -17,7 +17,6 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from services.mesh.errors import (
     ERROR_BY_REASON,
-    HTTP_STATUS,
     CallerForbidden,
     Code,
     CredentialsInvalid,
@@ -43,18 +42,6 @@ _DETAILS_KEY: Final = "grpc-status-details-bin"
 _PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 _PUSHBACK_MS_MAX: Final = 2_000
 
-
-@dataclass(frozen=True, slots=True)
-class ReasonFacts:
-    """How a reason shows on the two wires."""
-
-    grpc_code: grpc.StatusCode
-    http_status: int
-
-
-REASON_FACTS: Final[Mapping[Reason, ReasonFacts]] = MappingProxyType(
-    {reason: ReasonFacts(grpc.StatusCode[error.code], HTTP_STATUS[reason]) for reason, error in ERROR_BY_REASON.items()}
-)
 
 # What a status without our ErrorInfo means: gRPC's own, a proxy's, or another team's server.
 _FOREIGN: Final[Mapping[grpc.StatusCode, type[MeshError]]] = MappingProxyType(
@@ -114,7 +101,7 @@ def to_wire(error: MeshError) -> WireStatus:
     pushback = _pushback(error)
     if pushback is not None:
         trailing.append((_PUSHBACK_KEY, pushback))
-    return WireStatus(REASON_FACTS[error.reason].grpc_code, status.message, tuple(trailing))
+    return WireStatus(grpc.StatusCode[error.code], status.message, tuple(trailing))
 
 
 def from_status(status: status_pb2.Status) -> MeshError:

@@ -43,7 +43,6 @@ _TRIES: Final = 10
 _SEQUENCE_WAIT_S_MAX: Final = 5.0
 _SEQUENCE_POLL_S: Final = 0.05
 
-_log = telemetry.logger("retrieval.search")
 _SEARCHES: Final = telemetry.counter(
     "parley_retrieval_searches", "Searches by mode and decision.", ["mode", "decision"]
 )

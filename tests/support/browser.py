@@ -3,7 +3,6 @@
 Set PARLEY_TEST_BROWSER to the path of a Chromium or Chrome that is not on PATH.
 """
 
-import base64
 import itertools
 import json
 import os
@@ -138,16 +137,6 @@ class Page:
     def prefer(self, scheme: str) -> None:
         """Prefer a `light` or a `dark` page."""
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def go_offline(self, *, offline: bool) -> None:
-        """Cut the tab off from the network, or connect it again."""
-        self.command(
-            "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
-        )
-
-    def screenshot(self, path: Path) -> None:
-        """Write what the window shows to a PNG file."""
-        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
     def _note(self, message: dict[str, Any]) -> None:  # Any: an event of the protocol
         match message.get("method"):

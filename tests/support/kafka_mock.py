@@ -24,10 +24,8 @@ class Request(IntEnum):
 
     PRODUCE = 0
     FETCH = 1
-    LIST_OFFSETS = 2
     OFFSET_COMMIT = 8
     OFFSET_FETCH = 9
-    FIND_COORDINATOR = 10
     HEARTBEAT = 12
 
 

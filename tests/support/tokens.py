@@ -1,16 +1,29 @@
 """Internal tokens for tests: an issuer with one key, and verifiers that trust it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey, generate_private_key
 
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.identity import TokenClaims, TokenRules, TokenSigner, TokenVerifier
 from services.mesh.interceptors.identity import AUTHORIZATION_KEY
-from services.mesh.keys import JsonWebKey, StaticKeys, json_web_key
+from services.mesh.keys import JsonWebKey, json_web_key
 
 ORGANIZATION = "org_01m81yxdt5er79mzf15ea65abm"
 USER = "usr_01m81yxdt5er79mzf15ea65abm"
+
+
+class StaticKeys:
+    """Implements `identity.PublicKeys` with keys that never change."""
+
+    def __init__(self, keys: Mapping[str, EllipticCurvePublicKey]) -> None:
+        self._keys = keys
+
+    async def find(self, key_id: str) -> EllipticCurvePublicKey | None:
+        return self._keys.get(key_id)
+
+    def has(self, key_id: str) -> bool:
+        return key_id in self._keys
 
 
 class Issuer:

@@ -28,7 +28,6 @@ from services.mesh.errors import (
 from services.mesh.status import (
     FIELDS_MAX,
     INTERNAL_TEXT,
-    REASON_FACTS,
     TEXT_LENGTH_MAX,
     from_rpc_error,
     from_status,
@@ -59,7 +58,7 @@ def test_reasons_are_those_of_the_contract() -> None:
 def test_codes_and_http_statuses_are_those_that_the_contract_documents() -> None:
     documented = re.findall(rf"// {PREFIX}(\w+) \((\w+), HTTP (\d+)\)", PROTO.read_text("utf-8"))
     assert {name: (code, int(status)) for name, code, status in documented} == {
-        reason.value: (facts.grpc_code.name, facts.http_status) for reason, facts in REASON_FACTS.items()
+        reason.value: (error.code.value, HTTP_STATUS[reason]) for reason, error in ERROR_BY_REASON.items()
     }
     assert set(HTTP_STATUS) == set(Reason)
 

@@ -74,11 +74,11 @@ def test_no_text_makes_the_parser_fail(text: str) -> None:
         parse(kind, text)
 
 
-def test_presented_credentials_that_share_a_beginning_have_different_cache_keys() -> None:
+def test_presented_credentials_that_share_a_beginning_have_different_hashes() -> None:
     first, second = (parse(Kind.API_KEY, new_secret(Kind.API_KEY, KEY_ID)) for _ in range(2))
     assert first is not None
     assert second is not None
-    assert first.cache_key != second.cache_key
+    assert first.secret_hash != second.secret_hash
 
 
 def test_successor_is_the_same_for_the_same_parent_and_key_only() -> None:

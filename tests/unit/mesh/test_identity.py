@@ -27,8 +27,8 @@ from services.mesh.identity import (
     TokenSigner,
     TokenVerifier,
 )
-from services.mesh.keys import StaticKeys, json_web_key, public_key
-from tests.support.tokens import ORGANIZATION, USER, Issuer
+from services.mesh.keys import json_web_key, public_key
+from tests.support.tokens import ORGANIZATION, USER, Issuer, StaticKeys
 
 CLOCK = ManualClock()
 ISSUER = Issuer(clock=CLOCK)
