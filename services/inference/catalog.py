@@ -50,6 +50,7 @@ class ModelCard:
         long_above_tokens: input beyond which `long_prices` hold for the whole call; None when there is one price.
         source: where the figures were read.
         date: day of the source.
+        takes_prefix: it goes on with an answer that has begun; None for what its provider says of all its models.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelCard:
     date: date
     long_above_tokens: int | None = None
     long_prices: Prices | None = None
+    takes_prefix: bool | None = None
 
     @property
     def provider(self) -> str:

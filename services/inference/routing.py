@@ -103,6 +103,7 @@ class Target:
         card: what the catalog knows; None for a model that is passed through.
         keys: of its provider.
         limits: of one attempt.
+        takes_prefix: it goes on with an answer that has begun; None for what its provider says of all its models.
     """
 
     name: str
@@ -110,11 +111,13 @@ class Target:
     card: ModelCard | None
     keys: tuple[Key, ...]
     limits: Limits
+    takes_prefix: bool | None = None
 
     @property
     def profile(self) -> Profile:
-        """What its provider can."""
-        return self.keys[0].line.provider.profile
+        """What it can."""
+        profile = self.keys[0].line.provider.profile
+        return profile if self.takes_prefix is None else replace(profile, takes_prefix=self.takes_prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +129,14 @@ class Choice:
         order: lower ones are asked first.
         weight: its share among those of its order.
         bounds: its time limits on this route.
+        takes_prefix: see `Target`; None for what the model says.
     """
 
     model: str
     order: int
     weight: float = 1.0
     bounds: Bounds = Bounds()
+    takes_prefix: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +163,7 @@ class Book:
     limits: Limits = field(default_factory=Limits)
     allows_unpriced: bool = False
 
-    def target(self, name: str, bounds: Bounds = Bounds()) -> Target:
+    def target(self, name: str, bounds: Bounds = Bounds(), *, takes_prefix: bool | None = None) -> Target:
         """One model, by its own name or an alias.
 
         Raises:
@@ -176,6 +181,7 @@ class Book:
             card=card,
             keys=source.keys,
             limits=bounds.over(source.bounds.over(self.limits)),
+            takes_prefix=card.takes_prefix if takes_prefix is None and card is not None else takes_prefix,
         )
 
     def targets(self, name: str, chance: Chance) -> list[Target]:
@@ -189,7 +195,7 @@ class Book:
             return [self.target(name)]
         # Efraimidis and Spirakis 2006: sorted by u^(1/w), the first is drawn by weight, then the next of the rest.
         drawn = sorted(route, key=lambda one: (one.order, -(chance() ** (1.0 / one.weight))))
-        return [self.target(one.model, one.bounds) for one in drawn]
+        return [self.target(one.model, one.bounds, takes_prefix=one.takes_prefix) for one in drawn]
 
     def check(self) -> None:
         """Refuses a book in which a name leads nowhere.

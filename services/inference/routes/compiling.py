@@ -100,6 +100,7 @@ def _choices(route: RouteEntry, aliases: Mapping[str, str]) -> tuple[Choice, ...
             order=index if target.order is None else target.order,
             weight=target.weight,
             bounds=_bounds(target),
+            takes_prefix=target.assistant_prefix,
         )
         for index, target in enumerate(route.targets)
     )
@@ -212,6 +213,7 @@ def _card(entry: ModelEntry) -> ModelCard:
         date=entry.date,
         long_above_tokens=entry.long_above_tokens,
         long_prices=long_prices,
+        takes_prefix=entry.assistant_prefix,
     )
 
 

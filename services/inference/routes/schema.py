@@ -118,6 +118,7 @@ class ModelEntry(_Entry):
     long_cached_input_price: Price | None = None
     source: Annotated[str, Field(min_length=1)]
     date: date
+    assistant_prefix: bool | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -135,9 +136,11 @@ class TargetEntry(LimitsEntry):
         model: `<provider>/<model>` or an alias.
         order: targets of a lower order are asked first; by default each stands in the order of the file.
         weight: its share among targets of the same order.
+        assistant_prefix: as its provider's quirk of this name, for this target alone; absent, what its model says.
     """
 
     model: ModelName
+    assistant_prefix: bool | None = None
     order: Annotated[int, Field(ge=0, le=1_000)] | None = None
     weight: Annotated[float, Field(gt=0.0, le=1_000.0)] = 1.0
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
+from services.inference.catalog import Catalog
 from services.inference.continuation import ANCHOR_CHARS
 from services.inference.model import (
     Event,
@@ -28,6 +29,7 @@ from services.inference.standing.outages import State
 from services.inference.standing.standings import CALLS_MIN, Standings
 from services.mesh.errors import ContentFiltered, MeshError, ProviderUnavailable
 from tests.support.inference import HASTY, SKY, FakeProvider, events_of, generator, prompt, router
+from tests.support.money import CARD
 
 STOP = Ended(FinishReason.STOP)
 WHOLE = "The sky is blue [1]. It is red at dusk [1]."
@@ -81,6 +83,16 @@ async def test_target_that_takes_a_prefix_writes_on() -> None:
     assert isinstance(events[0], Started)
     assert events[0].model == "a/x"
     assert finished(events).answer.model == "b/y"
+
+
+async def test_model_that_takes_a_prefix_writes_on_where_others_of_its_provider_do_not() -> None:
+    other = FakeProvider("openai", (WHOLE[len(HALF) :], STOP))
+    catalog = Catalog({CARD.name: replace(CARD, takes_prefix=True)})
+
+    events = await events_of(generator(router(cut(), other, catalog=catalog)), wish("a/x", CARD.name))
+
+    assert other.tasks[0].prefix == HALF.rstrip()
+    assert text_of(events) == finished(events).answer.text == WHOLE
 
 
 @pytest.mark.parametrize("repeated", [HALF[-ANCHOR_CHARS:], HALF[-12:], HALF[-12:].rstrip(), HALF])

@@ -304,3 +304,46 @@ def test_models_without_a_price_pass_budgets_only_where_the_file_says_so() -> No
     assert not book_of('unpriced = "refuse"').allows_unpriced
     assert book_of('unpriced = "allow"').allows_unpriced
     assert "unpriced" in fault_of('unpriced = "perhaps"')
+
+
+PREFIXES = """\
+[[provider]]
+name = "mixed"
+kind = "openai-compatible"
+base_url = "http://127.0.0.1:11434/v1"
+quirks = { assistant_prefix = true }
+
+[[model]]
+name = "mixed/stubborn"
+display_name = "Stubborn"
+context_tokens = 1000
+output_tokens_max = 100
+input_price = "0"
+output_price = "0"
+source = "a test"
+date = 2026-11-22
+assistant_prefix = false
+
+[[route]]
+name = "both"
+targets = [
+  { model = "mixed/stubborn" },
+  { model = "mixed/pliant" },
+  { model = "mixed/other", assistant_prefix = false },
+]
+
+[[route]]
+name = "forced"
+targets = [{ model = "mixed/stubborn", assistant_prefix = true }]
+"""
+
+
+def test_a_target_goes_before_its_model_and_that_before_its_provider_on_taking_a_prefix() -> None:
+    book = book_of(PREFIXES)
+
+    def told(name: str) -> list[bool]:
+        return [target.profile.takes_prefix for target in book.targets(name, lambda: 0.5)]
+
+    assert told("both") == [False, True, False]
+    assert told("forced") == [True]
+    assert (told("mixed/stubborn"), told("mixed/other")) == ([False], [True])
