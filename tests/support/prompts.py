@@ -29,7 +29,7 @@ FULL: Final = Content(
         Variable(name="name", type=VariableType.STRING, description="Who asks.", length_max=20),
         Variable(name="words", type=VariableType.INTEGER, minimum=1, maximum=500.0),
     ),
-    examples=(Example("What is red?", "A colour."), Example("What is C?", "A note.")),
+    examples=(Example("What is red?", "A colour."), Example("What note is C?", "The first.")),
     selection=Selection.NEAREST,
     nearest_count=1,
     defaults=Defaults(model="openai/m", temperature=0.7, output_tokens_max=50),
