@@ -295,7 +295,10 @@ class TurnStore(Protocol):
         ...
 
     async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:
-        """Ends a turn that waits, asks the worker of another one to stop; one that has ended stays. Raises NotFound."""
+        """Ends a turn that no worker has had, asks the worker of another one to stop; one that has ended stays.
+
+        Raises NotFound.
+        """
         ...
 
 

@@ -157,10 +157,15 @@ class Turns:
         return await self._store.list_turns(owner, conversation_id, size=size, before_id=before_id)
 
     async def cancel(self, owner: Owner, turn_id: str) -> Turn:
-        """Stops a turn: one that runs as soon as its worker hears of it, any other at once. Raises NotFound."""
+        """Stops a turn: one that runs as soon as its worker hears of it, any other at once. Raises NotFound.
+
+        One between two attempts has been seen by watchers, who are told of its end as those of a taken turn are.
+        """
         turn = await self._store.request_cancel(owner, turn_id)
         if turn.state is TurnState.RUNNING:
             await self._signals.stop(turn.conversation_id)
+        if turn.state is TurnState.CANCELLED:
+            self._signals.relay.hint()
         if turn.state is not TurnState.QUEUED:
             return turn
         claim = await self._store.claim(

@@ -64,7 +64,10 @@ class MemoryWork(MemoryConversations):
     async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:
         """See `TurnStore.request_cancel`."""
         row = self._owned_turn(owner, turn_id)
-        self._stop(row)
+        is_active = row.turn.state is TurnState.QUEUED
+        self._stop(row, unbegun=row.fence == 0)
+        if is_active and row.turn.state.has_ended:
+            self._move_up(row.turn.conversation_id)
         return row.turn
 
     async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:

@@ -40,8 +40,13 @@ async def next_place(write: ReadWrite, owner: Owner, conversation_id: str, runni
     return int(last) + 1
 
 
-async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool]) -> None:
-    """Cancels turns that no worker has had; their only event is the end."""
+async def lock_conversation(write: ReadWrite, organization_id: str, conversation_id: str) -> None:
+    """Lets nobody else add, end or move up turns of the conversation until the transaction ends."""
+    await write.execute(_LOCK, {"of_organization": organization_id, "of_conversation": conversation_id})
+
+
+async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool]) -> bool:
+    """Cancels turns that no worker has had; their only event is the end. Returns whether there were any."""
     ended = (
         update(tables.turns)
         .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id, *which)
@@ -49,7 +54,7 @@ async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool
         .returning(_turns.organization_id, _turns.user_id, _turns.assistant_message_id)
         .cte("ended")
     )
-    await write.execute(
+    changed = await write.execute(
         update(tables.messages)
         .where(_messages.organization_id == ended.c.organization_id, _messages.user_id == ended.c.user_id)
         .where(_messages.id == ended.c.assistant_message_id)
@@ -60,6 +65,7 @@ async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool
             update_time=func.now(),
         )
     )
+    return bool(changed.rowcount)
 
 
 async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) -> None:
@@ -70,7 +76,7 @@ async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) 
 async def move_up_if_free(write: ReadWrite, organization_id: str, conversation_id: str) -> bool:
     """As `move_up`, for whoever has ended nothing; False when a turn is queued or running meanwhile."""
     given = {"of_organization": organization_id, "of_conversation": conversation_id}
-    await write.execute(_LOCK, given)
+    await lock_conversation(write, organization_id, conversation_id)
     if (await write.execute(_ACTIVE, given)).first() is not None:
         return False
     moved = await write.execute(_MOVE_UP, given)

@@ -35,7 +35,14 @@ from services.conversation.model import (
 )
 from services.conversation.store import Answer, NewTurn
 from services.conversation.store_postgres.conversations import message_values, remember
-from services.conversation.store_postgres.places import IS_UNBEGUN, IS_WAITING, end_unbegun, next_place, publish_paused
+from services.conversation.store_postgres.places import (
+    IS_UNBEGUN,
+    end_unbegun,
+    lock_conversation,
+    move_up_if_free,
+    next_place,
+    publish_paused,
+)
 from services.conversation.store_postgres.rows import (
     MESSAGE_COLUMNS,
     TURN_COLUMNS,
@@ -116,8 +123,10 @@ class TurnQueries:
         """See `TurnStore.request_cancel`."""
 
         async def work(write: ReadWrite) -> Turn:
-            # A turn that moves up at this moment no longer waits for the first statement, and is active for the second.
-            await end_unbegun(write, owner, _turns.id == turn_id, IS_WAITING)
+            turn = await _turn(write, owner, turn_id)
+            await lock_conversation(write, owner.organization_id, turn.conversation_id)
+            if await end_unbegun(write, owner, _turns.id == turn_id, IS_UNBEGUN):
+                await move_up_if_free(write, owner.organization_id, turn.conversation_id)
             await write.execute(
                 update(tables.turns)
                 .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)

@@ -172,6 +172,36 @@ async def test_a_repeat_of_a_turn_that_waits_gives_it_back(store: Store) -> None
     assert first.state is TurnState.WAITING
 
 
+async def test_a_turn_that_nobody_has_had_is_cancelled_at_once_and_the_next_one_moves_up(store: Store) -> None:
+    conversation_id = await opened(store)
+    first = await asked(store, conversation_id, REJECT)
+    second = await asked(store, conversation_id, QUEUE)
+    third = await asked(store, conversation_id, QUEUE)
+
+    cancelled = await store.request_cancel(ADA, first.id)
+
+    assert (cancelled.state, cancelled.end_time is None, cancelled.last_sequence) == (TurnState.CANCELLED, False, 1)
+    message = await store.message(ADA, first.assistant_message_id)
+    assert (message.state, message.finish_reason) == (MessageState.CANCELLED, FinishReason.CANCELLED)
+    assert await states(store, second, third) == [TurnState.QUEUED, TurnState.WAITING]
+    assert await published(store) == [ref_of(first), ref_of(second)]
+    assert await claim_of(store, first) is None
+    await finished(store, second)
+    await finished(store, third)
+
+
+async def test_a_turn_that_was_handed_back_is_left_to_a_worker_to_cancel(store: Store) -> None:
+    conversation_id = await opened(store)
+    first = await asked(store, conversation_id, REJECT)
+    second = await asked(store, conversation_id, QUEUE)
+    assert await store.release((await claimed(store, first)).hold, spend_attempt=False)
+
+    assert (await store.request_cancel(ADA, first.id)).state is TurnState.QUEUED
+
+    assert (await claimed(store, first)).is_cancel_requested
+    assert await states(store, second) == [TurnState.WAITING]
+
+
 async def test_a_turn_that_waits_is_cancelled_at_once_and_passed_over(store: Store) -> None:
     conversation_id = await opened(store)
     first, second, third = [await asked(store, conversation_id, QUEUE) for _ in range(3)]
