@@ -3,11 +3,8 @@
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -21,13 +18,13 @@ from services.conversation.queue.port import PARTITIONS
 from services.conversation.store import TurnRef
 from services.mesh.errors import Unavailable
 from services.mesh.ids import new_id
+from tests.support.servers import own_folder, started
 from tests.support.waiting import until
 
 SESSION_S = 6.0
 """The shortest that a broker allows by default."""
 WITHIN_S = 120.0
 """For whatever a broker has to do, on a machine that has little time for it."""
-_START_ATTEMPTS = 3
 _APART = 23
 """Keeps the ports tried here away from those tried for other servers by the same process."""
 _PAUSE_S = 0.05
@@ -47,15 +44,14 @@ def require_kafka() -> None:
 def running_kafka() -> Iterator[Server]:
     """A broker of its own in a folder of its own; both are gone afterwards."""
     require_kafka()
-    home = Path(tempfile.mkdtemp(prefix="parley-test-"))
-    try:
-        server = _started(home)
-        try:
+    with own_folder() as home:
+        free = free_ports(os.getpid() + _APART)
+        pairs = zip(free, free, strict=False)
+        with started(
+            Server(Broker(home / f"kafka-{port}"), port, controller_port, home / "kafka.log")
+            for port, controller_port in pairs
+        ) as server:
             yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def own_topic(bootstrap: str) -> KafkaOptions:
@@ -130,18 +126,3 @@ def _not_fetched() -> str:
 
 def _shares(*queues: KafkaQueue) -> list[int]:
     return sorted(itertools.chain.from_iterable(queue.intake.partitions for queue in queues))
-
-
-def _started(home: Path) -> Server:
-    refusals: list[DevError] = []
-    free = free_ports(os.getpid() + _APART)
-    for _ in range(_START_ATTEMPTS):
-        port, controller_port = next(free), next(free)
-        server = Server(Broker(home / f"kafka-{port}"), port, controller_port, home / "kafka.log")
-        try:
-            server.start()
-        except DevError as refusal:
-            refusals.append(refusal)
-            continue
-        return server
-    raise refusals[-1]

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dev.errors import DevError
 from dev.home import ROOT, Home
 from dev.ports import free_ports
 from dev.postgres import Cluster, Server
 from dev.table import plan
+from tests.support.servers import own_folder, started
 
-_START_ATTEMPTS = 5
-"""A port that was free can be taken before the server has it; the next one is tried."""
 _MIGRATE_S_MAX = 100
 _UNUSED_PORT = 8080
 """The plan of a stack wants one; nothing listens."""
@@ -64,32 +62,15 @@ class Databases:
 @contextmanager
 def running_postgres() -> Iterator[Server]:
     """A server of its own in a folder of its own; both are gone afterwards. Durability is off."""
-    home = Path(tempfile.mkdtemp(prefix="parley-test-"))
-    # So that root's server can run as an unprivileged account, which is quicker to settle than a namespace.
-    home.chmod(0o711)
-    cluster = Cluster(home / "postgres", durable=False)
-    try:
-        server = _started(cluster, home / "postgres.log")
+    with own_folder() as home:
+        # So that root's server can run as an unprivileged account, which is quicker to settle than a namespace.
+        home.chmod(0o711)
+        cluster = Cluster(home / "postgres", durable=False)
         try:
-            yield server
+            with started(Server(cluster, port, home / "postgres.log") for port in free_ports(os.getpid())) as server:
+                yield server
         finally:
-            server.stop()
-    finally:
-        shutil.rmtree(cluster.server_folder, ignore_errors=True)
-        shutil.rmtree(home, ignore_errors=True)
-
-
-def _started(cluster: Cluster, log: Path) -> Server:
-    refusals: list[DevError] = []
-    for port in itertools.islice(free_ports(os.getpid()), _START_ATTEMPTS):
-        server = Server(cluster, port, log)
-        try:
-            server.start()
-        except DevError as refusal:
-            refusals.append(refusal)
-            continue
-        return server
-    raise refusals[-1]
+            shutil.rmtree(cluster.server_folder, ignore_errors=True)
 
 
 def _migrate(service: str, url: str) -> None:
