@@ -28,6 +28,7 @@ from services.inference.money.limits import LimitBook
 from services.inference.money.metered import MeteredPurse
 from services.inference.money.purse import FREE, Purse
 from services.inference.money.rates import SharedRates
+from services.inference.money.retention import Retention
 from services.inference.money.usage import UsageReports
 from services.inference.prompts.examples import Examples
 from services.inference.prompts.library import Library
@@ -70,6 +71,7 @@ from services.mesh.valkey import Client, open_valkey
 AUDIENCE: Final = "inference"
 LAPSE_EVERY_S: Final = 5.0
 """Reservations lapse so much later at most; until then they count as reserved, which leaves no more room than spent."""
+FORGET_EVERY_S: Final = 3_600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,7 @@ async def open_money(
             Loop("inference_limits", limits.listen),
             Loop("inference_books", books.run, drain=books.drain),
             periodic("inference_lapses", books.lapse, every_s=LAPSE_EVERY_S),
+            periodic("inference_retention", Retention(store, days=settings.ledger_days).forget, every_s=FORGET_EVERY_S),
         ],
     )
 

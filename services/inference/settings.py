@@ -75,6 +75,12 @@ class Settings(ServerSettings, AuthTarget):
         le=3_600.0,
         description="Seconds after the time limit of a call at which what it reserved counts as spent.",
     )
+    ledger_days: int = Field(
+        default=400,
+        ge=32,
+        le=36_500,
+        description="Days for which the ledger keeps a line; the sums by day, from which usage is told, stay.",
+    )
 
 
 class StorageSettings(DatabaseSettings):

@@ -76,6 +76,14 @@ class LedgerStore(Protocol):
         """Rows of usage in the order of their keys, from the first one behind `after`."""
         ...
 
+    async def forget(self, before: datetime, limit: int) -> int:
+        """Deletes lines of calls that began before `before`, of all organizations; what was summed of them stays.
+
+        Returns:
+            How many; 0 also where another replica is at it.
+        """
+        ...
+
 
 class Store(BudgetStore, LedgerStore, Protocol):
     """Everything."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import date, datetime
+from itertools import chain
 
 from services.inference.money.model import (
     ALERT_PERCENTS,
@@ -35,6 +36,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.lines: dict[tuple[str, str, int], Line] = {}
+        self._forgotten: list[Line] = []
         self._budgets: dict[tuple[str, str], Budget] = {}
         self._holds: dict[tuple[str, str], Hold] = {}
         self._alerts: dict[tuple[_CounterKey, int], Alert] = {}
@@ -98,12 +100,22 @@ class MemoryStore:
     async def usage(self, query: UsageQuery, *, after: UsageKey | None, limit: int) -> list[Usage]:
         """See `store.LedgerStore.usage`."""
         rows: dict[UsageKey, Usage] = {}
-        for line in self.lines.values():
+        for line in self._summed():
             if _is_wanted(line.call, query):
                 key = _usage_key(line.call, query)
                 rows[key] = _sum(rows.get(key, _empty(key)), line)
         keys = sorted(rows, key=_order)
         return [rows[key] for key in keys if after is None or _order(key) > _order(after)][:limit]
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        """See `store.LedgerStore.forget`."""
+        old = [key for key, line in self.lines.items() if line.call.at < before][:limit]
+        self._forgotten += [self.lines.pop(key) for key in old]
+        return len(old)
+
+    def _summed(self) -> Iterator[Line]:
+        """Every line that there ever was."""
+        return chain(self.lines.values(), self._forgotten)
 
     def _budgets_of(self, call: Call) -> Iterator[tuple[Budget, Period, date]]:
         for subject_id in call.subjects:
@@ -123,7 +135,7 @@ class MemoryStore:
         return Standing(
             period=period,
             starts_on=starts_on,
-            spent_nanos=sum(line.consumed.cost_nanos or 0 for line in self.lines.values() if pays(line.call)),
+            spent_nanos=sum(line.consumed.cost_nanos or 0 for line in self._summed() if pays(line.call)),
             reserved_nanos=sum(hold.cost_nanos for hold in self._holds.values() if pays(hold.call)),
         )
 

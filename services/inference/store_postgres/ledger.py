@@ -24,10 +24,33 @@ from services.inference.money.model import (
 )
 from services.inference.money.purse import Purpose
 from services.inference.tables import RESERVATIONS, USAGE_DAYS
-from services.mesh.database import ATTEMPTS_MAX, Conflict, Database, translated
+from services.mesh.database import ATTEMPTS_MAX, Conflict, Database, ReadWrite, translated
 
 _RESERVE: Final = text("SELECT * FROM inference.reserve(CAST(:calls AS jsonb)) ORDER BY number")
 _SETTLE: Final = text("SELECT * FROM inference.settle(CAST(:postings AS jsonb), :posted_at)")
+RETENTION_LOCK: Final = 0x7061726C65790003
+"""`parley`, 3: advisory locks share one space of numbers in a database."""
+# From one organization to the next by the index of the primary key, and in each by time: an index of time alone would
+# cost every call a write, for a question that is asked once an hour.
+_FORGET: Final = text("""
+WITH RECURSIVE organization(id) AS (
+  SELECT min(organization_id) FROM inference.ledger
+  UNION ALL
+  SELECT (SELECT min(line.organization_id) FROM inference.ledger AS line WHERE line.organization_id > organization.id)
+  FROM organization WHERE organization.id IS NOT NULL
+), old AS (
+  SELECT line.organization_id, line.id, line.number
+  FROM organization
+  CROSS JOIN LATERAL (
+    SELECT organization_id, id, number FROM inference.ledger
+    WHERE organization_id = organization.id AND at < :before
+    ORDER BY at LIMIT :count_max) AS line
+  LIMIT :count_max
+)
+DELETE FROM inference.ledger AS line
+USING old
+WHERE line.organization_id = old.organization_id AND line.id = old.id AND line.number = old.number
+""")
 _SUMS: Final = (
     "calls",
     "input_tokens",
@@ -74,6 +97,17 @@ class PostgresLedger:
         async with self._database.read() as read:
             rows = await read.execute(usage_statement(query, after=after, limit=limit))
             return [_usage(row) for row in rows.mappings()]
+
+    async def forget(self, before: datetime, limit: int) -> int:
+        """See `store.LedgerStore.forget`."""
+
+        async def work(write: ReadWrite) -> int:
+            if not (await write.execute(select(func.pg_try_advisory_xact_lock(RETENTION_LOCK)))).scalar_one():
+                return 0
+            deleted = await write.execute(_FORGET, {"before": before, "count_max": limit})
+            return deleted.rowcount
+
+        return await self._database.transact(work)
 
     async def _call(self, statement: Any, parameters: Mapping[str, Any]) -> list[RowMapping]:  # Any: SQLAlchemy's own
         """Runs a function of the schema as a transaction of its own, again when PostgreSQL asks for that."""
