@@ -29,6 +29,7 @@ from services.inference.money.metered import MeteredPurse
 from services.inference.money.purse import FREE, Purse
 from services.inference.money.rates import SharedRates
 from services.inference.money.retention import Retention
+from services.inference.money.spends import Spends
 from services.inference.money.usage import UsageReports
 from services.inference.prompts.examples import Examples
 from services.inference.prompts.library import Library
@@ -79,6 +80,7 @@ class Money:
     """What calls are paid from, and who tells of it; free and silent unless there is a database."""
 
     purse: Purse = FREE
+    spends: Spends | None = None
     servicers: list[Register] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
@@ -145,6 +147,7 @@ async def open_money(
     budgets, reports = BudgetServicer(Budgets(store, limits)), UsageServicer(UsageReports(store))
     return Money(
         purse=purse,
+        spends=Spends(store),
         servicers=[
             lambda grpc_server: budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(budgets, grpc_server),
             lambda grpc_server: usage_service_pb2_grpc.add_UsageServiceServicer_to_server(reports, grpc_server),
@@ -196,7 +199,7 @@ def wire_up(
             ModelServicer(router), grpc_server
         ),
         lambda grpc_server: provider_service_pb2_grpc.add_ProviderServiceServicer_to_server(
-            ProviderServicer(reports), grpc_server
+            ProviderServicer(reports, money.spends), grpc_server
         ),
         *money.servicers,
         *kept,

@@ -29,7 +29,7 @@ _FIRST_TOKEN: Final = histogram(
     ["provider", "model"],
     buckets=_FIRST_TOKEN_BUCKETS_S,
 )
-_ERRORS: Final = counter("parley_inference_provider_errors", "Attempts that failed.", ["provider", "kind"])
+_ERRORS: Final = counter("parley_inference_provider_errors", "Attempts that failed.", ["provider", "model", "kind"])
 _SWITCHES: Final = counter(
     "parley_inference_provider_switches", "Times another model went on.", ["from_provider", "to_provider", "reason"]
 )
@@ -67,7 +67,7 @@ def abandoned(target: Target, usage: Usage) -> None:
 
 def failed(target: Target, kind: Kind, usage: Usage | None = None) -> None:
     """An attempt failed; `usage` is what it consumed when it had begun."""
-    _ERRORS.labels(target.profile.name, kind.value).inc()
+    _ERRORS.labels(*_labels(target), kind.value).inc()
     if usage is not None:
         _consumed(target, usage)
 

@@ -23,6 +23,7 @@ from services.inference.merging import merging
 from services.inference.money.budgets import Budgets
 from services.inference.money.model import UsageQuery
 from services.inference.money.purse import Payer, Purpose
+from services.inference.money.spends import Spends
 from services.inference.money.usage import UsageReports
 from services.inference.prompts.library import Library
 from services.inference.prompts.preview import Previews
@@ -97,16 +98,19 @@ class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):
 
     Args:
         reports: tell how providers stand.
+        spends: tell what organizations spend there; None where nobody counts.
     """
 
-    def __init__(self, reports: Reports) -> None:
+    def __init__(self, reports: Reports, spends: Spends | None = None) -> None:
         self._reports = reports
+        self._spends = spends
 
     async def ListProviders(
         self, request: provider_service_pb2.ListProvidersRequest, context: RpcContext
     ) -> provider_service_pb2.ListProvidersResponse:
         """See the contract."""
-        found = [providers.to_provider(report) for report in self._reports.providers()]
+        spent = [] if self._spends is None else await self._spends.of(principal().organization_id)
+        found = [providers.to_provider(report, spent) for report in self._reports.providers()]
         return provider_service_pb2.ListProvidersResponse(providers=found)
 
 

@@ -1,12 +1,13 @@
 """Translates how providers stand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from parley.inference.v1 import provider_service_pb2
+from services.inference.money.spends import ModelSpend
 from services.inference.standing.outages import State
 from services.inference.standing.report import KeyReport, ProviderReport, TargetReport
 
@@ -17,12 +18,23 @@ _STATES: Final[Mapping[State, provider_service_pb2.CircuitState.ValueType]] = {
 }
 
 
-def to_provider(report: ProviderReport) -> provider_service_pb2.Provider:
-    """A provider with its keys and targets."""
+def to_provider(report: ProviderReport, spent: Sequence[ModelSpend]) -> provider_service_pb2.Provider:
+    """A provider with its keys and targets, and those of the spends that are on its models."""
     return provider_service_pb2.Provider(
         name=report.name,
         keys=[_key(key) for key in report.keys],
         targets=[_target(target) for target in report.targets],
+        spends=[_spend(one) for one in spent if one.model.partition("/")[0] == report.name],
+    )
+
+
+def _spend(spend: ModelSpend) -> provider_service_pb2.ModelSpend:
+    return provider_service_pb2.ModelSpend(
+        model=spend.model,
+        cost_nanos_today=spend.today_nanos,
+        cost_nanos_this_month=spend.month_nanos,
+        call_count=spend.calls,
+        unpriced_call_count=spend.unpriced_calls,
     )
 
 

@@ -272,7 +272,7 @@ async def test_metrics_tell_errors_switches_tokens_and_cost() -> None:
 
     await answers.answer(wish("flaky/m", "metered/m"))
 
-    assert value(metrics._ERRORS, "flaky", "server_error") == 1
+    assert value(metrics._ERRORS, "flaky", "other", "server_error") == 1
     assert value(metrics._SWITCHES, "flaky", "metered", "PROVIDER_UNAVAILABLE") == 1
     assert value(metrics._ANSWERS, "metered", "metered/m", "stop") == 1
     assert value(metrics._TOKENS, "metered", "metered/m", "input") == 100

@@ -16,6 +16,8 @@ from parley.inference.v1 import (
     generation_pb2,
     generation_service_pb2,
     generation_service_pb2_grpc,
+    provider_service_pb2,
+    provider_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
 )
@@ -34,7 +36,7 @@ from tests.support.tokens import ORGANIZATION, USER, Issuer
 
 API_KEY = "key_01m81yxdt5er79mzf15ea65abm"
 OTHER_ORGANIZATION = "org_01m81yxdt5er79mzf15ea65abn"
-SCOPES = ("inference:generate", "usage:read", "budgets:read", "budgets:write")
+SCOPES = ("inference:generate", "usage:read", "budgets:read", "budgets:write", "providers:read")
 MODEL = "openai/gpt-6.2-sol"
 COST_NANOS = 540_000
 """Of an answer of the double: 100 tokens at 2, 20 of them cached at 2, and 30 at 10 dollars per million, in nanos."""
@@ -45,6 +47,7 @@ class Client:
     generation: generation_service_pb2_grpc.GenerationServiceStub
     budgets: budget_service_pb2_grpc.BudgetServiceStub
     reports: usage_service_pb2_grpc.UsageServiceStub
+    providers: provider_service_pb2_grpc.ProviderServiceStub
     issuer: Issuer
     metadata: tuple[tuple[str, str], ...]
 
@@ -108,12 +111,14 @@ async def client(
             generation_service_pb2.DESCRIPTOR,
             budget_service_pb2.DESCRIPTOR,
             usage_service_pb2.DESCRIPTOR,
+            provider_service_pb2.DESCRIPTOR,
         ]
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}", contracts))
         yield Client(
             generation_service_pb2_grpc.GenerationServiceStub(channel),
             budget_service_pb2_grpc.BudgetServiceStub(channel),
             usage_service_pb2_grpc.UsageServiceStub(channel),
+            provider_service_pb2_grpc.ProviderServiceStub(channel),
             issuer,
             issuer.metadata(audience="inference", scopes=SCOPES),
         )
@@ -144,6 +149,28 @@ async def test_call_is_in_the_usage_of_its_user_at_the_vendors_figures(client: C
     assert {(row.call_count, row.input_tokens, row.output_tokens, row.cost_nanos) for row in by_purpose} == {
         (1, 120, 30, COST_NANOS)
     }
+
+
+async def test_providers_tell_an_organization_what_it_spends_there_and_nobody_else(client: Client) -> None:
+    await client.limit(USER, budget_pb2.BudgetLimits())
+    await client.generate()
+    await client.spent(USER, COST_NANOS)
+    stranger = client.issuer.mint(audience="inference", scopes=SCOPES, organization_id=OTHER_ORGANIZATION)
+
+    async def spends(metadata: tuple[tuple[str, str], ...]) -> dict[str, list[provider_service_pb2.ModelSpend]]:
+        request = provider_service_pb2.ListProvidersRequest()
+        listed = await unary(client.providers.ListProviders(request, metadata=metadata, timeout=60))
+        return {provider.name: list(provider.spends) for provider in listed.providers}
+
+    assert await spends(client.metadata) == {
+        "extractive": [],
+        "openai": [
+            provider_service_pb2.ModelSpend(
+                model=MODEL, cost_nanos_today=COST_NANOS, cost_nanos_this_month=COST_NANOS, call_count=1
+            )
+        ],
+    }
+    assert (await spends((("authorization", f"Bearer {stranger}"),)))["openai"] == []
 
 
 async def test_refusal_says_what_is_spent_how_much_and_until_when(client: Client, double: ProviderDouble) -> None:
