@@ -103,7 +103,7 @@ class Content:
 
     def _chars(self) -> int:
         examples = sum(len(example.user) + len(example.assistant) for example in self.examples)
-        return len(self.template) + examples + sum(len(one.description) for one in self.variables)
+        return len(self.template) + examples + sum(variable.chars for variable in self.variables)
 
     def _check_examples(self) -> None:
         is_nearest = self.selection is Selection.NEAREST

@@ -54,6 +54,11 @@ class Variable:
     length_max: int = 0
     choices: tuple[str, ...] = ()
 
+    @property
+    def chars(self) -> int:
+        """Characters of all its texts."""
+        return len(self.name) + len(self.description) + len(self.default or "") + sum(map(len, self.choices))
+
     def check(self, field: str) -> None:
         """Whether the declaration makes sense; `field` is where it stands.
 

@@ -32,6 +32,15 @@ def using(count: int) -> str:
     return "".join(f"{{{{v{number}}}}}" for number in range(count))
 
 
+def padded(chars: int) -> dict[str, Any]:
+    """Content of so many characters, all texts of its variable included."""
+    texts_of_it: dict[str, Any] = {"name": "v0", "description": "what", "default": "this", "choices": ("this", "that")}
+    template = using(1)
+    padding = chars - len(template) - sum(len("".join(text)) for text in texts_of_it.values())
+    variable = Variable(**texts_of_it, type=VariableType.ENUM)
+    return {"template": template + "x" * padding, "variables": (variable,)}
+
+
 def fault(**fields: Any) -> FieldViolation:
     """What is said of content that is refused; Any: fields by name."""
     with pytest.raises(InvalidArgument) as refused:
@@ -46,6 +55,7 @@ def fault(**fields: Any) -> FieldViolation:
         {"examples": (EXAMPLE,) * EXAMPLES_MAX},
         {"examples": (EXAMPLE,) * EXAMPLES_STORED_MAX, "selection": Selection.NEAREST, "nearest_count": EXAMPLES_MAX},
         {"template": using(VARIABLES_MAX), "variables": texts(VARIABLES_MAX)},
+        padded(CONTENT_CHARS_MAX),
     ],
 )
 def test_content_is_as_large_as_it_may_be(fields: dict[str, Any]) -> None:
@@ -58,6 +68,7 @@ def test_content_is_as_large_as_it_may_be(fields: dict[str, Any]) -> None:
         ({}, "content"),
         ({"template": "x" * (CONTENT_CHARS_MAX + 1)}, "content.template"),
         ({"template": "x" * CONTENT_CHARS_MAX, "examples": (EXAMPLE,)}, "content"),
+        (padded(CONTENT_CHARS_MAX + 1), "content"),
         ({"template": "\0"}, "content.template"),
         ({"examples": (EXAMPLE,) * (EXAMPLES_MAX + 1)}, "content.examples"),
         (
