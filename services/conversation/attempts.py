@@ -7,7 +7,7 @@ costs the turn nothing but time: the next one goes on with the text that stands.
 from typing import Final
 from zlib import crc32
 
-from services.mesh.errors import MeshError, Reason, Unavailable
+from services.mesh.errors import LEAVING, MeshError, Reason, Unavailable
 
 TRANSIENT: Final = frozenset(
     {
@@ -26,6 +26,9 @@ HELD_S_MAX: Final = 10.0
 """A budget that says to come back this soon is not spent: calls that run hold the rest of it, or its day ends now."""
 OURS: Final = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.CANCELLED, Reason.DEADLINE_EXCEEDED})
 """Those that say something of our processes, and nothing that a person could make use of."""
+UNSPENT_MAX: Final = 16
+"""Times that a turn goes from one worker to the next without spending an attempt because inference left: rolling
+restarts of that many replicas within one turn. What looks like that for longer is a fault."""
 GROWTH: Final = 3.0
 PAUSE_S_MAX: Final = 10.0
 """With five attempts and a first pause of a second, an outage of 12 to 23 seconds is outlasted, and once it is over no
@@ -43,6 +46,17 @@ def is_transient(error: MeshError) -> bool:
     if error.reason is Reason.QUOTA_EXHAUSTED:
         return error.retry_after_s is not None and error.retry_after_s <= HELD_S_MAX
     return error.reason in TRANSIENT
+
+
+def is_handed_on(error: MeshError, *, fence: int, attempt: int) -> bool:
+    """Whether the attempt broke off only because the process that wrote was told to leave: another one is there.
+
+    Args:
+        error: what the attempt met.
+        fence: of the turn; each claim raises it, and those that spend no attempt raise it alone.
+        attempt: of the turn.
+    """
+    return error.reason is Reason.UNAVAILABLE and LEAVING in error.metadata and fence - attempt < UNSPENT_MAX
 
 
 def pause_s(turn_id: str, attempt: int, *, base_s: float, asked_s: float | None) -> float:

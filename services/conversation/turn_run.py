@@ -67,9 +67,14 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class _Pause:
-    """The attempt broke off; another one may begin after so many seconds."""
+    """The attempt broke off; another one may begin after so many seconds.
+
+    Attributes:
+        is_spent: whether the one that broke off counts.
+    """
 
     seconds: float
+    is_spent: bool = True
 
 
 class TurnRun:
@@ -178,6 +183,9 @@ class TurnRun:
     def _interrupted(self, generation: Generation, error: MeshError) -> "Ending | _Pause":
         """Another attempt, unless there is none left, or no time for it."""
         turn = self.claim.turn
+        if attempts.is_handed_on(error, fence=self.claim.hold.fence, attempt=turn.attempt):
+            self._log.info("turn_handed_on", **_cause(generation, error))
+            return _Pause(0.0, is_spent=False)
         pause_s = attempts.pause_s(turn.id, turn.attempt, base_s=self._timing.backoff_s, asked_s=error.retry_after_s)
         has_time = self._timing.clock() + pause_s < self._deadline_at
         if turn.attempt < self._timing.attempts_max and has_time:
@@ -211,7 +219,7 @@ class TurnRun:
         if cause is Interrupt.LOST or writer.lost.is_set():
             self._lost(writer.lost_by or Loss.STORE)
             return None
-        is_fault = isinstance(cause, _Pause)
+        is_fault = isinstance(cause, _Pause) and cause.is_spent
         pause_s = cause.seconds if isinstance(cause, _Pause) else 0.0
         await self._insist(lambda: self._fold(writer, epoch))
         if not await self._insist(

@@ -281,6 +281,10 @@ class Unimplemented(MeshError):
     code = Code.UNIMPLEMENTED
 
 
+LEAVING: Final = "leaving"
+"""Key in the metadata of `Unavailable` where a process is about to end: nothing failed, and others answer."""
+
+
 class Unavailable(MeshError):
     """A service or its database cannot be reached now; try again."""
 

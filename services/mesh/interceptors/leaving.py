@@ -1,13 +1,14 @@
 """Ends streams that can be resumed when the process leaves, so that their callers go on elsewhere at once.
 
-Left alone, each would hold up the drain to its very end, and be cut there all the same.
+Left alone, each would hold up the drain to its very end, and be cut there all the same. Other calls may end by
+themselves until then; those that have not are ended by words, for a call that is merely cut tells its caller nothing.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from services.mesh.errors import Unavailable
+from services.mesh.errors import LEAVING, Unavailable
 from services.mesh.rpc import Call, Proceed
 
 
@@ -15,32 +16,52 @@ class Leaving:
     """Whether the process is about to end, and what has to end before it does."""
 
     def __init__(self) -> None:
-        self._begun = asyncio.Event()
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._resumable = _Watched()
+        self._others = _Watched()
 
     def begin(self) -> None:
-        """Ends what is watched; from now on it is refused."""
-        self._begun.set()
-        for task in self._tasks:
-            task.cancel()
+        """Ends what can be resumed; from now on it is refused."""
+        self._resumable.end()
+
+    def end(self) -> None:
+        """Ends the rest: its time is over."""
+        self._others.end()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self, *, is_resumable: bool = True) -> Iterator[None]:
         """Work of the present task that ends when the process leaves.
 
         Raises:
             Unavailable: the process leaves, or is about to.
         """
+        with (self._resumable if is_resumable else self._others).watched():
+            yield
+
+
+class _Watched:
+    """Tasks that end together."""
+
+    def __init__(self) -> None:
+        self._is_ended = False
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    def end(self) -> None:
+        self._is_ended = True
+        for task in self._tasks:
+            task.cancel()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
         task = asyncio.current_task()
         assert task is not None
-        if self._begun.is_set():
+        if self._is_ended:
             raise _leaving()
         self._tasks.add(task)
         try:
             yield
         except asyncio.CancelledError:
             # The caller may have left as well, and that counts: there is nobody to tell.
-            if not self._begun.is_set() or task.uncancel() > 0:
+            if not self._is_ended or task.uncancel() > 0:
                 raise
             raise _leaving() from None
         finally:
@@ -54,17 +75,14 @@ class LeavingStage:
         self._leaving = leaving
 
     async def run(self, call: Call, proceed: Proceed) -> None:
-        """Watches over streams that can be resumed.
+        """Watches over a call.
 
         Raises:
             Unavailable: the process leaves, or is about to.
         """
-        if not call.policy.is_resumable:
-            await proceed(call)
-            return
-        with self._leaving.watched():
+        with self._leaving.watched(is_resumable=call.policy.is_resumable):
             await proceed(call)
 
 
 def _leaving() -> Unavailable:
-    return Unavailable("this process is about to end; another one goes on with the stream")
+    return Unavailable("this process is about to end; another one answers", metadata={LEAVING: "true"})

@@ -6,12 +6,21 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.conversation.actions import Continue, NewQuestion
-from services.conversation.attempts import HELD_S_MAX, PAUSE_S_MAX, TRANSIENT, is_transient, pause_s
+from services.conversation.attempts import (
+    HELD_S_MAX,
+    PAUSE_S_MAX,
+    TRANSIENT,
+    UNSPENT_MAX,
+    broke_off,
+    is_transient,
+    pause_s,
+)
 from services.conversation.model import OnConflict, Turn, TurnOverrides, TurnState
 from services.conversation.store_memory import MemoryStore
 from services.conversation.turns import Ask
 from services.mesh.errors import (
     ERROR_BY_REASON,
+    LEAVING,
     MeshError,
     ProviderUnavailable,
     QuotaExhausted,
@@ -70,6 +79,27 @@ async def test_an_answer_that_met_what_passes_goes_on_in_another_attempt(at_work
 
     assert (ending(events).state, text_of(events)) == (TurnState.COMPLETED, "Ada wrote notes.")
     assert (await at_work.store.turn(ADA, turn.id)).attempt == 2
+
+
+async def test_an_answer_goes_on_elsewhere_when_inference_leaves_and_spends_no_attempt(at_work: Rig) -> None:
+    failing(at_work, Unavailable("bye", metadata={LEAVING: "true"}), times=3)
+    turn = await at_work.ask()
+
+    events = await at_work.watch(turn)
+
+    assert (ending(events).state, text_of(events)) == (TurnState.COMPLETED, "Ada wrote notes.")
+    assert (await at_work.store.turn(ADA, turn.id)).attempt == 1
+    assert at_work.inference.starts == 4
+
+
+async def test_what_leaves_for_ever_is_a_fault(at_work: Rig) -> None:
+    failing(at_work, Unavailable("bye", metadata={LEAVING: "true"}), times=1_000)
+    turn = await at_work.ask()
+
+    assert ending(await at_work.watch(turn)).state is TurnState.FAILED
+
+    assert await error_of(at_work, turn) == ("UNAVAILABLE", broke_off().message, at_work.attempts_max)
+    assert at_work.inference.starts == UNSPENT_MAX + at_work.attempts_max
 
 
 @pytest.mark.parametrize("reason", sorted(PERMANENT))

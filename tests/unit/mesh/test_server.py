@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.debug_http import Check, Health
-from services.mesh.errors import MeshError, Unavailable
+from services.mesh.errors import LEAVING, MeshError, Unavailable
 from services.mesh.policy import PolicyError
 from services.mesh.rpc import RpcContext
 from services.mesh.server import ServerError, running, running_worker
@@ -190,10 +190,27 @@ async def test_stream_that_can_be_resumed_ends_when_the_server_leaves_and_others
             async with streaming(stub.split(HELLO)) as others, streaming(stub.stream("Resume")(HELLO)) as resumable:
                 assert (await anext(others), await anext(resumable)) == (HELLO, HELLO)
                 closing = group.create_task(stack.aclose())
-                with pytest.raises(Unavailable, match="another one goes on"):
+                with pytest.raises(Unavailable, match="another one answers"):
                     await anext(resumable)
                 release.set()
                 assert await anext(others) == HELLO
+            await closing
+
+
+async def test_call_that_outlasts_the_drain_is_told_that_the_process_leaves() -> None:
+    async def split(_request: StringValue, _call: RpcContext) -> AsyncIterator[StringValue]:
+        yield HELLO
+        await asyncio.Event().wait()
+
+    settings = ServerSettings(not_serving_pause_s=0, drain_s=2.0)
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        server = await stack.enter_async_context(echo_server(settings=settings, Split=split))
+        async with echo_channel(server.port) as channel, streaming(EchoStub(channel).split(HELLO)) as words:
+            assert await anext(words) == HELLO
+            closing = group.create_task(stack.aclose())
+            with pytest.raises(Unavailable) as error:
+                await anext(words)
+            assert LEAVING in error.value.metadata
             await closing
 
 

@@ -106,7 +106,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 28
     """ERROR_REASON_UNIMPLEMENTED (UNIMPLEMENTED, HTTP 501): this server does not offer the capability."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 29
-    """ERROR_REASON_UNAVAILABLE (UNAVAILABLE, HTTP 503): a service or its database cannot be reached now; try again."""
+    """ERROR_REASON_UNAVAILABLE (UNAVAILABLE, HTTP 503): a service or its database cannot be reached now; try again.
+    Metadata: `leaving` where the process is about to end, and others answer.
+    """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 30
     """ERROR_REASON_DEADLINE_EXCEEDED (DEADLINE_EXCEEDED, HTTP 504): the call did not end in its time."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 31
@@ -215,7 +217,9 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 27
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 28
 """ERROR_REASON_UNIMPLEMENTED (UNIMPLEMENTED, HTTP 501): this server does not offer the capability."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 29
-"""ERROR_REASON_UNAVAILABLE (UNAVAILABLE, HTTP 503): a service or its database cannot be reached now; try again."""
+"""ERROR_REASON_UNAVAILABLE (UNAVAILABLE, HTTP 503): a service or its database cannot be reached now; try again.
+Metadata: `leaving` where the process is about to end, and others answer.
+"""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 30
 """ERROR_REASON_DEADLINE_EXCEEDED (DEADLINE_EXCEEDED, HTTP 504): the call did not end in its time."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 31
