@@ -42,11 +42,11 @@ class _Watched:
     """Tasks that end together."""
 
     def __init__(self) -> None:
-        self._is_ended = False
+        self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
 
     def end(self) -> None:
-        self._is_ended = True
+        self._ended.set()
         for task in self._tasks:
             task.cancel()
 
@@ -54,14 +54,14 @@ class _Watched:
     def watched(self) -> Iterator[None]:
         task = asyncio.current_task()
         assert task is not None
-        if self._is_ended:
+        if self._ended.is_set():
             raise _leaving()
         self._tasks.add(task)
         try:
             yield
         except asyncio.CancelledError:
             # The caller may have left as well, and that counts: there is nobody to tell.
-            if not self._is_ended or task.uncancel() > 0:
+            if not self._ended.is_set() or task.uncancel() > 0:
                 raise
             raise _leaving() from None
         finally:
