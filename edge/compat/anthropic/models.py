@@ -1,16 +1,11 @@
-"""`GET /anthropic/v1/models` and `GET /anthropic/v1/models/{model}`."""
+"""Models as Anthropic's SDKs read them: `GET /anthropic/v1/models` and `GET /anthropic/v1/models/{model}`."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from starlette.types import Receive, Scope, Send
-
 from edge.compat.anthropic.errors import REQUEST_ID
-from edge.compat.generations import Callers
-from edge.compat.models import Models
-from edge.http import Exchange
-from edge.middleware import ROUTE_KEY
-from edge.transcoding.encoding import dump
-from edge.transcoding.routes import PARAMETERS_KEY
+from edge.compat.models import Writing
+from edge.http import Exchange, HeaderList
 from parley.inference.v1 import model_service_pb2
 from services.mesh import context
 from services.mesh.errors import invalid_field
@@ -21,43 +16,14 @@ _PAGE_DEFAULT: Final = 20
 _PAGE_MAX: Final = 1_000
 
 
-class ListModels:
-    """All models, the default first, in pages."""
-
-    def __init__(self, callers: Callers, models: Models) -> None:
-        self._callers = callers
-        self._models = models
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Exchange(scope, receive, send)
-        scope[ROUTE_KEY] = "anthropic.models.list"
-        metadata = await self._callers.metadata_for(exchange, "inference")
-        data = [_members(model) for model in await self._models.all(metadata)]
-        page, has_more = _page(exchange, data)
-        members = {
-            "data": page,
-            "has_more": has_more,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-        }
-        await exchange.respond(200, dump(members), headers=((REQUEST_ID, context.request_id()),))
-
-
-class GetModel:
-    """One model; `default` is the one that an empty name means."""
-
-    def __init__(self, callers: Callers, models: Models) -> None:
-        self._callers = callers
-        self._models = models
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        exchange = Exchange(scope, receive, send)
-        scope[ROUTE_KEY] = "anthropic.models.get"
-        metadata = await self._callers.metadata_for(exchange, "inference")
-        found = await self._models.one(scope[PARAMETERS_KEY]["model"], metadata)
-        await exchange.respond(200, dump(_members(found)), headers=((REQUEST_ID, context.request_id()),))
+def _listed(exchange: Exchange, models: Sequence[model_service_pb2.Model]) -> dict[str, object]:
+    page, has_more = _page(exchange, [_members(model) for model in models])
+    return {
+        "data": page,
+        "has_more": has_more,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }
 
 
 def _page(exchange: Exchange, data: list[dict[str, object]]) -> tuple[list[dict[str, object]], bool]:
@@ -101,3 +67,10 @@ def _members(model: model_service_pb2.Model) -> dict[str, object]:
         "max_tokens": model.output_tokens_max or None,
         "parley": {"is_default": model.is_default},
     }
+
+
+def _headers() -> HeaderList:
+    return ((REQUEST_ID, context.request_id()),)
+
+
+WRITING: Final = Writing(dialect="anthropic", listed=_listed, one=_members, headers=_headers)

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp
 
 from edge.clients import Channels
 from edge.compat.anthropic.messages import CountTokens, CreateMessage
-from edge.compat.anthropic.models import GetModel, ListModels
+from edge.compat.anthropic.models import WRITING
 from edge.compat.generations import Callers, Generations
 from edge.compat.models import Models
 from edge.sse import EventStreams
@@ -19,10 +19,10 @@ def anthropic_routes(channels: Channels, callers: Callers, streams: EventStreams
     """Endpoints by verb and path template."""
     stub = generation_service_pb2_grpc.GenerationServiceStub(channels["inference"])
     generations = Generations(stub, lambda answer: answer)
-    models = Models(model_service_pb2_grpc.ModelServiceStub(channels["inference"]))
+    models = Models(callers, model_service_pb2_grpc.ModelServiceStub(channels["inference"]), WRITING)
     return {
         ("POST", "/anthropic/v1/messages"): CreateMessage(callers, generations, streams),
         ("POST", "/anthropic/v1/messages/count_tokens"): CountTokens(callers, stub),
-        ("GET", "/anthropic/v1/models"): ListModels(callers, models),
-        ("GET", "/anthropic/v1/models/{model=**}"): GetModel(callers, models),
+        ("GET", "/anthropic/v1/models"): models.every,
+        ("GET", "/anthropic/v1/models/{model=**}"): models.one,
     }

@@ -9,7 +9,7 @@ from edge.compat.generations import Callers, Generations
 from edge.compat.models import Models
 from edge.compat.openai.answers import Endings
 from edge.compat.openai.chat import ChatCompletions
-from edge.compat.openai.models import GetModel, ListModels
+from edge.compat.openai.models import WRITING
 from edge.compat.openai.turns import Turns
 from edge.sse import EventStreams
 from edge.transcoding.encoding import Encoders
@@ -31,9 +31,9 @@ def openai_routes(
     )
     stub = generation_service_pb2_grpc.GenerationServiceStub(channels["inference"])
     generations = Generations(stub, endings.of_answer)
-    models = Models(model_service_pb2_grpc.ModelServiceStub(channels["inference"]))
+    models = Models(callers, model_service_pb2_grpc.ModelServiceStub(channels["inference"]), WRITING)
     return {
         ("POST", "/v1/chat/completions"): ChatCompletions(callers, turns, generations, streams),
-        ("GET", "/v1/models"): ListModels(callers, models),
-        ("GET", "/v1/models/{model=**}"): GetModel(callers, models),
+        ("GET", "/v1/models"): models.every,
+        ("GET", "/v1/models/{model=**}"): models.one,
     }
