@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
+from services.conversation.context import ContextReport
 from services.conversation.model import Citation, Message, RetrievalTrace, TurnState, Usage
 
 
@@ -114,6 +115,8 @@ class Draft:
         is_started: whether TurnStarted is among the events.
         has_part: whether the answer's part was opened.
         uncounted: code points of text that came since the last word on usage.
+        context: what the model was given to read. No event tells it: only who holds the turn sets it, and every
+            attempt that begins sets it anew.
     """
 
     last_sequence: int = 0
@@ -125,6 +128,7 @@ class Draft:
     model: str = ""
     length: int = 0
     uncounted: int = 0
+    context: ContextReport | None = None
     _pieces: list[str] = field(default_factory=list)
 
     @classmethod
@@ -141,6 +145,7 @@ class Draft:
             model=message.model,
             length=len(text),
             uncounted=len(text) if message.usage is None else 0,
+            context=message.context,
             _pieces=[text],
         )
 
@@ -212,5 +217,5 @@ class Draft:
         stored = Draft.of(message)
         self.is_started, self.has_part = stored.is_started, stored.has_part
         self.citations, self.retrieval = stored.citations, stored.retrieval
-        self.usage, self.uncounted = stored.usage, stored.uncounted
+        self.usage, self.uncounted, self.context = stored.usage, stored.uncounted, stored.context
         self.model, self.length, self._pieces = stored.model, stored.length, stored._pieces  # noqa: SLF001 - its own class

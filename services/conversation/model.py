@@ -10,6 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NewType
 
+from services.conversation.context import ContextReport, PromptReference
 from services.mesh.errors import invalid_field
 
 ConversationId = NewType("ConversationId", str)
@@ -163,6 +164,7 @@ class ConversationSettings:
     examples: tuple[Example, ...] = ()
     knowledge_base_id: str = ""
     retrieval_mode: RetrievalMode = RetrievalMode.SELECTIVE
+    prompt: PromptReference | None = None
 
     def __post_init__(self) -> None:
         check_text("title", self.title, TITLE_LENGTH_MAX)
@@ -280,6 +282,7 @@ class Message:
     retrieval: RetrievalTrace | None = None
     last_sequence: int = 0
     revision_of: str = ""
+    context: ContextReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

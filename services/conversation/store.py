@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.conversation.context import ContextReport
 from services.conversation.events import Draft
 from services.conversation.model import (
     Citation,
@@ -34,6 +35,7 @@ from services.conversation.model import (
     TurnState,
     Usage,
 )
+from services.conversation.summary_store import SummaryStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,7 @@ class Fold:
     retrieval: RetrievalTrace | None
     usage: Usage | None
     model: str
+    context: ContextReport | None = None
 
     @classmethod
     def of(cls, draft: Draft) -> "Fold":
@@ -154,6 +157,7 @@ class Fold:
             retrieval=draft.retrieval,
             usage=draft.usage,
             model=draft.model,
+            context=draft.context,
         )
 
 
@@ -378,5 +382,5 @@ class WorkStore(Protocol):
         ...
 
 
-class Store(ConversationStore, FeedbackStore, TurnStore, WorkStore, Protocol):
+class Store(ConversationStore, SummaryStore, FeedbackStore, TurnStore, WorkStore, Protocol):
     """All of it."""

@@ -60,6 +60,7 @@ conversations: Final = Table(
     Column("settings_revision", BigInteger, nullable=False),
     _time("create_time"),
     _time("update_time"),
+    Column("prompt", JSONB(none_as_null=True), nullable=True),
     PrimaryKeyConstraint("organization_id", "id"),
     Index("conversations_by_update", "organization_id", "user_id", "update_time", "id"),
 )
@@ -91,6 +92,7 @@ messages: Final = Table(
     _time("update_time"),
     # The default lets a server of the release before go on writing while this one is rolled out.
     Column("revision_of", Text, nullable=False, server_default=text("''")),
+    Column("context", JSONB(none_as_null=True), nullable=True),
     PrimaryKeyConstraint("organization_id", "id"),
     UniqueConstraint("organization_id", "conversation_id", "segment_id", "depth", name="messages_by_segment"),
     Index("messages_by_conversation", "organization_id", "conversation_id", "id"),
@@ -174,6 +176,41 @@ outbox: Final = Table(
     PrimaryKeyConstraint("organization_id", "turn_id"),
     Index("outbox_by_age", "create_time"),
     # The outbox is part of the conversation's own data: what was deleted need not be answered.
+    _of_conversation(),
+)
+
+summaries: Final = Table(
+    "summaries",
+    metadata,
+    Column("organization_id", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("conversation_id", Text, nullable=False),
+    Column("through_message_id", Text, nullable=False),
+    Column("messages_covered", Integer, nullable=False),
+    Column("made_from", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("wording_revision", Text, nullable=False),
+    Column("tokens_before", Integer, nullable=False),
+    Column("tokens_after", Integer, nullable=False),
+    Column("usage", JSONB, nullable=False),
+    _time("create_time"),
+    PrimaryKeyConstraint("organization_id", "id"),
+    UniqueConstraint("organization_id", "conversation_id", "through_message_id", name="summaries_by_message"),
+    _of_conversation(),
+)
+
+summary_claims: Final = Table(
+    "summary_claims",
+    metadata,
+    Column("organization_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("conversation_id", Text, nullable=False),
+    # Whose it is; empty while the conversation is left alone after a failure.
+    Column("token", Text, nullable=False),
+    _time("expire_time"),
+    PrimaryKeyConstraint("organization_id", "conversation_id"),
     _of_conversation(),
 )
 

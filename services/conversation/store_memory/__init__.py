@@ -1,10 +1,11 @@
 """The store in memory, for tests; it passes the suite that PostgreSQL passes."""
 
 from services.conversation.store_memory.conversations import MemoryConversations
+from services.conversation.store_memory.summaries import MemorySummaries
 from services.conversation.store_memory.work import MemoryWork
 
 
-class MemoryStore(MemoryWork, MemoryConversations):
+class MemoryStore(MemoryWork, MemorySummaries, MemoryConversations):
     """See `services.conversation.store.Store`."""
 
 

@@ -17,6 +17,7 @@ from services.conversation.model import (
     TurnId,
 )
 from services.conversation.store import Hold, NewConversation, TurnRef
+from services.conversation.summary_store import Summary
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
 
@@ -56,6 +57,8 @@ class Tables:
     repeats: dict[tuple[Owner, str, str], tuple[bytes, str, datetime]] = field(default_factory=dict)
     outbox: list[TurnRef] = field(default_factory=list)
     feedback: dict[tuple[Owner, str], Feedback] = field(default_factory=dict)
+    summaries: dict[str, tuple[Owner, Summary]] = field(default_factory=dict)
+    summary_claims: dict[str, tuple[str, datetime]] = field(default_factory=dict)
 
 
 class MemoryConversations:
@@ -127,6 +130,9 @@ class MemoryConversations:
         turn_ids = [row.turn.id for row in tables.turns.values() if row.turn.conversation_id == conversation_id]
         for turn_id in turn_ids:
             del tables.turns[turn_id]
+        tables.summary_claims.pop(conversation_id, None)
+        for summary_id in [key for key, (_, one) in tables.summaries.items() if one.conversation_id == conversation_id]:
+            del tables.summaries[summary_id]
         tables.outbox[:] = [ref for ref in tables.outbox if ref.conversation_id != conversation_id]
         return turn_ids
 
@@ -142,12 +148,12 @@ class MemoryConversations:
         self, owner: Owner, conversation_id: str, *, leaf_id: str, after_depth: int, size: int
     ) -> tuple[list[Message], int]:
         """See `ConversationStore.branch`."""
-        path = self._path(owner, conversation_id, leaf_id)
+        path = self.path(owner, conversation_id, leaf_id)
         return path[after_depth + 1 : after_depth + 1 + size], len(path) - 1
 
     async def branch_end(self, owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
         """See `ConversationStore.branch_end`."""
-        return self._path(owner, conversation_id, leaf_id)[-size:]
+        return self.path(owner, conversation_id, leaf_id)[-size:]
 
     async def tree(self, owner: Owner, conversation_id: str, *, size: int, after_id: str) -> list[Message]:
         """See `ConversationStore.tree`."""
@@ -207,7 +213,8 @@ class MemoryConversations:
             raise NotFound.of("message")
         return message
 
-    def _path(self, owner: Owner, conversation_id: str, leaf_id: str) -> list[Message]:
+    def path(self, owner: Owner, conversation_id: str, leaf_id: str) -> list[Message]:
+        """The branch that ends in a message. Raises NotFound."""
         path: list[Message] = []
         message_id = leaf_id
         while message_id:

@@ -362,6 +362,7 @@ class MemoryWork(MemoryConversations):
             retrieval=fold.retrieval,
             usage=fold.usage,
             model=fold.model,
+            context=fold.context,
             last_sequence=fold.last_sequence,
             update_time=self.now(),
         )

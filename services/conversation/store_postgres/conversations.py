@@ -158,14 +158,14 @@ class ConversationQueries:
     ) -> tuple[list[Message], int]:
         """See `ConversationStore.branch`."""
         async with self._database.read() as read:
-            depth = await _leaf_depth(read, owner, conversation_id, leaf_id)
+            depth = await leaf_depth(read, owner, conversation_id, leaf_id)
             messages = await _branch(read, owner, conversation_id, leaf_id, (after_depth + 1, after_depth + size))
         return messages, depth
 
     async def branch_end(self, owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
         """See `ConversationStore.branch_end`."""
         async with self._database.read() as read:
-            depth = await _leaf_depth(read, owner, conversation_id, leaf_id)
+            depth = await leaf_depth(read, owner, conversation_id, leaf_id)
             return await _branch(read, owner, conversation_id, leaf_id, (depth - size + 1, depth))
 
     async def tree(self, owner: Owner, conversation_id: str, *, size: int, after_id: str) -> list[Message]:
@@ -287,7 +287,8 @@ async def _conversation_of_answer(read: ReadOnly, owner: Owner, message_id: str)
     return str(conversation_id)
 
 
-async def _leaf_depth(read: ReadOnly, owner: Owner, conversation_id: str, leaf_id: str) -> int:
+async def leaf_depth(read: ReadOnly, owner: Owner, conversation_id: str, leaf_id: str) -> int:
+    """The depth of a message of the conversation. Raises NotFound."""
     query = select(_messages.depth).where(
         *_owned(tables.messages, owner, leaf_id), _messages.conversation_id == conversation_id
     )
@@ -317,21 +318,21 @@ async def _branch(
 
 
 def _branch_query() -> Select[Any]:  # Any: rows of many columns
-    segments = _segments()
+    segments = segments_of_branch()
     return (
         select(tables.messages)
         .join(segments, and_(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max))
-        .where(_is_of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
+        .where(of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
         .where(_messages.depth >= bindparam("first"), _messages.depth <= bindparam("last"))
         .order_by(_messages.depth)
     )
 
 
-def _segments() -> Any:  # Any: SQLAlchemy's CTE is generic over untyped columns
+def segments_of_branch() -> Any:  # Any: SQLAlchemy's CTE is generic over untyped columns
     """The segments of the branch that ends in a message, each with the depth up to which it belongs to the branch."""
     segments = (
         select(_messages.segment_id, _messages.depth.label("depth_max"))
-        .where(_is_of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
+        .where(of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
         .where(_messages.id == bindparam("of_leaf"))
         .cte("segments", recursive=True)
     )
@@ -339,13 +340,13 @@ def _segments() -> Any:  # Any: SQLAlchemy's CTE is generic over untyped columns
     before: Select[Any] = (
         select(parent.c.segment_id, parent.c.depth)
         .select_from(segments)
-        .join(head, and_(_is_of_the_conversation(head), head.c.id == segments.c.segment_id))
-        .join(parent, and_(_is_of_the_conversation(parent), parent.c.id == head.c.parent_id))
+        .join(head, and_(of_the_conversation(head), head.c.id == segments.c.segment_id))
+        .join(parent, and_(of_the_conversation(parent), parent.c.id == head.c.parent_id))
     )
     return segments.union_all(before)
 
 
-def _is_of_the_conversation(table: Any) -> ColumnElement[bool]:  # Any: a table or an alias of it
+def of_the_conversation(table: Any) -> ColumnElement[bool]:  # Any: a table or an alias of it
     """Stands in every part of the query: whatever PostgreSQL makes of the joins, it reads no other conversation."""
     return and_(
         table.c.organization_id == bindparam("of_organization"), table.c.conversation_id == bindparam("of_conversation")

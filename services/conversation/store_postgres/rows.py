@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import RowMapping
 
+from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason, PromptReference
 from services.conversation.model import (
     Citation,
     Conversation,
@@ -35,10 +36,15 @@ from services.conversation.model import (
 MESSAGE_COLUMNS: Final = (
     "id", "conversation_id", "parent_id", "role", "text", "state", "create_time", "update_time", "citations",
     "finish_reason", "usage", "error", "turn_id", "model", "retrieval", "last_sequence", "revision_of",
+    "context",
 )  # fmt: skip
 TURN_COLUMNS: Final = (
     "id", "conversation_id", "state", "user_message_id", "assistant_message_id", "attempt", "options", "create_time",
     "error", "start_time", "end_time",
+)  # fmt: skip
+
+SETTINGS_COLUMNS: Final = (
+    "title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode", "prompt",
 )  # fmt: skip
 
 Json = dict[str, Any]  # Any: a JSON object
@@ -53,6 +59,7 @@ def settings_values(settings: ConversationSettings) -> Json:
         "examples": [asdict(example) for example in settings.examples],
         "knowledge_base_id": settings.knowledge_base_id,
         "retrieval_mode": settings.retrieval_mode.value,
+        "prompt": None if settings.prompt is None else asdict(settings.prompt),
     }
 
 
@@ -65,6 +72,7 @@ def settings_of(row: RowMapping) -> ConversationSettings:
         examples=tuple(Example(**example) for example in row["examples"]),
         knowledge_base_id=row["knowledge_base_id"],
         retrieval_mode=RetrievalMode(row["retrieval_mode"]),
+        prompt=None if row["prompt"] is None else _reference_of(row["prompt"]),
     )
 
 
@@ -102,6 +110,7 @@ def message_of(row: RowMapping, prefix: str = "") -> Message:
         retrieval=None if retrieval is None else _trace_of(retrieval),
         last_sequence=row[f"{prefix}last_sequence"],
         revision_of=row[f"{prefix}revision_of"],
+        context=None if row[f"{prefix}context"] is None else _context_of(row[f"{prefix}context"]),
     )
 
 
@@ -134,7 +143,7 @@ def feedback_of(row: RowMapping) -> Feedback:
     )
 
 
-def json_of(value: Citation | Usage | TurnError | TurnOptions | RetrievalTrace | None) -> Json | None:
+def json_of(value: Citation | Usage | TurnError | TurnOptions | RetrievalTrace | ContextReport | None) -> Json | None:
     """A dataclass as a JSON object; enums are strings already."""
     return None if value is None else asdict(value)
 
@@ -153,6 +162,17 @@ def _options_of(value: Json) -> TurnOptions:
         retrieval_mode=RetrievalMode(value["retrieval_mode"]),
         parameters=GenerationParameters(**parameters),
     )
+
+
+def _reference_of(value: Json) -> PromptReference:
+    return PromptReference(**value | {"variables": tuple((name, text) for name, text in value["variables"])})
+
+
+def _context_of(value: Json) -> ContextReport:
+    omissions = tuple(
+        Omission(ContextPart(one["part"]), OmissionReason(one["reason"]), one["count"]) for one in value["omissions"]
+    )
+    return ContextReport(**value | {"omissions": omissions})
 
 
 def _trace_of(value: Json) -> RetrievalTrace:

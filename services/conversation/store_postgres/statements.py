@@ -24,12 +24,11 @@ from sqlalchemy import (
 from services.conversation import tables
 from services.conversation.model import TurnState
 from services.conversation.store import Fold, Hold
-from services.conversation.store_postgres.rows import MESSAGE_COLUMNS, TURN_COLUMNS, json_of
+from services.conversation.store_postgres.rows import MESSAGE_COLUMNS, SETTINGS_COLUMNS, TURN_COLUMNS, json_of
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
 _turns: Final = tables.turns.c
-_SETTINGS_COLUMNS: Final = ("title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode")
 
 Given = dict[str, Any]  # Any: parameters of a statement
 
@@ -62,6 +61,7 @@ def folded(fold: Fold) -> Given:
         "fold_retrieval": json_of(fold.retrieval),
         "fold_usage": json_of(fold.usage),
         "fold_model": fold.model,
+        "fold_context": json_of(fold.context),
         "fold_sequence": fold.last_sequence,
     }
 
@@ -91,6 +91,7 @@ _FOLDED: Final = {
     "retrieval": bindparam("fold_retrieval"),
     "usage": bindparam("fold_usage"),
     "model": bindparam("fold_model"),
+    "context": bindparam("fold_context"),
     "last_sequence": bindparam("fold_sequence"),
     "update_time": func.now(),
 }
@@ -168,7 +169,7 @@ CLAIMED: Final = (
         *prefixed(_question, "question_", MESSAGE_COLUMNS),
         *prefixed(_answer, "answer_", MESSAGE_COLUMNS),
         *prefixed(_continued, "continued_", MESSAGE_COLUMNS),
-        *(_conversations[name] for name in _SETTINGS_COLUMNS),
+        *(_conversations[name] for name in SETTINGS_COLUMNS),
         _turns.user_id,
         _turns.journal_epoch,
         _turns.sequence_limit,

@@ -219,9 +219,6 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
     )
 
 
-_SETTINGS_COLUMNS: Final = ("title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode")
-
-
 def _ref(organization_id: str, conversation_id: str, turn_id: str) -> TurnRef:
     return TurnRef(organization_id, ConversationId(conversation_id), TurnId(turn_id))
 

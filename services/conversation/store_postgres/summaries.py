@@ -1,0 +1,179 @@
+"""Summaries in PostgreSQL."""
+
+from typing import Any, Final
+
+from sqlalchemy import RowMapping, Select, and_, bindparam, delete, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from services.conversation import tables
+from services.conversation.model import ConversationId, Owner, Usage
+from services.conversation.store_postgres.conversations import leaf_depth, of_the_conversation, segments_of_branch
+from services.conversation.store_postgres.rows import json_of
+from services.conversation.store_postgres.statements import from_now
+from services.conversation.summary_store import NewSummary, Standing, Summary
+from services.mesh.database import Database, ReadWrite
+from services.mesh.errors import NotFound
+
+_conversations: Final = tables.conversations.c
+_messages: Final = tables.messages.c
+_summaries: Final = tables.summaries.c
+_claims: Final = tables.summary_claims.c
+
+
+class SummaryQueries:
+    """See `SummaryStore`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def standing(self, owner: Owner, conversation_id: str, *, leaf_id: str) -> Standing:
+        """See `SummaryStore.standing`."""
+        given = {
+            "of_organization": owner.organization_id,
+            "of_user": owner.user_id,
+            "of_conversation": conversation_id,
+            "of_leaf": leaf_id,
+        }
+        async with self._database.read() as read:
+            depth = await leaf_depth(read, owner, conversation_id, leaf_id)
+            row = (await read.execute(_STANDING, given)).mappings().one_or_none()
+        return Standing(depth + 1, None if row is None else _summary_of(row))
+
+    async def summary(self, owner: Owner, summary_id: str) -> Summary:
+        """See `SummaryStore.summary`."""
+        query = select(tables.summaries).where(
+            _summaries.organization_id == owner.organization_id,
+            _summaries.user_id == owner.user_id,
+            _summaries.id == summary_id,
+        )
+        async with self._database.read() as read:
+            row = (await read.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound.of("summary")
+        return _summary_of(row)
+
+    async def claim_summary(self, owner: Owner, conversation_id: str, *, token: str, lease_s: float) -> bool:
+        """See `SummaryStore.claim_summary`."""
+        until = from_now(lease_s)
+
+        async def work(write: ReadWrite) -> bool:
+            if not await _locked(write, owner, conversation_id):
+                return False
+            taken = await write.execute(
+                upsert(tables.summary_claims)
+                .values(
+                    organization_id=owner.organization_id,
+                    user_id=owner.user_id,
+                    conversation_id=conversation_id,
+                    token=token,
+                    expire_time=until,
+                )
+                .on_conflict_do_update(
+                    index_elements=["organization_id", "conversation_id"],
+                    set_={"token": token, "expire_time": until},
+                    where=_claims.expire_time <= from_now(0.0),
+                )
+            )
+            return taken.rowcount == 1
+
+        return await self._database.transact(work)
+
+    async def keep_summary(self, owner: Owner, new: NewSummary, *, token: str) -> bool:
+        """See `SummaryStore.keep_summary`."""
+
+        async def work(write: ReadWrite) -> bool:
+            if not await _locked(write, owner, new.conversation_id):
+                return False
+            given_up = await write.execute(
+                delete(tables.summary_claims).where(*_held(owner, new.conversation_id, token))
+            )
+            if given_up.rowcount == 0:
+                return False
+            kept = await write.execute(upsert(tables.summaries).values(**_columns(owner, new)).on_conflict_do_nothing())
+            return kept.rowcount == 1
+
+        return await self._database.transact(work)
+
+    async def leave_summary(self, owner: Owner, conversation_id: str, *, token: str, pause_s: float) -> None:
+        """See `SummaryStore.leave_summary`."""
+        await self._database.change(
+            update(tables.summary_claims)
+            .where(*_held(owner, conversation_id, token))
+            .values(token="", expire_time=from_now(pause_s))
+        )
+
+
+async def _locked(write: ReadWrite, owner: Owner, conversation_id: str) -> bool:
+    """Whether there is such a conversation; until the transaction ends it is not deleted."""
+    query = (
+        select(literal(1))
+        .where(_conversations.organization_id == owner.organization_id, _conversations.user_id == owner.user_id)
+        .where(_conversations.id == conversation_id)
+        .with_for_update(key_share=True, read=True)
+    )
+    return (await write.execute(query)).scalar_one_or_none() is not None
+
+
+def _held(owner: Owner, conversation_id: str, token: str) -> tuple[Any, ...]:  # Any: SQL expressions
+    return (
+        _claims.organization_id == owner.organization_id,
+        _claims.user_id == owner.user_id,
+        _claims.conversation_id == conversation_id,
+        _claims.token == token,
+    )
+
+
+def _columns(owner: Owner, new: NewSummary) -> dict[str, object]:
+    return {
+        "organization_id": owner.organization_id,
+        "user_id": owner.user_id,
+        "id": new.id,
+        "conversation_id": new.conversation_id,
+        "through_message_id": new.through_message_id,
+        "messages_covered": new.messages_covered,
+        "made_from": new.made_from,
+        "text": new.text,
+        "model": new.model,
+        "wording_revision": new.wording_revision,
+        "tokens_before": new.tokens_before,
+        "tokens_after": new.tokens_after,
+        "usage": json_of(new.usage),
+    }
+
+
+def _summary_of(row: RowMapping) -> Summary:
+    return Summary(
+        id=row["id"],
+        conversation_id=ConversationId(row["conversation_id"]),
+        through_message_id=row["through_message_id"],
+        messages_covered=row["messages_covered"],
+        made_from=row["made_from"],
+        text=row["text"],
+        model=row["model"],
+        wording_revision=row["wording_revision"],
+        tokens_before=row["tokens_before"],
+        tokens_after=row["tokens_after"],
+        usage=Usage(**row["usage"]),
+        create_time=row["create_time"],
+    )
+
+
+def _standing() -> Select[Any]:  # Any: rows of many columns
+    """The summary that stands for most of a branch: the message that it goes through is one of the branch."""
+    segments = segments_of_branch()
+    through = and_(
+        of_the_conversation(tables.messages),
+        _messages.user_id == bindparam("of_user"),
+        _messages.id == _summaries.through_message_id,
+    )
+    return (
+        select(tables.summaries)
+        .join(tables.messages, through)
+        .join(segments, and_(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max))
+        .where(of_the_conversation(tables.summaries), _summaries.user_id == bindparam("of_user"))
+        .order_by(_summaries.messages_covered.desc())
+        .limit(1)
+    )
+
+
+_STANDING: Final = _standing()  # built once, as the query of the branch is
