@@ -46,14 +46,14 @@ AUDIENCES_MAX: Final = 8
 
 WORKLOAD_SCOPES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
-        "conversation": frozenset({"knowledge:read", "inference:generate", "models:read"}),
+        "conversation": frozenset({"knowledge:read", "inference:generate", "models:read", "prompts:read"}),
         "inference": frozenset({"knowledge:read"}),
     }
 )
 """What a workload may do for a user who is not present (`on_behalf_of`); a workload that is not named here, nothing.
 
-conversation runs turns after their user has left: it searches, generates and reads the catalog for them. inference asks
-retrieval for vectors of what they ask.
+conversation runs turns after their user has left: it searches, generates and reads catalog and prompts for them.
+inference asks retrieval for vectors of what they ask.
 """
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,12 @@ from services.conversation.conversations import Conversations, FeedbackBook, Mes
 from services.conversation.generation import Sources
 from services.conversation.history import History
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
-from services.conversation.ports import KnowledgeBases
+from services.conversation.ports import KnowledgeBases, Prompts, Writer
 from services.conversation.queue.gauges import QueueGauges
 from services.conversation.queue.port import Queue
 from services.conversation.queue.valkey import ValkeyQueue
 from services.conversation.reaper import Reaper, ReaperPace
+from services.conversation.recall import Recall
 from services.conversation.recovery import Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
@@ -26,6 +27,7 @@ from services.conversation.settings import ApiSettings, QueueSettings, StorageSe
 from services.conversation.stops import Signals, Stops
 from services.conversation.stops_valkey import ValkeyStops
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.summaries import Measure, Summaries
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
 from services.conversation.watching import TAIL_WAIT_S, Feeds, Watching
@@ -72,9 +74,15 @@ async def serve(storage: StorageSettings) -> None:
         opened(config) as core,
         open_channel(config.auth_target, [tokens.CONTRACT]) as auth,
         open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES]) as retrieval,
+        open_channel(config.inference_target, [clients.PROMPTS]) as inference,
     ):
         workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
-        registers, loops = api(config, core, clients.KnowledgeBaseClient(retrieval, workload))
+        registers, loops = api(
+            config,
+            core,
+            clients.KnowledgeBaseClient(retrieval, workload),
+            clients.PromptClient(inference, workload),
+        )
         await server.serve(
             config,
             servicers=registers,
@@ -93,6 +101,7 @@ async def work(storage: StorageSettings) -> None:
         retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL]))
         inference = await stack.enter_async_context(open_channel(config.inference_target, [clients.INFERENCE]))
         workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
+        writer = clients.InferenceClient(inference, workload, silence_s_max=config.silence_s_max)
         sources = Sources(
             history=History(
                 core.store,
@@ -100,9 +109,19 @@ async def work(storage: StorageSettings) -> None:
                 messages_max=config.history_messages_max,
             ),
             retrieval=clients.RetrievalClient(retrieval, workload, timeout_s=config.search_s_max),
-            inference=clients.InferenceClient(inference, workload, silence_s_max=config.silence_s_max),
+            inference=writer,
             passages_max=config.passages_max,
+            recall=Recall(
+                core.store,
+                messages_max=config.history_messages_max,
+                above_tokens=config.summary_above_tokens if config.makes_summaries else None,
+            ),
         )
+        loops: list[Loop] = []
+        if config.makes_summaries:
+            summaries = summaries_of(config, core, writer)
+            sources = replace(sources, ended=summaries.ended)
+            loops.append(Loop("summaries", summaries.run))
         relay = Relay(core.store, core.queue, every_s=config.relay_every_s)
         worker = worker_of(config, core, sources, relay)
         await server.run_worker(
@@ -110,6 +129,7 @@ async def work(storage: StorageSettings) -> None:
             loops=[
                 Loop("turns", worker.run, drain=worker.drain),
                 Loop("relay", relay.run),
+                *loops,
                 *common_loops(config, core),
             ],
             checks=[Check("database", core.database.ping)],
@@ -170,14 +190,16 @@ async def open_queue(config: QueueSettings, valkey: Client, waiting: Client) -> 
         yield queue
 
 
-def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tuple[list[Register], list[Loop]]:
+def api(
+    config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases, prompts: Prompts
+) -> tuple[list[Register], list[Loop]]:
     """The servicers, and the loops that they need."""
     store, journal = core.store, core.journal
     # The API only ever drops histories, so it needs no bounds of its own for them.
     history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
     relay = Relay(store, core.queue, every_s=config.relay_every_s)
     feeds = Feeds(core.tail)
-    references = References(knowledge_bases, store)
+    references = References(knowledge_bases, prompts, store)
     turns = Turns(
         store,
         Signals(relay, core.stops),
@@ -194,7 +216,7 @@ def api(config: ApiSettings, core: Core, knowledge_bases: KnowledgeBases) -> tup
             ConversationServicer(conversations), grpc_server
         ),
         lambda grpc_server: services.add_MessageServiceServicer_to_server(
-            MessageServicer(Messages(store)), grpc_server
+            MessageServicer(Messages(store, store)), grpc_server
         ),
         lambda grpc_server: services.add_FeedbackServiceServicer_to_server(
             FeedbackServicer(FeedbackBook(store)), grpc_server
@@ -234,6 +256,20 @@ def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relay
             hand_back_after_s=min(config.hand_back_after_s, config.drain_s / 2),
         ),
     )
+
+
+def summaries_of(config: WorkerSettings, core: Core, writer: Writer) -> Summaries:
+    """What makes summaries of long histories."""
+    measure = Measure(
+        model=config.summary_model,
+        above_tokens=config.summary_above_tokens,
+        keep_tokens=config.summary_keep_tokens,
+        tokens_max=config.summary_tokens_max,
+        input_tokens_max=config.summary_input_tokens_max,
+        time_s=config.summary_s_max,
+        messages_max=config.history_messages_max,
+    )
+    return Summaries(core.store, core.store, writer, measure, new_id=new_id)
 
 
 def common_loops(config: ApiSettings, core: Core) -> list[Loop]:

@@ -9,7 +9,14 @@ from typing import Final
 
 import grpc.aio
 
-from parley.inference.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
+from parley.inference.v1 import (
+    budget_pb2,
+    generation_pb2,
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    prompt_service_pb2,
+    prompt_service_pb2_grpc,
+)
 from parley.retrieval.v1 import (
     knowledge_base_pb2,
     knowledge_base_service_pb2,
@@ -17,8 +24,16 @@ from parley.retrieval.v1 import (
     search_service_pb2,
     search_service_pb2_grpc,
 )
+from services.conversation.context import PromptReference
 from services.conversation.events import ProviderSwitched
-from services.conversation.model import FinishReason, Owner, RetrievalDecision, RetrievalMode, Role
+from services.conversation.model import (
+    FinishReason,
+    GenerationParameters,
+    Owner,
+    RetrievalDecision,
+    RetrievalMode,
+    Role,
+)
 from services.conversation.ports import (
     Evidence,
     Generated,
@@ -28,8 +43,11 @@ from services.conversation.ports import (
     GenerationRequest,
     GenerationStarted,
     Passage,
+    Purpose,
     Question,
+    WholeText,
 )
+from services.conversation.wire.context import context_told, reference_to_inference
 from services.conversation.wire.resources import usage_of
 from services.mesh.client import streaming, unary
 from services.mesh.errors import (
@@ -39,15 +57,17 @@ from services.mesh.errors import (
     Overloaded,
     RetrievalUnavailable,
     Unavailable,
+    invalid_field,
 )
 from services.mesh.tokens import OnBehalfOf, WorkloadTokens
 
 RETRIEVAL: Final = search_service_pb2.DESCRIPTOR
 KNOWLEDGE_BASES: Final = knowledge_base_service_pb2.DESCRIPTOR
 INFERENCE: Final = generation_service_pb2.DESCRIPTOR
+PROMPTS: Final = prompt_service_pb2.DESCRIPTOR
 
 REFERENCE_S_MAX: Final = 2.0
-"""How long the acceptance of a question waits for retrieval's word on the knowledge base it names."""
+"""How long a call waits for another service's word on what it names."""
 
 _MODES: Final[Mapping[RetrievalMode, "search_service_pb2.SearchMode.ValueType"]] = MappingProxyType(
     {
@@ -73,6 +93,10 @@ _FINISH_REASONS: Final[Mapping["generation_pb2.FinishReason.ValueType", FinishRe
         generation_pb2.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
         generation_pb2.FINISH_REASON_NO_EVIDENCE: FinishReason.NO_EVIDENCE,
     }
+)
+
+_PURPOSES: Final[Mapping[Purpose, "budget_pb2.Purpose.ValueType"]] = MappingProxyType(
+    {Purpose.ANSWER: budget_pb2.PURPOSE_ANSWER, Purpose.SUMMARY: budget_pb2.PURPOSE_SUMMARY}
 )
 
 
@@ -154,6 +178,41 @@ class InferenceClient:
         async with streaming(call) as responses:
             yield _bounded(responses, self._silence_s_max)
 
+    async def write(self, owner: Owner, request: GenerationRequest, *, time_s: float) -> WholeText:
+        """See `Writer.write`."""
+        payer = replace(_on_behalf_of(owner), credential_id=request.credential_id)
+        metadata = await self._tokens.metadata("inference", payer)
+        whole = generation_service_pb2.GenerateRequest(
+            model=request.model,
+            prompt=_prompt(request),
+            parameters=_parameters(request.parameters),
+            purpose=_PURPOSES[request.purpose],
+        )
+        answer = (await unary(self._stub.Generate(whole, metadata=metadata, timeout=time_s))).answer
+        reason = _FINISH_REASONS.get(answer.finish_reason, FinishReason.STOP)
+        return WholeText(text=answer.text, finish_reason=reason, model=answer.model, usage=usage_of(answer.usage))
+
+
+class PromptClient:
+    """See `services.conversation.ports.Prompts`."""
+
+    def __init__(self, channel: grpc.aio.Channel, tokens: WorkloadTokens) -> None:
+        self._stub = prompt_service_pb2_grpc.PromptServiceStub(channel)
+        self._tokens = tokens
+
+    async def require(self, owner: Owner, reference: PromptReference) -> None:
+        """See `Prompts.require`."""
+        variables = dict(reference.variables)
+        request = prompt_service_pb2.RenderPromptRequest(prompt=reference.prompt, variables=variables)
+        if reference.revision:
+            request.revision = reference.revision
+        elif reference.alias:
+            request.alias = reference.alias
+        metadata = await self._tokens.metadata("inference", _on_behalf_of(owner))
+        rendered = await unary(self._stub.RenderPrompt(request, metadata=metadata, timeout=REFERENCE_S_MAX))
+        for problem in rendered.problems:
+            raise invalid_field(f"prompt.variables[{problem.variable!r}]", problem.description)
+
 
 async def _bounded(
     responses: AsyncIterator[generation_service_pb2.StreamGenerateResponse], silence_s_max: float
@@ -179,9 +238,9 @@ def _generated(event: generation_service_pb2.GenerateEvent) -> Generated | None:
         case "text":
             return GeneratedText(event.text.offset, event.text.text)
         case "started":
-            given = event.started.context
-            read = (given.system_tokens, given.example_tokens, given.history_tokens, given.passage_tokens)
-            return GenerationStarted(event.started.model, sum(read), event.started.offset)
+            started = event.started
+            context = context_told(started.context, prompt_revision=started.prompt_revision)
+            return GenerationStarted(started.model, context.input_tokens, started.offset, context)
         case "citation":
             cited = event.citation
             return GeneratedCitation(
@@ -197,39 +256,48 @@ def _generated(event: generation_service_pb2.GenerateEvent) -> Generated | None:
         case "finished":
             answer = event.finished.answer
             reason = _FINISH_REASONS.get(answer.finish_reason, FinishReason.STOP)
-            return GenerationFinished(reason, answer.model, usage_of(answer.usage))
+            context = context_told(answer.context, prompt_revision=answer.prompt_revision)
+            return GenerationFinished(reason, answer.model, usage_of(answer.usage), context)
         case _:
             return None
 
 
 def _request(request: GenerationRequest) -> generation_service_pb2.StreamGenerateRequest:
-    parameters = request.parameters
     return generation_service_pb2.StreamGenerateRequest(
         model=request.model,
-        prompt=generation_pb2.Prompt(
-            system=request.system,
-            examples=[
-                generation_pb2.Example(user=example.user, assistant=example.assistant) for example in request.examples
-            ],
-            messages=[
-                generation_pb2.PromptMessage(role=_ROLES[message.role], text=message.text)
-                for message in request.messages
-            ],
-            passages=[
-                generation_pb2.PromptPassage(title=passage.document_name, text=passage.text)
-                for passage in request.passages
-            ],
-        ),
-        parameters=generation_pb2.Parameters(
-            temperature=parameters.temperature,
-            top_p=parameters.top_p,
-            output_tokens_max=parameters.output_tokens_max,
-            stop=parameters.stop,
-            seed=parameters.seed,
-        ),
+        prompt=_prompt(request),
+        parameters=_parameters(request.parameters),
         accepts_restart=request.accepts_restart,
         continue_from=request.continue_from,
         is_repeat=request.is_repeat,
+        purpose=_PURPOSES[request.purpose],
+        prompt_ref=None if request.prompt is None else reference_to_inference(request.prompt),
+    )
+
+
+def _prompt(request: GenerationRequest) -> generation_pb2.Prompt:
+    return generation_pb2.Prompt(
+        system=request.system,
+        examples=[
+            generation_pb2.Example(user=example.user, assistant=example.assistant) for example in request.examples
+        ],
+        messages=[
+            generation_pb2.PromptMessage(role=_ROLES[message.role], text=message.text) for message in request.messages
+        ],
+        passages=[
+            generation_pb2.PromptPassage(title=passage.document_name, text=passage.text) for passage in request.passages
+        ],
+        summary=request.summary,
+    )
+
+
+def _parameters(parameters: GenerationParameters) -> generation_pb2.Parameters:
+    return generation_pb2.Parameters(
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+        output_tokens_max=parameters.output_tokens_max,
+        stop=parameters.stop,
+        seed=parameters.seed,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from services.conversation.context import PromptReference
 from services.conversation.history import History
 from services.conversation.journal.port import Journal
 from services.conversation.model import (
@@ -31,6 +32,7 @@ from services.conversation.store import (
     NewConversation,
     NewMessage,
 )
+from services.conversation.summary_store import Summary, SummaryStore
 from services.mesh import telemetry
 from services.mesh.errors import EtagMismatch, MeshError, invalid_field
 
@@ -73,7 +75,7 @@ class Conversations:
 
         Raises:
             InvalidArgument: too many messages, or a text out of bounds.
-            NotFound: no such knowledge base.
+            NotFound: no such knowledge base, or no such prompt.
             IdempotencyMismatch: the request id was used with another body.
         """
         if len(messages) > IMPORTED_MESSAGES_MAX:
@@ -81,6 +83,7 @@ class Conversations:
         for index, message in enumerate(messages):
             check_text(f"messages[{index}].text", message.text, TEXT_LENGTH_MAX, length_min=1)
         await self._references.check(owner, settings.knowledge_base_id, repeat)
+        await self._references.check_prompt(owner, settings.prompt, repeat)
         first = next((message.text for message in messages if message.role is Role.USER), "")
         # In order, so that the tree shows them so: ids of one millisecond are in no order by themselves.
         ids = sorted(self._new_id("msg") for _ in messages)
@@ -117,11 +120,13 @@ class Conversations:
             etag: of the version that the caller has read; empty for any.
 
         Raises:
-            NotFound: no such conversation, or no such knowledge base.
-            InvalidArgument: a value is out of bounds.
+            NotFound: no such conversation, no such knowledge base, or no such prompt.
+            InvalidArgument: a value is out of bounds, or does not fit the prompt.
             EtagMismatch: the settings changed since.
         """
         await self._references.check(owner, str(changes.get("knowledge_base_id", "")))
+        prompt = changes.get("prompt")
+        await self._references.check_prompt(owner, prompt if isinstance(prompt, PromptReference) else None)
         for _ in range(UPDATE_TRIES_MAX):
             present = await self._store.conversation(owner, conversation_id)
             if etag and etag != present.etag:
@@ -147,8 +152,9 @@ class Conversations:
 class Messages:
     """What users read of a conversation."""
 
-    def __init__(self, store: ConversationStore) -> None:
+    def __init__(self, store: ConversationStore, summaries: SummaryStore) -> None:
         self._store = store
+        self._summaries = summaries
 
     async def get(self, owner: Owner, message_id: str) -> Message:
         """Raises NotFound."""
@@ -172,6 +178,10 @@ class Messages:
     async def tree(self, owner: Owner, conversation_id: str, *, after_id: str, size: int) -> list[Message]:
         """A page of all messages. Raises NotFound."""
         return await self._store.tree(owner, conversation_id, size=size, after_id=after_id)
+
+    async def summary(self, owner: Owner, summary_id: str) -> Summary:
+        """What stood for older messages when an answer was written. Raises NotFound."""
+        return await self._summaries.summary(owner, summary_id)
 
 
 class FeedbackBook:

@@ -4,12 +4,13 @@ Knows nothing of leases, queues and journals: it puts steps and says how the att
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
 from services.conversation.accounts import Account
 from services.conversation.attempts import is_transient
+from services.conversation.context import ContextReport
 from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
     CitationAdded,
@@ -49,6 +50,7 @@ from services.conversation.ports import (
     Question,
     Retrieval,
 )
+from services.conversation.recall import Everything, Past, Recalling
 from services.conversation.store import Claim, Ending
 from services.mesh import telemetry
 from services.mesh.errors import (
@@ -72,14 +74,25 @@ _GO_ON: Final = (
 )
 
 
+def _unheard(claim: Claim, past: Past, answer: str) -> None:
+    """Nobody makes summaries."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where an answer comes from."""
+    """Where an answer comes from.
+
+    Attributes:
+        recall: tells what is shown of a long history.
+        ended: hears of a turn that has ended, of what its model was shown, and of what was answered.
+    """
 
     history: History
     retrieval: Retrieval
     inference: Inference
     passages_max: int
+    recall: Recalling = field(default_factory=Everything)
+    ended: Callable[[Claim, Past, str], None] = _unheard
 
 
 class Stage(StrEnum):
@@ -114,6 +127,7 @@ class Generation:
     Attributes:
         stage: what it is about now.
         history: what the question follows, once it is read.
+        past: what the model is shown of it.
     """
 
     def __init__(self, sources: Sources, claim: Claim, draft: Draft, put: Put) -> None:
@@ -130,6 +144,7 @@ class Generation:
         self._is_repeat = bool(draft.model) or (draft.has_part and not self._standing)
         self.stage = Stage.HISTORY
         self.history: Branch | None = None
+        self.past: Past | None = None
 
     async def run(self) -> Ending:
         """How the answer ended.
@@ -154,6 +169,7 @@ class Generation:
         text, citations = self._draft.text, tuple(self._draft.citations)
         text, citations = self._stand(text, citations)
         self.history = await self._sources.history.before(claim.owner, claim.question)
+        past = self.past = await self._sources.recall.past(claim.owner, claim.turn.conversation_id, self.history)
         self.stage = Stage.SEARCH
         evidence = await self._search(self.history)
         self.stage = Stage.ANSWER
@@ -163,7 +179,9 @@ class Generation:
             model=claim.turn.options.model,
             system=self._system(),
             examples=claim.settings.examples,
-            messages=(*(m for m in self.history.messages if m.text), _prompt_of(claim)),
+            messages=(*past.messages, _prompt_of(claim)),
+            summary="" if past.summary is None else past.summary.text,
+            prompt=claim.settings.prompt,
             passages=evidence.passages,
             parameters=claim.turn.options.parameters,
             # Watchers of a turn can be told to take text back, but not that of the answer which this one goes on with.
@@ -255,6 +273,7 @@ class Generation:
                 case GenerationFinished():
                     self._put(*continuation.end(), UsageUpdated(self._account.finished(step.usage)))
                     self._draft.model = step.model or self._draft.model
+                    self._given(step.context)
                     return Ending(TurnState.COMPLETED, step.finish_reason)
                 case _:
                     assert_never(step)
@@ -279,8 +298,14 @@ class Generation:
         if step.offset:
             continuation.stands(step.offset)
         self._draft.model = step.model
+        self._given(step.context)
         self._account.begun(step.input_tokens)
         self._open_part()
+
+    def _given(self, context: ContextReport | None) -> None:
+        """The model was given this to read."""
+        if context is not None and self.past is not None:
+            self._draft.context = self.past.reported(context)
 
     def _cite(self, step: GeneratedCitation, continuation: Continuation) -> None:
         citation = _citation(step, self._passages)

@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol, TypeAlias
 
+from services.conversation.context import ContextReport, PromptReference
 from services.conversation.events import ProviderSwitched
 from services.conversation.model import (
     Example,
@@ -79,6 +81,20 @@ class Evidence:
         )
 
 
+class Prompts(Protocol):
+    """Tells which prompts there are."""
+
+    async def require(self, owner: Owner, reference: PromptReference) -> None:
+        """Returns when the reference leads to a revision, and its variables can be filled.
+
+        Raises:
+            NotFound: the owner's organization has no such prompt, alias or revision.
+            InvalidArgument: a variable is missing or does not fit.
+            Unavailable: it cannot be told now.
+        """
+        ...
+
+
 class Retrieval(Protocol):
     """Finds passages."""
 
@@ -114,11 +130,20 @@ class PromptMessage:
     text: str
 
 
+class Purpose(StrEnum):
+    """What a call to a model is for, in the books of those who pay."""
+
+    ANSWER = "answer"
+    SUMMARY = "summary"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """What to answer; the last message is the question.
 
     Attributes:
+        prompt: of the organization, which precedes all else; None for none.
+        summary: stands for what was said before the messages; empty for none.
         accepts_restart: text that was written may be taken back, when nobody can go on with it.
         continue_from: the answer as far as an attempt before this one got with it, within `CONTINUE_FROM_LENGTH_MAX`.
         credential_id: with which the answer was asked for; its budgets pay for it.
@@ -133,6 +158,9 @@ class GenerationRequest:
     parameters: GenerationParameters
     accepts_restart: bool = False
     continue_from: str = ""
+    purpose: Purpose = Purpose.ANSWER
+    prompt: PromptReference | None = None
+    summary: str = ""
     credential_id: str = ""
     is_repeat: bool = False
 
@@ -143,11 +171,13 @@ class GenerationStarted:
 
     Attributes:
         offset: 0 where the answer begins anew.
+        context: what it was given to read, as far as it is told.
     """
 
     model: str
     input_tokens: int = 0
     offset: int = 0
+    context: ContextReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +201,12 @@ class GeneratedCitation:
 
 @dataclass(frozen=True, slots=True)
 class GenerationFinished:
-    """The end of an answer."""
+    """The end of an answer; `context` is what its last writer was given to read, as far as it is told."""
 
     finish_reason: FinishReason
     model: str
     usage: Usage
+    context: ContextReport | None = None
 
 
 Generated: TypeAlias = GenerationStarted | GeneratedText | GeneratedCitation | ProviderSwitched | GenerationFinished
@@ -190,5 +221,27 @@ class Inference(Protocol):
         """The steps of an answer, those that came together in one sequence. Leaving the context stops the model.
 
         The iterator raises a MeshError where the answer breaks off; Unavailable when another attempt may succeed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeText:
+    """What a model wrote, from the beginning to the end."""
+
+    text: str
+    finish_reason: FinishReason
+    model: str
+    usage: Usage
+
+
+class Writer(Protocol):
+    """Writes texts that nobody watches."""
+
+    async def write(self, owner: Owner, request: GenerationRequest, *, time_s: float) -> WholeText:
+        """The whole text, within so many seconds.
+
+        Raises:
+            MeshError: it cannot be had.
         """
         ...

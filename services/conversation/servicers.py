@@ -18,7 +18,7 @@ from services.conversation.conversations import Conversations, FeedbackBook, Imp
 from services.conversation.model import Owner, Repeat, TurnOverrides
 from services.conversation.turns import Ask, Turns
 from services.conversation.watching import Watching
-from services.conversation.wire import changes, events, resources
+from services.conversation.wire import changes, events, resources, summaries
 from services.mesh import idempotency, pages, rpc
 from services.mesh.errors import invalid_field
 from services.mesh.rpc import RpcContext
@@ -147,6 +147,13 @@ class MessageServicer(conversation_service_pb2_grpc.MessageServiceServicer):
         """See the contract."""
         message = await self._messages.get(_owner(), request.message_id)
         return conversation_service_pb2.GetMessageResponse(message=resources.message_to_wire(message))
+
+    async def GetSummary(
+        self, request: conversation_service_pb2.GetSummaryRequest, context: RpcContext
+    ) -> conversation_service_pb2.GetSummaryResponse:
+        """See the contract."""
+        summary = await self._messages.summary(_owner(), request.summary_id)
+        return conversation_service_pb2.GetSummaryResponse(summary=summaries.summary_to_wire(summary))
 
 
 class FeedbackServicer(conversation_service_pb2_grpc.FeedbackServiceServicer):

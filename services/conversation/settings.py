@@ -64,7 +64,9 @@ class QueueSettings(ValkeySettings):
         return self
 
 
-class ApiSettings(StorageSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, WorkloadSettings):
+class ApiSettings(
+    StorageSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, InferenceTarget, WorkloadSettings
+):
     """The API, and what API and worker share."""
 
     model_config = service_config("conversation")
@@ -104,7 +106,7 @@ class ApiSettings(StorageSettings, ServerSettings, QueueSettings, AuthTarget, Re
     )
 
 
-class WorkerSettings(ApiSettings, InferenceTarget):
+class WorkerSettings(ApiSettings):
     """The worker."""
 
     model_config = service_config("conversation")
@@ -137,8 +139,46 @@ class WorkerSettings(ApiSettings, InferenceTarget):
         default=100, ge=0, le=998, description="Messages before the question that a prompt holds at most."
     )
     history_keep_s: int = Field(default=3_600, ge=1, le=86_400, description="Seconds for which a history is cached.")
+    summary_model: str = Field(
+        default="",
+        max_length=200,
+        description="Model or route that summarises the oldest part of long conversations; none are made when empty.",
+    )
+    summary_above_tokens: int = Field(
+        default=6_000,
+        ge=100,
+        le=1_000_000,
+        description="Tokens of history without a summary, estimated, above which the oldest part is summarised.",
+    )
+    summary_keep_tokens: int = Field(
+        default=2_000,
+        ge=0,
+        le=1_000_000,
+        description="Tokens of the newest history that are shown as they are, whatever is summarised.",
+    )
+    summary_tokens_max: int = Field(
+        default=1_000, ge=50, le=8_000, description="Tokens of a summary at most, reasoning of its model included."
+    )
+    summary_input_tokens_max: int = Field(
+        default=16_000,
+        ge=1_000,
+        le=1_000_000,
+        description="Tokens of history that one summary is made of at most; it has to fit the window of its model.",
+    )
+    summary_s_max: float = Field(default=60.0, gt=0.0, le=600.0, description="Seconds for one summary.")
     passages_max: int = Field(default=8, ge=1, le=50, description="Passages that a prompt holds at most.")
     search_s_max: float = Field(default=5.0, gt=0.0, le=60.0, description="Seconds for one search.")
     silence_s_max: float = Field(
         default=150.0, gt=0.0, le=3_600.0, description="Seconds without a word from inference until it is given up."
     )
+
+    @property
+    def makes_summaries(self) -> bool:
+        """Whether the oldest part of long conversations is summarised."""
+        return bool(self.summary_model) and self.history_messages_max > 0
+
+    @model_validator(mode="after")
+    def _summaries_shorten(self) -> Self:
+        if self.summary_keep_tokens >= self.summary_above_tokens:
+            raise ValueError("summary_keep_tokens must be less than summary_above_tokens, or nothing is summarised")
+        return self

@@ -213,6 +213,8 @@ class TurnRun:
             await self._sources.history.append(
                 claim.owner, generation.history, claim.question, answer.id, writer.draft.text
             )
+        if generation.past is not None:
+            self._sources.ended(claim, generation.past, writer.draft.text)
 
     async def _leave(self, writer: TurnWriter, epoch: str, cause: "Interrupt | _Pause") -> float | None:
         """Gives the turn to another worker with everything that watchers have seen."""

@@ -30,6 +30,7 @@ from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.sources import Model, Mood, Search
 from tests.simulation.wire import Weather, Wire
 from tests.support.conversation import FakeKnowledgeBases, MemoryHistoryCache
+from tests.support.conversation_fakes import FakePrompts
 
 LEASE_S: Final = 6.0
 TURN_S_MAX: Final = 90.0
@@ -142,7 +143,7 @@ class World:
         mine, recovery = self._backends()
         relay = Relay(mine.store, mine.queue, every_s=1.0)
         feeds = Feeds(mine.tail)
-        references = References(FakeKnowledgeBases("kb_1"), mine.store)
+        references = References(FakeKnowledgeBases("kb_1"), FakePrompts(), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
         turns = Turns(mine.store, Signals(relay, mine.stops), recovery, references, limits=limits, new_id=self.ids)
         prompts = Prompts(mine.store, mine.cache, messages_max=0)

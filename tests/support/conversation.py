@@ -42,11 +42,12 @@ from services.conversation.ports import (
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Queue
 from services.conversation.reaper import Reaper, ReaperPace
+from services.conversation.recall import Everything, Past, Recalling
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.stops import NoStops, Signals, Stops
-from services.conversation.store import NewConversation, NewTurn, Store
+from services.conversation.store import Claim, NewConversation, NewTurn, Store
 from services.conversation.turn_run import Timing
 from services.conversation.turns import Ask, TurnLimits, Turns
 from services.conversation.watching import Feeds, Watching
@@ -54,6 +55,7 @@ from services.conversation.worker import Backends, Pace, Worker
 from services.mesh.errors import MeshError, NotFound
 from services.mesh.ids import new_id
 from services.mesh.settings import DatabaseSettings, ValkeySettings
+from tests.support.conversation_fakes import FakePrompts
 
 ADA = Owner("org_acme", "usr_ada")
 BOB = Owner("org_acme", "usr_bob")
@@ -72,6 +74,7 @@ PASSAGE = Passage(
     score=0.9,
 )
 INPUT_TOKENS = 5
+STARTED = GenerationStarted("scripted/one", INPUT_TOKENS)
 FINISHED = GenerationFinished(FinishReason.STOP, "scripted/one", Usage(input_tokens=5, output_tokens=3))
 
 
@@ -163,6 +166,7 @@ class FakeInference:
     citations: Sequence[GeneratedCitation] = (
         GeneratedCitation(passage=1, start=0, end=3, source_start=0, source_end=12),
     )
+    started: GenerationStarted = STARTED
     finished: GenerationFinished = FINISHED
     refusals: list[MeshError] = field(default_factory=list)
     starts: int = 0
@@ -185,7 +189,7 @@ class FakeInference:
         if self.refusals:
             raise self.refusals.pop(0)
         given = len(request.continue_from) if self.takes_prefix else 0
-        yield [GenerationStarted("scripted/one", INPUT_TOKENS, given)]
+        yield [replace(self.started, offset=given)]
         offset = 0
         for index, word in enumerate(self.words):
             if self.gate is not None:
@@ -274,7 +278,10 @@ class Rig:
     retrieval: FakeRetrieval = field(default_factory=FakeRetrieval)
     inference: FakeInference = field(default_factory=FakeInference)
     knowledge_bases: FakeKnowledgeBases = field(default_factory=lambda: FakeKnowledgeBases("kb_1"))
+    prompts: FakePrompts = field(default_factory=FakePrompts)
     cache: MemoryHistoryCache = field(default_factory=MemoryHistoryCache)
+    recall: Recalling = field(default_factory=Everything)
+    ended: Callable[[Claim, Past, str], None] = lambda _claim, _past, _answer: None
     lease_s: float = 30.0
     turn_s_max: float = 600.0
     attempts_max: int = 5
@@ -303,7 +310,7 @@ class Rig:
             self.store,
             Signals(self.relay, self.stops),
             self.recovery,
-            References(self.knowledge_bases, self.store),
+            References(self.knowledge_bases, self.prompts, self.store),
             limits=TurnLimits(lease_s=self.lease_s, turn_s_max=self.turn_s_max),
             new_id=new_id,
         )
@@ -321,7 +328,14 @@ class Rig:
 
     def worker(self) -> Worker:
         history = History(self.store, self.cache, messages_max=100)
-        sources = Sources(history=history, retrieval=self.retrieval, inference=self.inference, passages_max=8)
+        sources = Sources(
+            history=history,
+            retrieval=self.retrieval,
+            inference=self.inference,
+            passages_max=8,
+            recall=self.recall,
+            ended=self.ended,
+        )
         backends = Backends(
             store=self.store,
             queue=self.queue,

@@ -12,7 +12,13 @@ import grpc.aio
 
 from parley.auth.v1 import token_service_pb2, token_service_pb2_grpc
 from parley.common.v1 import usage_pb2
-from parley.inference.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
+from parley.inference.v1 import (
+    generation_pb2,
+    generation_service_pb2,
+    generation_service_pb2_grpc,
+    prompt_service_pb2,
+    prompt_service_pb2_grpc,
+)
 from parley.retrieval.v1 import (
     knowledge_base_pb2,
     knowledge_base_service_pb2,
@@ -123,6 +129,8 @@ class FakeGeneration:
         held: is set when an answer stopped there.
         calls: how many answers were begun.
         requests: what they were.
+        told: what answers say at their beginning.
+        wholes: requests for whole answers, which `summary` answers.
     """
 
     def __init__(self) -> None:
@@ -132,6 +140,21 @@ class FakeGeneration:
         self.go_on = asyncio.Event()
         self.calls = 0
         self.requests: list[generation_service_pb2.StreamGenerateRequest] = []
+        self.told = generation_service_pb2.Started(model="scripted/one")
+        self.wholes: list[generation_service_pb2.GenerateRequest] = []
+        self.summary = "They spoke."
+
+    async def Generate(
+        self, request: generation_service_pb2.GenerateRequest, context: RpcContext
+    ) -> generation_service_pb2.GenerateResponse:
+        self.wholes.append(request)
+        answer = generation_pb2.Answer(
+            text=self.summary,
+            finish_reason=generation_pb2.FINISH_REASON_STOP,
+            model="cheap/one",
+            usage=usage_pb2.Usage(input_tokens=9, output_tokens=2),
+        )
+        return generation_service_pb2.GenerateResponse(answer=answer)
 
     async def StreamGenerate(
         self, request: generation_service_pb2.StreamGenerateRequest, context: RpcContext
@@ -139,8 +162,7 @@ class FakeGeneration:
         self.calls += 1
         self.requests.append(request)
         is_first = self.calls == 1
-        started = generation_service_pb2.Started(model="scripted/one")
-        yield _response(generation_service_pb2.GenerateEvent(started=started))
+        yield _response(generation_service_pb2.GenerateEvent(started=self.told))
         offset = 0
         for index, word in enumerate(self.words):
             if is_first and index == self.hold_before:
@@ -155,12 +177,32 @@ class FakeGeneration:
             citations=citations if request.prompt.passages else [],
             finish_reason=generation_pb2.FINISH_REASON_STOP,
             model="scripted/one",
+            context=self.told.context,
+            prompt_revision=self.told.prompt_revision,
             usage=usage_pb2.Usage(input_tokens=3, output_tokens=len(self.words)),
         )
         yield _response(
             *(generation_service_pb2.GenerateEvent(citation=citation) for citation in answer.citations),
             generation_service_pb2.GenerateEvent(finished=generation_service_pb2.Finished(answer=answer)),
         )
+
+
+@serving(prompt_service_pb2_grpc.PromptServiceServicer)
+class FakePromptService:
+    """Has every prompt; `failure` is what it says instead, `problems` what it finds in the variables."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        self.problems: list[prompt_service_pb2.VariableProblem] = []
+        self.requests: list[prompt_service_pb2.RenderPromptRequest] = []
+
+    async def RenderPrompt(
+        self, request: prompt_service_pb2.RenderPromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.RenderPromptResponse:
+        self.requests.append(request)
+        if self.failure is not None:
+            await context.abort_with_status(to_wire(self.failure))  # type: ignore[arg-type] # tests set MeshErrors
+        return prompt_service_pb2.RenderPromptResponse(revision="prm_1/1", problems=self.problems)
 
 
 @dataclass(slots=True)
@@ -171,6 +213,7 @@ class Peers:
     knowledge: FakeKnowledge = field(default_factory=FakeKnowledge)
     search: FakeSearch = field(default_factory=FakeSearch)
     generation: FakeGeneration = field(default_factory=FakeGeneration)
+    prompts: FakePromptService = field(default_factory=FakePromptService)
     target: str = ""
     auth: FakeAuth = field(init=False)
 
@@ -195,6 +238,7 @@ async def serving_peers() -> AsyncIterator[Peers]:
     knowledge_base_service_pb2_grpc.add_KnowledgeBaseServiceServicer_to_server(peers.knowledge, server)  # type: ignore[arg-type] # see above
     search_service_pb2_grpc.add_SearchServiceServicer_to_server(peers.search, server)  # type: ignore[arg-type] # see above
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(peers.generation, server)  # type: ignore[arg-type] # see above
+    prompt_service_pb2_grpc.add_PromptServiceServicer_to_server(peers.prompts, server)  # type: ignore[arg-type] # see above
     peers.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

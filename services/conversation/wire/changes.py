@@ -3,11 +3,13 @@
 from typing import Final
 
 from parley.conversation.v1 import conversation_pb2, conversation_service_pb2
+from services.conversation.context import PromptReference
 from services.conversation.model import ConversationSettings, Example, RetrievalMode
+from services.conversation.wire.context import reference_of
 from services.conversation.wire.resources import example_of, mode_of
 from services.mesh.errors import invalid_field
 
-_SETTINGS: Final = ("title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode")
+_SETTINGS: Final = ("title", "model", "system_prompt", "examples", "knowledge_base_id", "retrieval_mode", "prompt")
 
 
 def settings_of(request: conversation_service_pb2.CreateConversationRequest) -> ConversationSettings:
@@ -19,6 +21,7 @@ def settings_of(request: conversation_service_pb2.CreateConversationRequest) -> 
         examples=tuple(example_of(example) for example in request.examples),
         knowledge_base_id=request.knowledge_base_id,
         retrieval_mode=mode_of(request.retrieval_mode, "retrieval_mode") or RetrievalMode.SELECTIVE,
+        prompt=reference_of(request.prompt) if request.HasField("prompt") else None,
     )
 
 
@@ -38,9 +41,13 @@ def changes_of(request: conversation_service_pb2.UpdateConversationRequest) -> d
     return {name: _value(body, name) for name in request.update_mask.paths}
 
 
-def _value(body: conversation_pb2.Conversation, name: str) -> str | RetrievalMode | tuple[Example, ...]:
+def _value(
+    body: conversation_pb2.Conversation, name: str
+) -> str | RetrievalMode | tuple[Example, ...] | PromptReference | None:
     if name == "examples":
         return tuple(example_of(example) for example in body.examples)
     if name == "retrieval_mode":
         return mode_of(body.retrieval_mode, "conversation.retrieval_mode") or RetrievalMode.SELECTIVE
+    if name == "prompt":
+        return reference_of(body.prompt) if body.HasField("prompt") else None
     return str(getattr(body, name))

@@ -31,6 +31,7 @@ from services.conversation.model import (
     TurnState,
     Usage,
 )
+from services.conversation.wire.context import context_to_wire, reference_to_wire
 from services.mesh.errors import invalid_field
 
 ROLES: Final[Mapping[Role, "message_pb2.Role.ValueType"]] = MappingProxyType(
@@ -109,6 +110,7 @@ def conversation_to_wire(conversation: Conversation) -> conversation_pb2.Convers
         create_time=time_to_wire(conversation.create_time),
         update_time=time_to_wire(conversation.update_time),
         etag=conversation.etag,
+        prompt=None if settings.prompt is None else reference_to_wire(settings.prompt),
     )
 
 
@@ -138,6 +140,8 @@ def message_to_wire(message: Message) -> message_pb2.Message:
         shown.error.CopyFrom(_error_to_wire(message.error))
     if message.retrieval is not None:
         shown.retrieval.CopyFrom(trace_to_wire(message.retrieval))
+    if message.context is not None:
+        shown.context.CopyFrom(context_to_wire(message.context))
     return shown
 
 

@@ -18,6 +18,7 @@ from services.conversation.settings import ApiSettings
 from services.mesh import server
 from tests.support.conversation import FakeKnowledgeBases
 from tests.support.conversation_api import User
+from tests.support.conversation_fakes import FakePrompts
 from tests.support.conversation_peers import Peers, serving_peers
 from tests.support.tokens import Issuer
 
@@ -108,12 +109,13 @@ async def ada(migrated_database_url: Callable[..., str], valkey_url: str) -> Asy
         valkey_url=SecretStr(valkey_url),
         auth_target="127.0.0.1:1",
         retrieval_target="127.0.0.1:1",
+        inference_target="127.0.0.1:1",
         workload_secret=SecretStr("a-secret-of-sixteen"),
         reap_every_s=60.0,
     )
     issuer = Issuer()
     async with app.opened(config) as core:
-        registers, loops = app.api(config, core, FakeKnowledgeBases("kb_1"))
+        registers, loops = app.api(config, core, FakeKnowledgeBases("kb_1"), FakePrompts())
         verifier = issuer.verifier("conversation")
         async with (
             server.running(config, servicers=registers, verifier=verifier, loops=loops) as running,

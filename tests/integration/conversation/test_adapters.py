@@ -54,18 +54,20 @@ class Adapters:
     retrieval: clients.RetrievalClient
     inference: clients.InferenceClient
     knowledge_bases: clients.KnowledgeBaseClient
+    prompts: clients.PromptClient
 
 
 @pytest.fixture
 async def adapters(peers: Peers) -> AsyncIterator[Adapters]:
     async with AsyncExitStack() as stack:
-        contracts = [tokens.CONTRACT, clients.RETRIEVAL, clients.KNOWLEDGE_BASES, clients.INFERENCE]
+        contracts = [tokens.CONTRACT, clients.RETRIEVAL, clients.KNOWLEDGE_BASES, clients.INFERENCE, clients.PROMPTS]
         channel = await stack.enter_async_context(open_channel(peers.target, contracts))
         workload = WorkloadTokens(channel, workload="conversation", secret="a-secret-of-sixteen")
         yield Adapters(
             clients.RetrievalClient(channel, workload, timeout_s=10.0),
             clients.InferenceClient(channel, workload, silence_s_max=0.5),
             clients.KnowledgeBaseClient(channel, workload),
+            clients.PromptClient(channel, workload),
         )
 
 
