@@ -10,6 +10,7 @@ from services.inference.model import Example
 from services.inference.money.purse import Payer
 from services.inference.prompts.model import ID_PREFIX, Content, Defaults, Draft, NamedPrompt, Repeat, Selection
 from services.inference.prompts.reference import PromptReference
+from services.inference.prompts.store import Bounds
 from services.inference.prompts.variables import Variable, VariableType
 from services.mesh.errors import RetrievalUnavailable
 from services.mesh.ids import new_id
@@ -20,6 +21,9 @@ AUTHOR: Final = "usr_01m81yxdt5er79mzf15ea65abm"
 OTHER_AUTHOR: Final = "usr_01m81yxdt5er79mzf15ea65abn"
 NOON: Final = datetime(2026, 11, 22, 12, tzinfo=UTC)
 PAYER: Final = Payer(organization_id=ORGANIZATION, user_id=AUTHOR, credential_id="key_01m81yxdt5er79mzf15ea65abm")
+
+BOUNDS: Final = Bounds(prompts=4, revisions=9)
+"""So few that a test can reach them."""
 
 TONE: Final = Variable(name="tone", type=VariableType.ENUM, choices=("calm", "brisk"), default="calm")
 FULL: Final = Content(

@@ -67,11 +67,22 @@ class Examples:
     Args:
         store: keeps vectors.
         embeds: makes vectors; None where there is nobody who could.
+        choice_s: bounds a choice.
+        preparation_s: bounds the preparation of a revision.
     """
 
-    def __init__(self, store: PromptStore, embeds: Embeds | None) -> None:
+    def __init__(
+        self,
+        store: PromptStore,
+        embeds: Embeds | None,
+        *,
+        choice_s: float = CHOICE_S_MAX,
+        preparation_s: float = PREPARATION_S_MAX,
+    ) -> None:
         self._store = store
         self._embeds = embeds
+        self._choice_s = choice_s
+        self._preparation_s = preparation_s
         self._matrices: LocalCache[_Matrix] = LocalCache(entries_max=REVISIONS_KEPT_MAX, life_s=math.inf)
 
     async def choose(self, revision: Revision, question: str, payer: Payer) -> Choice:
@@ -84,7 +95,7 @@ class Examples:
         if count == 0:
             return Choice(())
         try:
-            async with asyncio.timeout(CHOICE_S_MAX):
+            async with asyncio.timeout(self._choice_s):
                 similarities = await self._similarities(revision, question, payer)
         except (MeshError, TimeoutError) as error:
             _log.warning("prompt_examples_unranked", revision=revision.name, error=repr(error))
@@ -101,7 +112,7 @@ class Examples:
         if revision.content.selection is not Selection.NEAREST or not revision.content.examples:
             return
         try:
-            async with asyncio.timeout(PREPARATION_S_MAX):
+            async with asyncio.timeout(self._preparation_s):
                 await self._similarities(revision, revision.content.examples[0].user, payer)
         except (MeshError, TimeoutError) as error:
             _log.warning("prompt_examples_not_prepared", revision=revision.name, error=repr(error))

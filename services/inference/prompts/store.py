@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.inference.prompts.model import ALIASES_MAX, Draft, NamedPrompt, Repeat, Revision, RevisionHead
-from services.mesh.errors import EtagMismatch, NotFound, invalid_field
+from services.mesh.errors import EtagMismatch, FieldViolation, NotFound, QuotaExhausted, invalid_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,19 @@ class AliasMove:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much an organization may keep.
+
+    Attributes:
+        prompts: that live.
+        revisions: of one prompt.
+    """
+
+    prompts: int = 1_000
+    revisions: int = 10_000
+
+
 class PromptStore(Protocol):
     """Prompts, their revisions, and vectors of their examples. Every call is about one organization."""
 
@@ -31,6 +44,7 @@ class PromptStore(Protocol):
 
         Raises:
             AlreadyExists: a prompt that lives has the name.
+            QuotaExhausted: the organization has as many prompts as it may.
             IdempotencyMismatch: the author used the request id for something else.
         """
         ...
@@ -55,6 +69,7 @@ class PromptStore(Protocol):
         Numbers have no holes, whoever else adds one.
 
         Raises:
+            QuotaExhausted: the prompt has as many revisions as it may.
             IdempotencyMismatch: the author used the request id for something else.
         """
         ...
@@ -86,6 +101,32 @@ class PromptStore(Protocol):
     async def keep_vectors(self, organization_id: str, encoder: str, vectors: Mapping[bytes, bytes]) -> None:
         """Keeps vectors; those that are known stay as they are."""
         ...
+
+
+def check_prompts(count: int, bounds: Bounds) -> None:
+    """Whether there is room for a prompt beside so many.
+
+    Raises:
+        QuotaExhausted: there is none.
+    """
+    if count >= bounds.prompts:
+        raise QuotaExhausted(
+            f"an organization has at most {bounds.prompts} prompts; delete one first",
+            fields=[FieldViolation("prompts", f"{bounds.prompts} prompts")],
+        )
+
+
+def check_revisions(prompt: NamedPrompt, bounds: Bounds) -> None:
+    """Whether there is room for a revision.
+
+    Raises:
+        QuotaExhausted: there is none.
+    """
+    if prompt.latest_revision >= bounds.revisions:
+        raise QuotaExhausted(
+            f"a prompt has at most {bounds.revisions} revisions; go on in another one",
+            fields=[FieldViolation("revisions", f"{bounds.revisions} revisions")],
+        )
 
 
 def moved(prompt: NamedPrompt, move: AliasMove) -> dict[str, int]:

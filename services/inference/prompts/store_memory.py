@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from services.inference.prompts.model import Draft, NamedPrompt, Repeat, Revision, RevisionHead
-from services.inference.prompts.store import AliasMove, moved
+from services.inference.prompts.store import AliasMove, Bounds, check_prompts, check_revisions, moved
 from services.mesh.errors import AlreadyExists
 from services.mesh.idempotency import check_repeat
 
@@ -13,7 +13,8 @@ from services.mesh.idempotency import check_repeat
 class MemoryPrompts:
     """Implements `store.PromptStore`."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - frozen
+        self._bounds = bounds
         self._prompts: dict[tuple[str, str], NamedPrompt] = {}
         self._revisions: dict[tuple[str, str], list[Revision]] = {}
         self._requests: dict[tuple[str, str, str], tuple[bytes, Revision]] = {}
@@ -27,6 +28,7 @@ class MemoryPrompts:
             return self._prompts[organization_id, earlier.prompt_id]
         if await self.find(organization_id, prompt.name) is not None:
             raise AlreadyExists(f"a prompt is called {prompt.name!r} already", metadata={"field": "name"})
+        check_prompts(len(self._living(organization_id)), self._bounds)
         self._prompts[organization_id, prompt.id] = prompt
         self._revisions[organization_id, prompt.id] = []
         self._add(prompt, draft, repeat)
@@ -63,6 +65,7 @@ class MemoryPrompts:
         earlier = self._made(organization_id, draft, repeat)
         if earlier is not None:
             return earlier
+        check_revisions(prompt, self._bounds)
         newer = replace(prompt, latest_revision=prompt.latest_revision + 1, updated_at=draft.at)
         self._prompts[organization_id, prompt_id] = newer
         return self._add(newer, draft, repeat)

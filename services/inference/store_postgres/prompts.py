@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, RowMapping, Select, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
@@ -19,7 +19,7 @@ from services.inference.prompts.model import (
     RevisionHead,
     Selection,
 )
-from services.inference.prompts.store import AliasMove, moved
+from services.inference.prompts.store import AliasMove, Bounds, check_prompts, check_revisions, moved
 from services.inference.prompts.variables import Variable, VariableType
 from services.inference.tables import PROMPT_REVISIONS, PROMPT_VECTORS, PROMPTS
 from services.mesh.database import Database, ReadOnly, ReadWrite, constraint_of
@@ -31,6 +31,8 @@ _Json = dict[str, Any]  # Any: JSON of a column
 _prompts: Final = PROMPTS.c
 _revisions: Final = PROMPT_REVISIONS.c
 _vectors: Final = PROMPT_VECTORS.c
+_LOCK_NAMESPACE: Final = 1886547824
+"""Of creations, per organization; any number that no other lock of the database has."""
 _HEAD: Final = ("prompt_id", "number", "author_id", "created_at", "note")
 _DEFAULTS: Final = ("model", "temperature", "top_p", "output_tokens_max")
 _VARIABLE: Final = ("name", "description", "default", "minimum", "maximum", "length_max")
@@ -39,28 +41,31 @@ _VARIABLE: Final = ("name", "description", "default", "minimum", "maximum", "len
 class PostgresPrompts:
     """Implements `prompts.store.PromptStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - frozen
         self._database = database
+        self._bounds = bounds
 
     async def create(self, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> NamedPrompt:
         """See `store.PromptStore.create`."""
+        organization_id = prompt.organization_id
         try:
             async with self._database.write() as write:
-                earlier = await _made(write, prompt.organization_id, draft, repeat)
+                # One creation per organization at a time: none is one too many, and equal calls make one prompt.
+                await write.execute(select(func.pg_advisory_xact_lock(_LOCK_NAMESPACE, func.hashtext(organization_id))))
+                earlier = await _made(write, organization_id, draft, repeat)
                 if earlier is None:
+                    check_prompts(await _count(write, organization_id), self._bounds)
                     await write.execute(insert(PROMPTS).values(_prompt_row(prompt)))
                     await _add(write, prompt, draft, repeat)
                     return prompt
         except IntegrityError as error:
-            # Either the name is taken, or an equal call was faster; if so, the prompt is there now.
-            async with self._database.read() as read:
-                earlier = await _made(read, prompt.organization_id, draft, repeat)
-            if earlier is None and constraint_of(error) == "prompts_by_name":
-                taken = f"a prompt is called {prompt.name!r} already"
-                raise AlreadyExists(taken, metadata={"field": "name"}) from None
-            if earlier is None:
+            if constraint_of(error) != "prompts_by_name":
+                # A new revision was faster with this request id.
+                await self._refuse_reuse(organization_id, draft, repeat)
                 raise
-        found = await self.find(prompt.organization_id, earlier.prompt_id)
+            taken = f"a prompt is called {prompt.name!r} already"
+            raise AlreadyExists(taken, metadata={"field": "name"}) from None
+        found = await self.find(organization_id, earlier.prompt_id)
         assert found is not None  # prompts are never removed
         return found
 
@@ -104,13 +109,13 @@ class PostgresPrompts:
                 earlier = await _made(write, organization_id, draft, repeat)
                 if earlier is not None:
                     return earlier
+                check_revisions(_prompt(row), self._bounds)
                 newer = {"latest_revision": row["latest_revision"] + 1, "updated_at": draft.at}
                 await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(newer))
                 return await _add(write, _prompt({**row, **newer}), draft, repeat)
         except IntegrityError:
             # A call about another prompt was faster with this request id.
-            async with self._database.read() as read:
-                await _made(read, organization_id, draft, repeat)
+            await self._refuse_reuse(organization_id, draft, repeat)
             raise
 
     async def revision(self, organization_id: str, prompt_id: str, number: int) -> Revision | None:
@@ -161,6 +166,21 @@ class PostgresPrompts:
         ]
         if rows:
             await self._database.change(insert(PROMPT_VECTORS).values(rows).on_conflict_do_nothing())
+
+    async def _refuse_reuse(self, organization_id: str, draft: Draft, repeat: Repeat | None) -> None:
+        """What a call is told that collided with another one.
+
+        Raises:
+            IdempotencyMismatch: their request id was the same.
+        """
+        async with self._database.read() as read:
+            await _made(read, organization_id, draft, repeat)
+
+
+async def _count(read: ReadOnly, organization_id: str) -> int:
+    """How many prompts live."""
+    living = select(func.count()).where(_prompts.organization_id == organization_id, _prompts.deleted_at.is_(None))
+    return (await read.execute(living)).scalar_one()
 
 
 async def _made(read: ReadOnly, organization_id: str, draft: Draft, repeat: Repeat | None) -> Revision | None:

@@ -7,9 +7,10 @@ import pytest
 
 from services.inference.prompts.model import RevisionHead
 from services.inference.prompts.store import AliasMove, PromptStore
-from services.mesh.errors import AlreadyExists, IdempotencyMismatch
+from services.mesh.errors import AlreadyExists, IdempotencyMismatch, QuotaExhausted
 from tests.support.prompts import (
     AUTHOR,
+    BOUNDS,
     FULL,
     NOON,
     ORGANIZATION,
@@ -145,3 +146,24 @@ async def test_request_ids_of_two_people_are_not_the_same(store: PromptStore) ->
     await store.create(prompt(), draft(), repeat(body=b"one"))
     mine = await store.create(prompt("mine"), draft(author_id=OTHER_AUTHOR), repeat(body=b"two"))
     assert mine.name == "mine"
+
+
+async def test_organization_has_so_many_prompts_and_no_more_whoever_makes_them(store: PromptStore) -> None:
+    await store.create(prompt(organization_id=OTHER_ORGANIZATION), draft(), None)
+    drafts = (store.create(prompt(f"p{number}"), draft(), None) for number in range(BOUNDS.prompts + 2))
+    outcomes = await asyncio.gather(*drafts, return_exceptions=True)
+    assert sum(isinstance(outcome, QuotaExhausted) for outcome in outcomes) == 2
+    (kept, *_) = await store.page(ORGANIZATION, after="", limit=9)
+    await store.delete(ORGANIZATION, kept.id, NOON)
+    await store.create(prompt("again"), draft(), None)
+
+
+async def test_prompt_has_so_many_revisions_and_no_more(store: PromptStore) -> None:
+    made = await store.create(prompt(), draft(), None)
+    for _ in range(BOUNDS.revisions - 1):
+        await store.add_revision(ORGANIZATION, made.id, draft(), None)
+    with pytest.raises(QuotaExhausted):
+        await store.add_revision(ORGANIZATION, made.id, draft(), None)
+    newest = await store.find(ORGANIZATION, made.id)
+    assert newest is not None
+    assert newest.latest_revision == BOUNDS.revisions

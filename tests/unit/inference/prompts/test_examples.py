@@ -1,8 +1,13 @@
 """Which examples an answer gets, and what it costs to find the nearest."""
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
+from services.inference.embedding import Embedded
 from services.inference.model import Example
+from services.inference.money.purse import Payer
 from services.inference.prompts.examples import TEXTS_AT_ONCE, Choice, Examples
 from services.inference.prompts.model import Content, Revision, Selection
 from services.inference.prompts.store_memory import MemoryPrompts
@@ -112,6 +117,21 @@ async def test_first_examples_are_given_while_the_database_is_away(encoder: Fake
 
     choice = await Examples(Away(), encoder).choose(revision(), "red?", PAYER)
     assert (numbers(choice), choice.is_unranked) == ([1, 2], True)
+
+
+async def test_hung_encoder_holds_nobody_up(store: MemoryPrompts) -> None:
+    class Hung(FakeEncoder):
+        async def embed(self, payer: Payer, texts: Sequence[str]) -> Embedded:
+            self.asked.append(list(texts))
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    encoder = Hung()
+    examples = Examples(store, encoder, choice_s=0.01, preparation_s=0.01)
+    await examples.prepare(revision(), PAYER)
+    choice = await examples.choose(revision(), "red?", PAYER)
+    assert (numbers(choice), choice.is_unranked) == ([1, 2], True)
+    assert encoder.asked == [["What is red?"], ["red?"]]
 
 
 async def test_revision_is_kept_though_its_examples_cannot_be_embedded(
