@@ -362,6 +362,10 @@ class WorkStore(Protocol):
         """Turns that were queued or published longer ago than this; marks them as published now."""
         ...
 
+    async def leave_paused(self, refs: Sequence[TurnRef], *, older_s: float) -> None:
+        """Has `stale_queued` with the same `older_s` find turns that pause as soon as their pause ends."""
+        ...
+
     async def overdue(self, *, limit: int) -> list[TurnRef]:
         """Turns that nobody works on and whose deadline has passed."""
         ...

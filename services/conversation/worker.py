@@ -84,7 +84,7 @@ class Worker:
         self._pace = pace
         self._runs: dict[Hold, TurnRun] = {}  # a turn that lapsed here may be taken again before its last run notices
         self._taken = 0
-        self._paused: set[asyncio.Task[None]] = set()
+        self._paused: dict[asyncio.Task[None], TurnRef] = {}
         self._changed = asyncio.Event()
         self._look = asyncio.Event()
         self._is_draining = False
@@ -99,7 +99,8 @@ class Worker:
             await self._take_waiting(group, commit)
             while self._taken:
                 await self._wait_for_change()
-            for task in (*watches, *self._paused):  # the reapers publish what pauses
+            await self._leave_paused()
+            for task in (*watches, *self._paused):
                 task.cancel()
 
     async def drain(self) -> None:
@@ -228,8 +229,17 @@ class Worker:
         """Lets other workers have a turn after a pause, which takes no place of those that this one answers."""
         if len(self._paused) < PAUSED_MAX:
             task = group.create_task(self._publish(ref, after_s=pause_s), name=f"pause {ref.turn_id}")
-            self._paused.add(task)
-            task.add_done_callback(self._paused.discard)
+            self._paused[task] = ref
+            task.add_done_callback(lambda done: self._paused.pop(done, None))
+
+    async def _leave_paused(self) -> None:
+        """Lets the reapers publish what pauses, on time."""
+        if not self._paused:
+            return
+        try:
+            await self._store.leave_paused(list(self._paused.values()), older_s=self._pace.republish_after_s)
+        except MeshError as error:  # they do it a little later
+            _log.warning("pauses_not_left", turns=len(self._paused), reason=error.reason)
 
     async def _publish(self, ref: TurnRef, *, after_s: float = 0.0) -> None:
         await asyncio.sleep(after_s)

@@ -286,6 +286,7 @@ class Rig:
     turn_s_max: float = 600.0
     attempts_max: int = 5
     backoff_s: float = 0.02
+    republish_after_s: float = 0.0
     cancel_poll_s: float = 0.02
     stops: Stops = field(default_factory=NoStops)
     clock: Callable[[], float] = monotonic
@@ -322,7 +323,10 @@ class Rig:
     @property
     def reaper(self) -> Reaper:
         pace = ReaperPace(
-            lease_s=self.lease_s, attempts_max=self.attempts_max, republish_after_s=0.0, request_keep_s=3_600.0
+            lease_s=self.lease_s,
+            attempts_max=self.attempts_max,
+            republish_after_s=self.republish_after_s,
+            request_keep_s=3_600.0,
         )
         return Reaper(self.store, self.queue, self.recovery, pace)
 
@@ -355,7 +359,7 @@ class Rig:
         pace = Pace(
             concurrency=self.concurrency,
             redeliver_after_s=0.2,
-            republish_after_s=0.0,
+            republish_after_s=self.republish_after_s,
             cancel_poll_s=self.cancel_poll_s,
             hand_back_after_s=self.hand_back_after_s,
         )

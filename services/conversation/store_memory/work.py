@@ -176,6 +176,13 @@ class MemoryWork(MemoryConversations):
             row.publish_time = self.clock.now()
         return [row.ref() for row in stale]
 
+    async def leave_paused(self, refs: Sequence[TurnRef], *, older_s: float) -> None:
+        """See `WorkStore.leave_paused`."""
+        for ref in refs:
+            row = self.tables.turns.get(ref.turn_id)
+            if row is not None and row.turn.state is TurnState.QUEUED and row.publish_time > self.clock.now():
+                row.publish_time -= timedelta(seconds=older_s)
+
     async def overdue(self, *, limit: int) -> list[TurnRef]:
         """See `WorkStore.overdue`."""
         rows = (

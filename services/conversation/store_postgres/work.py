@@ -151,6 +151,20 @@ class WorkQueries:
 
         return await self._database.transact(work)
 
+    async def leave_paused(self, refs: Sequence[TurnRef], *, older_s: float) -> None:
+        """See `WorkStore.leave_paused`."""
+        earlier = (
+            update(tables.turns)
+            .where(tuple_(_turns.organization_id, _turns.id).in_(_keys(refs)))
+            .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time > func.now())
+            .values(publish_time=_turns.publish_time - func.make_interval(0, 0, 0, 0, 0, 0, older_s))
+        )
+
+        async def work(write: ReadWrite) -> None:
+            await write.execute(earlier)
+
+        await self._database.transact(work)
+
     async def overdue(self, *, limit: int) -> list[TurnRef]:
         """See `WorkStore.overdue`."""
         query = (

@@ -349,6 +349,18 @@ async def test_a_turn_that_pauses_does_not_count_as_one_that_waits(store: Store)
     assert (await claimed(store, pausing)).turn.attempt == 2
 
 
+async def test_a_turn_whose_worker_leaves_while_it_pauses_is_found_when_the_pause_ends(store: Store) -> None:
+    pausing, others, running = await asked(store), await asked(store), await asked(store)
+    for turn in (pausing, others):
+        assert await store.release((await claimed(store, turn)).hold, spend_attempt=True, pause_s=300.0)
+    await claimed(store, running)
+
+    await store.leave_paused([ref_of(pausing), ref_of(running)], older_s=300.0)
+
+    assert await store.stale_queued(older_s=300.0, limit=10) == []
+    assert await store.stale_queued(older_s=0.0, limit=10) == [ref_of(pausing)]
+
+
 async def test_turns_that_wait_long_are_found_once_per_wait(store: Store) -> None:
     turn, running = await asked(store), await asked(store)
     await claimed(store, running)

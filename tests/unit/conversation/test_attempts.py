@@ -16,8 +16,10 @@ from services.conversation.attempts import (
     pause_s,
 )
 from services.conversation.model import OnConflict, Turn, TurnOverrides, TurnState
+from services.conversation.queue.memory import MemoryQueue
 from services.conversation.store_memory import MemoryStore
 from services.conversation.turns import Ask
+from services.mesh.clock import ManualClock
 from services.mesh.errors import (
     ERROR_BY_REASON,
     LEAVING,
@@ -274,3 +276,27 @@ def test_what_failed_together_does_not_come_back_together() -> None:
 @pytest.mark.parametrize("asked_s", [0.0, 0.1, 1.0, 30.0])
 def test_what_the_error_asked_for_is_never_undercut(asked_s: float) -> None:
     assert all(asked_s <= pause_s(f"turn_{n}", 1, base_s=1.0, asked_s=asked_s) for n in range(100))
+
+
+async def test_what_pauses_when_its_worker_drains_is_published_when_the_pause_ends() -> None:
+    clock = ManualClock()
+    store = MemoryStore(clock)
+    rig = memory_rig(store, republish_after_s=5.0)
+    failing(rig, RateLimited(retry_after_s=300.0), times=1)
+    async with asyncio.TaskGroup() as group:
+        worker = rig.worker()
+        group.create_task(worker.run())
+        turn = await rig.ask()
+        await paused(rig, turn)
+        pause_s = (store.tables.turns[turn.id].publish_time - clock.now()).total_seconds()
+        await worker.drain()
+    assert isinstance(rig.queue, MemoryQueue)
+    rig.queue.lose_everything()
+
+    clock.advance(pause_s - 1.0)
+    await rig.reaper.reap()
+    early = await rig.queue.depth()
+    clock.advance(1.0)
+    await rig.reaper.reap()
+
+    assert (early, await rig.queue.depth()) == (0, 1)
