@@ -12,6 +12,8 @@ from tests.support.stack import Stack, running_stack
 _HERE: Final = Path(__file__).parent
 _TIMEOUT_S: Final = 300
 
+HALF: Final = "The lighthouse was built "
+REST: Final = "by Alan Stevenson."
 SCRIPTS: Final = {
     "quick": {"deltas": ["Hello ", "world."], "input_tokens": 5, "output_tokens": 2},
     # Four seconds: time enough to kill something in the middle.
@@ -19,15 +21,30 @@ SCRIPTS: Final = {
     # Fifteen seconds: time enough to kill one thing after another.
     "long": {"tokens": 600, "delay_ms": 25},
     "broken": {"deltas": ["One. "], "fail_after": 1},
+    "half": {"deltas": [HALF], "cut_after": 1},
+    "rest": {"deltas": [REST], "input_tokens": 9, "output_tokens": 4},
 }
 """Models `scripted/<name>` of the shared stack, beside the extractive one."""
+MENDED: Final = "mended"
+"""A route whose first target breaks off, and whose second goes on."""
+ROUTES: Final = f"""\
+[[route]]
+name = "{MENDED}"
+targets = [{{ model = "scripted/half" }}, {{ model = "scripted/rest", assistant_prefix = true }}]
+"""
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One whole stack per test process. Tests may kill its processes (they come back), not change its settings."""
     # Open registration, because tenancy can only be tested with several organizations.
-    settings = {"PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS), "PARLEY_AUTH_REGISTRATION": "open"}
+    routes = tmp_path_factory.mktemp("routes") / "providers.toml"
+    routes.write_text(ROUTES)
+    settings = {
+        "PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS),
+        "PARLEY_INFERENCE_PROVIDERS_FILE": str(routes),
+        "PARLEY_AUTH_REGISTRATION": "open",
+    }
     with running_stack(settings) as started:
         yield started
 
