@@ -9,16 +9,14 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Final
 
-import uvicorn
-
 from tests.chaos.history import Notes
-from tests.support.provider_double import Fault, ProviderDouble, Receive, Scope, Send, _body
-from tests.support.waiting import until
+from tests.support.asgi import Receive, Scope, Send, body_of, listening
+from tests.support.provider_double import Fault, ProviderDouble
 
 MODEL: Final = "openai/chaos"
 _KEY: Final = re.compile(r"Question (\S+)\.")
@@ -81,7 +79,7 @@ class ChaosProvider:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        content = await _body(receive)
+        content = await body_of(receive)
         if not content:  # the caller died while it asked
             return
         body: dict[str, Any] = json.loads(content)  # Any: the vendor's JSON
@@ -129,34 +127,9 @@ def _left(pieces: tuple[str, ...], standing: str) -> tuple[str, ...]:
     return tuple(left)
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to the runner."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def running_provider(history: Notes) -> AsyncIterator[ChaosProvider]:
     """The provider on a free port while the body runs."""
     provider = ChaosProvider(history)
-    config = uvicorn.Config(
-        provider,
-        host="127.0.0.1",
-        port=0,
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        log_level="critical",
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(), name="provider")
-        await until(lambda: server.started)
-        provider.port = server.servers[0].sockets[0].getsockname()[1]
-        try:
-            yield provider
-        finally:
-            server.should_exit = True
+    async with listening(provider, "provider", log_level="critical") as provider.port:
+        yield provider

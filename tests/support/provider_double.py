@@ -3,24 +3,16 @@
 The formats are those that the vendors' SDKs (openai 3.54, anthropic 2.12) parse: real HTTP, real server-sent events.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import count
 from typing import Any, Final
 
-import uvicorn
-
 from tests.support import provider_parts
-from tests.support.waiting import until
-
-# Any: the types of ASGI itself.
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from tests.support.asgi import Receive, Scope, Send, body_of, listening
 
 SECRET_WORDS: Final = "key sk-upstream-secret of organization org-upstream"
 """In every error body: nothing of it may reach a client."""
@@ -159,7 +151,7 @@ class ProviderDouble:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        body = await _body(receive)
+        body = await body_of(receive)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         self.seen.append(SeenRequest(scope["path"], headers, json.loads(body), scope["client"][1]))
         self.open_requests += 1
@@ -321,39 +313,12 @@ def _with_the_last_text_late(events: list[bytes], *, is_openai: bool) -> Iterato
     return iter([*events[:late], *events[late + 1 : ends + 1], events[late], *events[ends + 1 :]])
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to pytest."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def running_double() -> AsyncIterator[ProviderDouble]:
     """A double on a free port while the body runs."""
     double = ProviderDouble()
-    config = uvicorn.Config(
-        double, host="127.0.0.1", port=0, lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1
-    )
-    server = _Server(config)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(), name="provider double")
-        await until(lambda: server.started)
-        double.port = server.servers[0].sockets[0].getsockname()[1]
-        try:
-            yield double
-        finally:
-            server.should_exit = True
-
-
-async def _body(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            return bytes(body)
+    async with listening(double, "provider double") as double.port:
+        yield double
 
 
 async def _disconnected(receive: Receive) -> None:
