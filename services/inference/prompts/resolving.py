@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 
 from services.inference.answering import Answers
 from services.inference.generation import TokenCount
@@ -24,6 +25,9 @@ from services.inference.prompts.reference import PromptReference
 from services.inference.prompts.templates import fill
 from services.inference.prompts.variables import values_of
 from services.mesh.errors import FieldViolation, InvalidArgument, invalid_field
+
+PROBLEMS_TOLD_MAX: Final = 12
+"""Of the variables of a request; a preview tells all of them."""
 
 
 class PromptAnswers:
@@ -95,7 +99,8 @@ def rendered(content: Content, reference: PromptReference) -> str:
     """
     values, problems = values_of(content.variables, reference.variables)
     if problems:
-        fields = [FieldViolation(f"prompt_ref.variables.{one.variable}", one.description) for one in problems]
+        told = problems[:PROBLEMS_TOLD_MAX]
+        fields = [FieldViolation(f"prompt_ref.variables.{one.variable}", one.description) for one in told]
         raise InvalidArgument("; ".join(f"{one.field}: {one.description}" for one in fields), fields=fields)
     return fill(content.pieces, values)
 

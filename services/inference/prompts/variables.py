@@ -16,6 +16,10 @@ CHOICES_MAX: Final = 100
 CHOICE_CHARS_MAX: Final = 1_000
 NUMBER_CHARS_MAX: Final = 64
 """No number that a person means is longer."""
+UNKNOWN_SHOWN_MAX: Final = 8
+NAME_SHOWN_CHARS: Final = 64
+CHOICES_SHOWN_CHARS: Final = 200
+"""What is told of values that do not fit travels in the trailers of a call, which hold 8 KiB."""
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 
@@ -84,7 +88,7 @@ class Variable:
             case VariableType.BOOLEAN:
                 return "" if value in {"true", "false"} else "must be true or false"
             case VariableType.ENUM:
-                return "" if value in self.choices else "must be one of " + ", ".join(map(repr, self.choices))
+                return "" if value in self.choices else self._choices_shown()
             case VariableType.INTEGER:
                 is_integer = _INTEGER.fullmatch(value) is not None and INTEGER_MIN <= int(value) <= INTEGER_MAX
                 return self._out_of_bounds(int(value)) if is_integer else "must be a whole number such as -12"
@@ -92,6 +96,10 @@ class Variable:
                 is_number = len(value) <= NUMBER_CHARS_MAX and _NUMBER.fullmatch(value) is not None
                 is_number = is_number and math.isfinite(float(value))
                 return self._out_of_bounds(float(value)) if is_number else "must be a number such as 0.5"
+
+    def _choices_shown(self) -> str:
+        shown = ", ".join(map(repr, self.choices))
+        return f"must be one of {shown if len(shown) <= CHOICES_SHOWN_CHARS else f'its {len(self.choices)} choices'}"
 
     def _out_of_bounds(self, number: float) -> str:
         if self.minimum is not None and number < self.minimum:
@@ -130,7 +138,7 @@ class Problem:
 
 
 def values_of(variables: Sequence[Variable], given: Mapping[str, str]) -> tuple[dict[str, str], list[Problem]]:
-    """The values that fit, defaults included, and what is wrong with the others."""
+    """The values that fit, defaults included, and what is wrong with the others; of unknown ones, the first few."""
     values: dict[str, str] = {}
     problems: list[Problem] = []
     for variable in variables:
@@ -142,7 +150,8 @@ def values_of(variables: Sequence[Variable], given: Mapping[str, str]) -> tuple[
         else:
             values[variable.name] = value
     known = {variable.name for variable in variables}
-    problems += [Problem(name, "is not a variable of this revision") for name in given if name not in known]
+    unknown = sorted(name for name in given if name not in known)[:UNKNOWN_SHOWN_MAX]
+    problems += [Problem(name[:NAME_SHOWN_CHARS], "is not a variable of this revision") for name in unknown]
     return values, problems
 
 

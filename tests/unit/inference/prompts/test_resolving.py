@@ -26,8 +26,9 @@ from services.inference.money.purse import Payer
 from services.inference.prompts.examples import Examples
 from services.inference.prompts.model import Content, Revision
 from services.inference.prompts.reference import PromptReference
-from services.inference.prompts.resolving import PromptAnswers
+from services.inference.prompts.resolving import PROBLEMS_TOLD_MAX, PromptAnswers
 from services.inference.prompts.store_memory import MemoryPrompts
+from services.inference.prompts.variables import Variable, VariableType
 from services.mesh.errors import InvalidArgument
 from tests.support.inference import user
 from tests.support.prompts import AUTHOR, FULL, NOON, PAYER, FakeEncoder, reference
@@ -156,6 +157,16 @@ async def test_variables_that_do_not_fit_are_all_named(behind: Behind) -> None:
         "prompt_ref.variables.extra",
     ]
     assert behind.wishes == []
+
+
+@pytest.mark.parametrize("count", [PROBLEMS_TOLD_MAX - 1, PROBLEMS_TOLD_MAX, PROBLEMS_TOLD_MAX + 1])
+async def test_of_many_variables_that_do_not_fit_so_many_are_named(behind: Behind, count: int) -> None:
+    variables = tuple(Variable(name=f"v{number}", type=VariableType.STRING) for number in range(count))
+    template = "".join(f"{{{{{variable.name}}}}}" for variable in variables)
+    many = One(replace(REVISION, content=Content(template=template, variables=variables)))
+    with pytest.raises(InvalidArgument) as refused:
+        await before(behind, revisions=many).answer(replace(WISH, prompt_ref=reference()), PAYER)
+    assert len(refused.value.fields) == min(count, PROBLEMS_TOLD_MAX)
 
 
 async def test_value_is_never_read_as_a_template(behind: Behind) -> None:

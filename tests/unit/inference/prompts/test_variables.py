@@ -6,6 +6,8 @@ import pytest
 
 from services.inference.prompts.variables import (
     CHOICES_MAX,
+    NAME_SHOWN_CHARS,
+    UNKNOWN_SHOWN_MAX,
     VALUE_CHARS_MAX,
     Problem,
     Variable,
@@ -108,3 +110,16 @@ def test_values_are_filled_up_and_problems_told_together() -> None:
         Problem("words", "must be 1 or more"),
         Problem("extra", "is not a variable of this revision"),
     ]
+
+
+def test_many_choices_are_counted_and_not_listed() -> None:
+    few, many = (tuple(f"choice {number}" for number in range(count)) for count in (5, 90))
+    assert "'choice 4'" in variable(ENUM, choices=few).problem_of("x")
+    assert variable(ENUM, choices=many).problem_of("x") == "must be one of its 90 choices"
+
+
+@pytest.mark.parametrize("count", [UNKNOWN_SHOWN_MAX - 1, UNKNOWN_SHOWN_MAX, UNKNOWN_SHOWN_MAX + 1])
+def test_of_unknown_variables_the_first_few_are_told(count: int) -> None:
+    _, problems = values_of((), {f"{number:02}" + "x" * 99: "" for number in range(count)})
+    assert len(problems) == min(count, UNKNOWN_SHOWN_MAX)
+    assert {len(problem.variable) for problem in problems} == {NAME_SHOWN_CHARS}
