@@ -94,6 +94,8 @@ class Examples:
         count = min(content.nearest_count, len(content.examples))
         if count == 0:
             return Choice(())
+        if not question.strip():  # that of a picture alone, or a preview that has none
+            return Choice(_first(content.examples, count), is_unranked=True)
         try:
             async with asyncio.timeout(self._choice_s):
                 similarities = await self._similarities(revision, question, payer)
@@ -125,8 +127,6 @@ class Examples:
         """
         if self._embeds is None:
             raise RetrievalUnavailable("nobody can embed here")
-        if not question.strip():
-            raise RetrievalUnavailable("there is no question to embed")
         embedded = await self._embeds.embed(payer, [question])
         key = f"{revision.name} {embedded.encoder}"
         matrix = self._matrices.get(key)

@@ -95,12 +95,16 @@ async def test_examples_are_embedded_a_few_at_a_time(store: MemoryPrompts, encod
     assert max(sizes) <= TEXTS_AT_ONCE
 
 
-@pytest.mark.parametrize("question", ["red?", " "])
+async def test_first_examples_are_given_without_a_question(store: MemoryPrompts, encoder: FakeEncoder) -> None:
+    choice = await Examples(store, encoder).choose(revision(), " ", PAYER)
+    assert (numbers(choice), choice.is_unranked, encoder.asked) == ([1, 2], True, [])
+
+
 async def test_first_examples_are_given_when_nothing_can_be_embedded(
-    store: MemoryPrompts, encoder: FakeEncoder, question: str
+    store: MemoryPrompts, encoder: FakeEncoder
 ) -> None:
     encoder.is_away = True
-    choice = await Examples(store, encoder).choose(revision(), question, PAYER)
+    choice = await Examples(store, encoder).choose(revision(), "red?", PAYER)
     assert (numbers(choice), choice.is_unranked) == ([1, 2], True)
     assert {one.similarity for one in choice.chosen} == {None}
 
