@@ -13,6 +13,7 @@ from services.conversation.conversations import Conversations, FeedbackBook, Mes
 from services.conversation.generation import Sources
 from services.conversation.history import History
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.leftovers import Sweeper
 from services.conversation.ports import KnowledgeBases, Prompts, Writer
 from services.conversation.queue.gauges import QueueGauges
 from services.conversation.queue.port import Queue
@@ -48,6 +49,8 @@ AUDIENCE: Final = "conversation"
 KEY_PREFIX: Final = "parley:conversation"
 BLOCKING_SLACK_S: Final = 3.0
 """A connection that waits for news gives up this much after the server should have answered."""
+SWEEP_EVERY_S: Final = 10.0
+"""Between looks for what deleted conversations left."""
 MIGRATIONS: Final = Migrations(tables.SCHEMA, tables.metadata, Path(__file__).parent / "migrations")
 
 
@@ -63,6 +66,7 @@ class Core:
     tail: ValkeyTail
     recovery: Recovery
     reaper: Reaper
+    sweeper: Sweeper
     stops: Stops
 
 
@@ -165,6 +169,8 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             tail=ValkeyTail(waiting, prefix=KEY_PREFIX, codec=codec),
             recovery=recovery,
             reaper=Reaper(store, queue, recovery, pace),
+            # It only ever drops histories.
+            sweeper=Sweeper(store, ValkeyHistoryCache(valkey, prefix=KEY_PREFIX, keep_s=1), journal),
             stops=ValkeyStops(valkey, waiting, prefix=KEY_PREFIX),
         )
 
@@ -200,16 +206,17 @@ def api(
     relay = Relay(store, core.queue, every_s=config.relay_every_s)
     feeds = Feeds(core.tail)
     references = References(knowledge_bases, prompts, store)
+    signals = Signals(relay, core.stops)
     turns = Turns(
         store,
-        Signals(relay, core.stops),
+        signals,
         core.recovery,
         references,
         limits=TurnLimits(lease_s=config.lease_s, turn_s_max=config.turn_s_max),
         new_id=new_id,
     )
     watching = Watching(store, journal, feeds, poll_s=config.poll_s)
-    conversations = Conversations(store, journal, history, references, new_id=new_id)
+    conversations = Conversations(store, journal, history, references, signals, new_id=new_id)
     services = conversation_service_pb2_grpc
     registers: list[Register] = [
         lambda grpc_server: services.add_ConversationServiceServicer_to_server(
@@ -276,5 +283,6 @@ def common_loops(config: ApiSettings, core: Core) -> list[Loop]:
     """Loops that both kinds of process run, so that one of either is enough."""
     return [
         periodic("reaper", core.reaper.reap, every_s=config.reap_every_s),
+        periodic("sweeper", core.sweeper.sweep, every_s=SWEEP_EVERY_S),
         periodic("queue_gauges", QueueGauges(core.queue).measure, every_s=config.queue_measure_every_s),
     ]

@@ -26,6 +26,7 @@ from services.conversation.model import (
     title_of,
 )
 from services.conversation.references import References
+from services.conversation.stops import Signals
 from services.conversation.store import (
     ConversationStore,
     FeedbackStore,
@@ -55,9 +56,17 @@ class Conversations:
     """What users do with conversations as a whole."""
 
     def __init__(
-        self, store: ConversationStore, journal: Journal, history: History, references: References, *, new_id: NewId
+        self,
+        store: ConversationStore,
+        journal: Journal,
+        history: History,
+        references: References,
+        signals: Signals,
+        *,
+        new_id: NewId,
     ) -> None:
         self._store = store
+        self._signals = signals
         self._references = references
         self._journal = journal
         self._history = history
@@ -142,10 +151,11 @@ class Conversations:
     async def delete(self, owner: Owner, conversation_id: str) -> None:
         """Deletes a conversation; its worker finds out and stops. Raises NotFound."""
         turn_ids = await self._store.delete_conversation(owner, conversation_id)
+        await self._signals.stop(conversation_id)
         await self._history.drop(owner, conversation_id)
         try:
             await self._journal.forget(turn_ids)
-        except MeshError as error:  # nobody can read them any more, and they expire
+        except MeshError as error:  # nobody can read them any more, and they are forgotten later, see `Sweeper`
             _log.warning("journals_not_forgotten", reason=error.reason, turns=len(turn_ids))
 
 

@@ -51,7 +51,7 @@ class Signals:
     stops: Stops
 
     async def stop(self, conversation_id: str) -> None:
-        """A turn of the conversation that runs has been asked to stop."""
+        """A turn of the conversation that runs has been asked to stop, or is gone with the conversation."""
         try:
             await self.stops.tell(conversation_id)
         except MeshError as error:

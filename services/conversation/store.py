@@ -13,6 +13,7 @@ from typing import Protocol
 
 from services.conversation.context import ContextReport
 from services.conversation.events import Draft
+from services.conversation.leftover_store import LeftoverStore
 from services.conversation.model import (
     Citation,
     Conversation,
@@ -386,5 +387,5 @@ class WorkStore(Protocol):
         ...
 
 
-class Store(ConversationStore, SummaryStore, FeedbackStore, TurnStore, WorkStore, Protocol):
+class Store(ConversationStore, LeftoverStore, SummaryStore, FeedbackStore, TurnStore, WorkStore, Protocol):
     """All of it."""

@@ -214,6 +214,19 @@ summary_claims: Final = Table(
     _of_conversation(),
 )
 
+leftovers: Final = Table(
+    "leftovers",
+    metadata,
+    Column("organization_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    # Of a conversation that is gone, so that no foreign key holds it.
+    Column("conversation_id", Text, nullable=False),
+    Column("turn_ids", JSONB, nullable=False),
+    _time("create_time"),
+    PrimaryKeyConstraint("organization_id", "conversation_id"),
+    Index("leftovers_by_age", "create_time"),
+)
+
 feedback: Final = Table(
     "feedback",
     metadata,

@@ -1,8 +1,11 @@
 """Conversations, messages and feedback in memory."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from services.conversation.leftover_store import Leftover
 from services.conversation.model import (
     Conversation,
     ConversationSettings,
@@ -59,6 +62,7 @@ class Tables:
     feedback: dict[tuple[Owner, str], Feedback] = field(default_factory=dict)
     summaries: dict[str, tuple[Owner, Summary]] = field(default_factory=dict)
     summary_claims: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    leftovers: list[tuple[datetime, Leftover]] = field(default_factory=list)
 
 
 class MemoryConversations:
@@ -134,7 +138,16 @@ class MemoryConversations:
         for summary_id in [key for key, (_, one) in tables.summaries.items() if one.conversation_id == conversation_id]:
             del tables.summaries[summary_id]
         tables.outbox[:] = [ref for ref in tables.outbox if ref.conversation_id != conversation_id]
+        tables.leftovers.append((self.clock.now(), Leftover(owner, conversation_id, turn_ids)))
         return turn_ids
+
+    @asynccontextmanager
+    async def leftovers(self, *, older_s: float, limit: int) -> AsyncIterator[list[Leftover]]:
+        """See `LeftoverStore.leftovers`."""
+        before = self.clock.now() - timedelta(seconds=older_s)
+        found = [one for one in self.tables.leftovers if one[0] <= before][:limit]
+        yield [left for _, left in found]
+        self.tables.leftovers[:] = [one for one in self.tables.leftovers if one not in found]
 
     async def is_repeat(self, owner: Owner, repeat: Repeat) -> bool:
         """See `ConversationStore.is_repeat`."""

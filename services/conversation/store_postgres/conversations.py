@@ -34,6 +34,7 @@ from services.conversation.model import (
     TurnId,
 )
 from services.conversation.store import NewConversation
+from services.conversation.store_postgres.leftovers import remember_leftover
 from services.conversation.store_postgres.rows import conversation_of, feedback_of, message_of, settings_values
 from services.mesh.database import Database, ReadOnly, ReadWrite
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
@@ -140,7 +141,9 @@ class ConversationQueries:
             )
             if deleted.rowcount == 0:
                 raise NotFound.of("conversation")
-            return [TurnId(turn_id) for turn_id in turns.scalars()]
+            turn_ids = [TurnId(turn_id) for turn_id in turns.scalars()]
+            await remember_leftover(write, owner, conversation_id, turn_ids)
+            return turn_ids
 
         return await self._database.transact(work)
 

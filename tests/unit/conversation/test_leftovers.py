@@ -1,0 +1,93 @@
+"""Nothing of a deleted conversation stays in Valkey, and its answer stops, whatever was away at the delete."""
+
+import pytest
+
+from services.conversation.conversations import Conversations
+from services.conversation.history import Branch, History
+from services.conversation.journal.memory import MemoryJournal
+from services.conversation.leftovers import SETTLED_S, Sweeper
+from services.conversation.model import ConversationId, Owner, Role
+from services.conversation.ports import PromptMessage
+from services.conversation.references import References
+from services.conversation.stops import Signals
+from services.conversation.store_memory import MemoryStore
+from services.mesh.clock import ManualClock
+from services.mesh.errors import Unavailable
+from services.mesh.ids import new_id
+from tests.support.conversation import ADA, MemoryHistoryCache, MemoryStops, Rig, Stop, memory_rig, running
+from tests.support.waiting import until
+
+BRANCH = Branch("msg_1", (PromptMessage(Role.USER, "A secret."),))
+
+
+class FickleCache(MemoryHistoryCache):
+    """A cache that can be away."""
+
+    is_away = False
+
+    async def drop(self, owner: Owner, conversation_id: str) -> None:
+        if self.is_away:
+            raise Unavailable
+        await super().drop(owner, conversation_id)
+
+
+def conversations(rig: Rig) -> Conversations:
+    history = History(rig.store, rig.cache, messages_max=0)
+    references = References(rig.knowledge_bases, rig.prompts, rig.store)
+    return Conversations(rig.store, rig.journal, history, references, Signals(rig.relay, rig.stops), new_id=new_id)
+
+
+def sweeper(rig: Rig) -> Sweeper:
+    return Sweeper(rig.store, rig.cache, rig.journal)
+
+
+async def test_what_could_not_be_dropped_is_dropped_later() -> None:
+    clock = ManualClock()
+    rig = memory_rig(MemoryStore(clock))
+    rig.cache = cache = FickleCache()
+    async with running(rig):
+        turn = await rig.ask()
+        await rig.watch(turn)
+    journal = rig.journal
+    assert isinstance(journal, MemoryJournal)
+    cache.is_away = journal.is_away = True
+
+    await conversations(rig).delete(ADA, turn.conversation_id)
+    clock.advance(SETTLED_S)
+    with pytest.raises(Unavailable):
+        await sweeper(rig).sweep()
+    assert cache.branches
+
+    cache.is_away = journal.is_away = False
+    await sweeper(rig).sweep()
+
+    assert not cache.branches
+    assert await journal.read(turn.id, after=0, limit=10) == []
+
+
+async def test_what_is_put_there_while_the_conversation_is_deleted_is_dropped_once_more() -> None:
+    clock = ManualClock()
+    rig = memory_rig(MemoryStore(clock))
+    turn = await rig.ask()
+    await conversations(rig).delete(ADA, turn.conversation_id)
+    await rig.cache.put(ADA, ConversationId(turn.conversation_id), BRANCH)
+
+    await sweeper(rig).sweep()
+    assert rig.cache.branches
+    clock.advance(SETTLED_S)
+    await sweeper(rig).sweep()
+
+    assert not rig.cache.branches
+
+
+async def test_a_hint_alone_stops_the_answer_of_a_deleted_conversation() -> None:
+    rig = memory_rig(MemoryStore(), cancel_poll_s=600.0)
+    rig.stops = MemoryStops()
+    rig.inference.gate = stop = Stop(before=2)
+    async with running(rig):
+        turn = await rig.ask()
+        await stop.reached.wait()
+
+        await conversations(rig).delete(ADA, turn.conversation_id)
+
+        await until(lambda: rig.inference.open == 0, within_s=60.0)
