@@ -30,26 +30,24 @@ _RESERVE: Final = text("SELECT * FROM inference.reserve(CAST(:calls AS jsonb)) O
 _SETTLE: Final = text("SELECT * FROM inference.settle(CAST(:postings AS jsonb), :posted_at)")
 RETENTION_LOCK: Final = 0x7061726C65790003
 """`parley`, 3: advisory locks share one space of numbers in a database."""
-# From one organization to the next by the index of the primary key, and in each by time: an index of time alone would
-# cost every call a write, for a question that is asked once an hour.
-_FORGET: Final = text("""
+# From one organization to the next, and in each by time: an index of time alone would cost every call a write, for a
+# question that is asked once an hour. Lines are never changed, so they stay in their places.
+FORGET: Final = text("""
 WITH RECURSIVE organization(id) AS (
   SELECT min(organization_id) FROM inference.ledger
   UNION ALL
   SELECT (SELECT min(line.organization_id) FROM inference.ledger AS line WHERE line.organization_id > organization.id)
   FROM organization WHERE organization.id IS NOT NULL
 ), old AS (
-  SELECT line.organization_id, line.id, line.number
+  SELECT line.place
   FROM organization
   CROSS JOIN LATERAL (
-    SELECT organization_id, id, number FROM inference.ledger
+    SELECT ctid AS place FROM inference.ledger
     WHERE organization_id = organization.id AND at < :before
     ORDER BY at LIMIT :count_max) AS line
   LIMIT :count_max
 )
-DELETE FROM inference.ledger AS line
-USING old
-WHERE line.organization_id = old.organization_id AND line.id = old.id AND line.number = old.number
+DELETE FROM inference.ledger WHERE ctid = ANY (ARRAY(SELECT place FROM old))
 """)
 _SUMS: Final = (
     "calls",
@@ -104,7 +102,7 @@ class PostgresLedger:
         async def work(write: ReadWrite) -> int:
             if not (await write.execute(select(func.pg_try_advisory_xact_lock(RETENTION_LOCK)))).scalar_one():
                 return 0
-            deleted = await write.execute(_FORGET, {"before": before, "count_max": limit})
+            deleted = await write.execute(FORGET, {"before": before, "count_max": limit})
             return deleted.rowcount
 
         return await self._database.transact(work)

@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 
 from services.inference.money.model import Dimension, Limits, Period, UsageKey, UsageQuery
 from services.inference.store_postgres import PostgresStore
-from services.inference.store_postgres.ledger import usage_statement
+from services.inference.store_postgres.ledger import FORGET, usage_statement
 from services.mesh.database import Database, open_database
 from tests.support.money import NOON, ORGANIZATION, OTHER_ORGANIZATION, database_settings, hold
 
@@ -20,6 +20,12 @@ INSERT INTO inference.usage_days
 SELECT organization, date '2026-01-01' + day, 'usr_' || person, 'key_' || person, 'openai/m', 'answer', 1, 1, 0, 1, 0,
        1, 0, 0
 FROM unnest(ARRAY[:one, :other]) AS organization, generate_series(0, 364) AS day, generate_series(1, 40) AS person
+""")
+FILL_LEDGER = text("""
+INSERT INTO inference.ledger
+SELECT organization, 'call_' || minute, 0, 'usr_1', 'key_1', 'openai/m', 'answer',
+       timestamptz '2026-01-01' + make_interval(mins => minute), 1, 1, 0, 1, 0, 1, false, false
+FROM unnest(ARRAY[:one, :other]) AS organization, generate_series(1, 10000) AS minute
 """)
 
 
@@ -74,6 +80,19 @@ async def test_usage_is_read_by_index(filled: Filled) -> None:
 async def test_usage_of_one_user_is_not_searched_for_among_all(filled: Filled) -> None:
     nodes = await filled.plan(query(user_id="usr_7", first=date(2026, 1, 1), last=date(2026, 12, 31)))
     assert [node["Index Name"] for node in nodes if "Index Name" in node] == ["usage_days_of_user"]
+
+
+async def test_old_lines_are_found_by_index(filled: Filled) -> None:
+    written = str(FORGET).replace(":before", "timestamptz '2026-01-02'").replace(":count_max", "1000")
+    async with filled.database.write() as write:
+        await write.execute(FILL_LEDGER, {"one": ORGANIZATION, "other": OTHER_ORGANIZATION})
+        await write.execute(text("ANALYZE inference.ledger"))
+        found = (await write.execute(text(f"EXPLAIN (FORMAT JSON) {written}"))).scalar_one()
+
+    nodes = _nodes((json.loads(found) if isinstance(found, str) else found)[0]["Plan"])
+
+    assert "ledger_by_time" in {node.get("Index Name") for node in nodes}
+    assert not [node for node in nodes if node["Node Type"] == "Seq Scan"]
 
 
 async def test_reservation_is_one_statement_and_no_transaction_around_it(filled: Filled) -> None:
