@@ -224,16 +224,16 @@ class Summaries:
         return tokens > self._measure.above_tokens or messages > self._measure.messages_max
 
     def _oldest(self, messages: Sequence[Message], *, unread: int) -> tuple[Message, ...]:
-        """The oldest messages, up to where a question follows; the newest of the branch are kept as they are."""
+        """The oldest messages, up to a question; the newest exchange of the branch is never among them."""
         measure = self._measure
         sizes = [tokens_of(shortened(message.text or "", self._message_tokens_max)) for message in messages]
         newest = min(_fitting(reversed(sizes), measure.keep_tokens), measure.messages_max // 2)
-        count = min(len(messages) - max(0, newest - unread), _fitting(sizes, measure.input_tokens_max))
+        kept_from = len(messages) - max(0, newest - unread)
         unfinished = [at for at, message in enumerate(messages) if message.state is MessageState.IN_PROGRESS]
-        count = min([count, *unfinished])
-        while count > 0 and (count == len(messages) or messages[count].role is not Role.USER):
-            count -= 1
-        return tuple(messages[:count])
+        bound = min([_fitting(sizes, measure.input_tokens_max), *unfinished])
+        questions = [at for at, message in enumerate(messages) if at and message.role is Role.USER]
+        wanted = next((at for at in questions if at >= kept_from), max(questions, default=0))
+        return tuple(messages[: max((at for at in questions if at <= min(wanted, bound)), default=0)])
 
     @property
     def _message_tokens_max(self) -> int:

@@ -96,11 +96,12 @@ class SummaryQueries:
 
     async def leave_summary(self, owner: Owner, conversation_id: str, *, token: str, pause_s: float) -> None:
         """See `SummaryStore.leave_summary`."""
-        await self._database.change(
-            update(tables.summary_claims)
-            .where(*_held(owner, conversation_id, token))
-            .values(token="", expire_time=from_now(pause_s))
-        )
+        held = _held(owner, conversation_id, token)
+        if pause_s > 0.0:
+            pause = update(tables.summary_claims).where(*held).values(token="", expire_time=from_now(pause_s))
+            await self._database.change(pause)
+        else:
+            await self._database.change(delete(tables.summary_claims).where(*held))
 
 
 async def _locked(write: ReadWrite, owner: Owner, conversation_id: str) -> bool:

@@ -141,7 +141,21 @@ async def test_many_short_messages_are_summarised_before_a_prompt_can_hold_no_mo
 
     assert await made.summarise() is Outcome.KEPT
     standing = await made.store.standing(ADA, made.grown.conversation_id, leaf_id=made.grown.leaf_id)
-    assert standing.uncovered == 4
+    assert standing.uncovered == 2
+
+
+async def test_a_long_question_is_summarised_with_its_answer() -> None:
+    made = await scene(LINE * 10, "short", "q", "a")
+
+    assert await made.summarise() is Outcome.KEPT
+    standing = await made.store.standing(ADA, made.grown.conversation_id, leaf_id=made.grown.leaf_id)
+    assert standing.uncovered == 2
+
+
+async def test_the_newest_exchange_stays_as_it_is_however_long() -> None:
+    made = await scene("q", LINE * 10)
+
+    assert await made.summarise() is Outcome.UNNEEDED
 
 
 async def test_what_people_wrote_cannot_pose_as_the_frame_of_the_record() -> None:
