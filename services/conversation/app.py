@@ -115,6 +115,7 @@ async def work(storage: StorageSettings) -> None:
             retrieval=clients.RetrievalClient(retrieval, workload, timeout_s=config.search_s_max),
             inference=writer,
             passages_max=config.passages_max,
+            prompt_tokens_max=config.prompt_tokens_max,
             recall=Recall(
                 core.store,
                 messages_max=config.history_messages_max,

@@ -288,6 +288,7 @@ def _prompt(request: GenerationRequest) -> generation_pb2.Prompt:
             generation_pb2.PromptPassage(title=passage.document_name, text=passage.text) for passage in request.passages
         ],
         summary=request.summary,
+        input_tokens_max=request.input_tokens_max,
     )
 
 

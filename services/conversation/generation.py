@@ -91,6 +91,7 @@ class Sources:
     retrieval: Retrieval
     inference: Inference
     passages_max: int
+    prompt_tokens_max: int = 0
     recall: Recalling = field(default_factory=Everything)
     ended: Callable[[Claim, Past, str], None] = _unheard
 
@@ -182,6 +183,7 @@ class Generation:
             messages=(*past.messages, _prompt_of(claim)),
             summary="" if past.summary is None else past.summary.text,
             prompt=claim.settings.prompt,
+            input_tokens_max=self._sources.prompt_tokens_max,
             passages=evidence.passages,
             parameters=claim.turn.options.parameters,
             # Watchers of a turn can be told to take text back, but not that of the answer which this one goes on with.

@@ -144,6 +144,7 @@ class GenerationRequest:
     Attributes:
         prompt: of the organization, which precedes all else; None for none.
         summary: stands for what was said before the messages; empty for none.
+        input_tokens_max: that the model is given to read; 0 for what its window holds.
         accepts_restart: text that was written may be taken back, when nobody can go on with it.
         continue_from: the answer as far as an attempt before this one got with it, within `CONTINUE_FROM_LENGTH_MAX`.
         credential_id: with which the answer was asked for; its budgets pay for it.
@@ -161,6 +162,7 @@ class GenerationRequest:
     purpose: Purpose = Purpose.ANSWER
     prompt: PromptReference | None = None
     summary: str = ""
+    input_tokens_max: int = 0
     credential_id: str = ""
     is_repeat: bool = False
 

@@ -139,6 +139,12 @@ class WorkerSettings(ApiSettings):
         default=100, ge=0, le=998, description="Messages before the question that a prompt holds at most."
     )
     history_keep_s: int = Field(default=3_600, ge=1, le=86_400, description="Seconds for which a history is cached.")
+    prompt_tokens_max: int = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="Tokens that a model is given to read for an answer at most; as many as its window holds when 0.",
+    )
     summary_model: str = Field(
         default="",
         max_length=200,

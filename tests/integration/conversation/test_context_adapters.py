@@ -35,6 +35,7 @@ REQUEST = GenerationRequest(
     parameters=GenerationParameters(output_tokens_max=7),
     prompt=REFERENCE,
     summary="They spoke.",
+    input_tokens_max=9_000,
     credential_id="key_1",
 )
 
@@ -86,6 +87,7 @@ async def test_an_answer_names_prompt_and_purpose_and_tells_what_was_read(adapte
     assert last.context == report
     (asked,) = peers.generation.requests
     assert (asked.purpose, asked.prompt.summary) == (budget_pb2.PURPOSE_ANSWER, "They spoke.")
+    assert asked.prompt.input_tokens_max == 9_000
     assert (asked.prompt_ref.prompt, dict(asked.prompt_ref.variables)) == ("support", {"name": "Ada"})
     assert asked.prompt_ref.WhichOneof("version") is None
 
