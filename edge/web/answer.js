@@ -11,6 +11,7 @@ export class Answer {
     this.state = "in_progress";
     this.error = null;
     this.retrieval = null;
+    this.context = null;
     this.model = "";
     this.finish = "";
     this.sequence = 0;
@@ -25,6 +26,7 @@ export class Answer {
     this.state = message.state || "in_progress";
     this.error = message.error || null;
     this.retrieval = message.retrieval || null;
+    this.context = message.context || null;
     this.model = message.model;
     this.finish = message.finish_reason || "";
     this.sequence = Math.max(this.sequence, message.last_sequence);
@@ -146,7 +148,16 @@ function state(answer) {
   if (answer.state === "complete" && answer.retrieval && answer.retrieval.decision === "skipped") {
     return h("p", { class: "hint" }, "Answered without the knowledge base: the question did not seem to be about it.");
   }
-  return null;
+  return answer.context ? shortened(answer.context) : null;
+}
+
+// What of the conversation the model was not shown as it was written.
+function shortened({ messages_summarised: summarised, omissions }) {
+  const left = omissions.filter((each) => each.part === "messages" && ["budget", "detached", "limit"].includes(each.reason))
+    .reduce((sum, each) => sum + each.count, 0);
+  const said = [summarised ? `${summarised} earlier messages as a summary` : "", left ? `${left} earlier messages not at all` : ""];
+  const told = said.filter(Boolean).join(", ");
+  return told ? h("p", { class: "hint" }, `The model was shown ${told}.`) : null;
 }
 
 function chips(cited, openSource) {

@@ -20,6 +20,8 @@ SCRIPTS: Final = {
     "slow": {"tokens": 160, "delay_ms": 25},
     # Fifteen seconds: time enough to kill one thing after another.
     "long": {"tokens": 600, "delay_ms": 25},
+    # Summarises histories that are longer than those of any test that does not ask for it.
+    "memory": {"deltas": ["They greeted ", "each other."], "input_tokens": 900, "output_tokens": 6},
     "broken": {"deltas": ["One. "], "fail_after": 1},
     "half": {"deltas": [HALF], "cut_after": 1},
     "rest": {"deltas": [REST], "input_tokens": 9, "output_tokens": 4},
@@ -44,6 +46,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "PARLEY_INFERENCE_SCRIPTED": json.dumps(SCRIPTS),
         "PARLEY_INFERENCE_PROVIDERS_FILE": str(routes),
         "PARLEY_AUTH_REGISTRATION": "open",
+        "PARLEY_CONVERSATION_SUMMARY_MODEL": "scripted/memory",
     }
     with running_stack(settings) as started:
         yield started
