@@ -1,10 +1,8 @@
 """Between the contract's messages and the model; no input, no output."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
-
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from parley.auth.v1 import api_key_service_pb2, token_service_pb2, user_pb2, user_service_pb2
 from services.auth.accounts import NewUser, Registration
@@ -17,6 +15,7 @@ from services.auth.scopes import ROLE_SCOPES
 from services.auth.workloads import WorkloadProof
 from services.mesh.errors import invalid_field
 from services.mesh.idempotency import check_key
+from services.mesh.instants import instant_of, timestamp
 from services.mesh.keys import JsonWebKey
 from services.mesh.pages import Position
 
@@ -35,27 +34,6 @@ _SESSION_KINDS: Final = {
 _CHANGEABLE: Final = frozenset({"display_name", "role", "disabled"})
 SCOPES_MAX: Final = 64
 """Named by one request; there are fewer scopes than this."""
-
-
-def timestamp(instant: datetime | None) -> Timestamp | None:
-    """An instant, or nothing."""
-    if instant is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(instant)
-    return message
-
-
-def instant_of(field: str, message: Timestamp) -> datetime:
-    """The instant of a timestamp.
-
-    Raises:
-        InvalidArgument: it is outside of years 1 to 9999.
-    """
-    try:
-        return message.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise invalid_field(field, "must lie within the years 1 to 9999") from None
 
 
 def user_message(user: User) -> user_pb2.User:

@@ -1,14 +1,12 @@
 """Messages of the contracts to and from the nouns of the model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from parley.retrieval.v1 import document_service_pb2, knowledge_base_pb2, search_service_pb2
 from services.mesh.errors import invalid_field
+from services.mesh.instants import timestamp
 from services.mesh.pages import PageRequest, next_page_token
 from services.retrieval.embedding.encoder import Vectors
 from services.retrieval.model import (
@@ -62,8 +60,8 @@ def knowledge_base(made: KnowledgeBase) -> knowledge_base_pb2.KnowledgeBase:
         document_count=made.document_count,
         chunk_count=made.chunk_count,
         sequence=made.sequence,
-        create_time=_instant(made.create_time),
-        update_time=_instant(made.update_time),
+        create_time=timestamp(made.create_time),
+        update_time=timestamp(made.update_time),
     )
 
 
@@ -80,8 +78,8 @@ def document(made: Document) -> knowledge_base_pb2.Document:
         state=_STATES[made.state],
         chunk_count=made.chunk_count,
         progress=made.progress,
-        create_time=_instant(made.create_time),
-        update_time=_instant(made.update_time),
+        create_time=timestamp(made.create_time),
+        update_time=timestamp(made.update_time),
     )
     if made.failure is not None:
         shown.failure.reason = made.failure.reason
@@ -167,9 +165,3 @@ def _passage(found: Passage) -> knowledge_base_pb2.Passage:
         rank=found.rank,
         knowledge_base_id=found.knowledge_base_id,
     )
-
-
-def _instant(when: datetime) -> Timestamp:
-    made = Timestamp()
-    made.FromDatetime(when)
-    return made

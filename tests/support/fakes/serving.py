@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.mesh.errors import Unimplemented
+from services.mesh.instants import timestamp
 from services.mesh.rpc import RpcContext
 
 T = TypeVar("T")
@@ -29,6 +30,4 @@ def serving(contract: type) -> Callable[[type[T]], type[T]]:
 
 
 def now() -> Timestamp:
-    instant = Timestamp()
-    instant.FromDatetime(datetime(2026, 1, 31, 9, 30, tzinfo=UTC))
-    return instant
+    return timestamp(datetime(2026, 1, 31, 9, 30, tzinfo=UTC))
