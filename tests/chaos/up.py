@@ -19,6 +19,7 @@ from dev.table import Plan, _http_ready, _inherited, plan
 from tests.chaos.links import LINKS
 
 REPLICATED = ("conversation", "conversation-worker")
+_PAUSE = "PARLEY_NOT_SERVING_PAUSE_S"
 _SERVED = ("grpc", "http", "postgres", "valkey")
 
 
@@ -42,6 +43,7 @@ def altered(planned: Plan, proxies: Mapping[str, int], home: Home) -> Plan:
 
 
 def _replicated(table: list[Process]) -> list[Process]:
+    table = [_patient(process) if process.name in REPLICATED else process for process in table]
     taken = {port for process in table for port in process.ports.values()}
     ports = (port for port in free_ports(max(taken)) if port not in taken)
     copies = {process.name: _copy(process, ports) for process in table if process.name in REPLICATED}
@@ -49,6 +51,12 @@ def _replicated(table: list[Process]) -> list[Process]:
     both = f"{LOOPBACK}:{first},{LOOPBACK}:{copies['conversation'].ports['grpc']}"
     known = [_with(process, PARLEY_CONVERSATION_TARGET=both) for process in table]
     return [*known, *copies.values()]
+
+
+def _patient(process: Process) -> Process:
+    """With the shipped pause for clients to leave. The others leave at once, as dev has it: nobody could go elsewhere."""
+    environment = {name: value for name, value in process.environment.items() if name != _PAUSE}
+    return replace(process, environment=environment)
 
 
 def _with_kafka(table: list[Process], home: Home) -> list[Process]:

@@ -40,6 +40,13 @@ def test_replicas_listen_on_ports_of_their_own(processes: dict[str, Process]) ->
         assert first["PARLEY_DEBUG_LISTEN"] != second["PARLEY_DEBUG_LISTEN"]
 
 
+def test_only_clients_of_replicas_are_given_time_to_leave(processes: dict[str, Process]) -> None:
+    hasty = {name for name, each in processes.items() if each.environment.get("PARLEY_NOT_SERVING_PAUSE_S") == "0"}
+
+    assert {"inference", "auth", "edge"} <= hasty
+    assert not hasty & {"conversation", "conversation-2", "conversation-worker", "conversation-worker-2"}
+
+
 def test_what_stands_behind_each_proxy_is_written_down(processes: dict[str, Process], tmp_path: Path) -> None:
     written = (tmp_path / "links.json").read_text(encoding="utf-8")
 
