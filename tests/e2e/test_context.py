@@ -48,6 +48,10 @@ def test_a_long_conversation_goes_on_with_a_summary_and_its_prompt(rest: Rest) -
 
     context = answer["context"]
     summary = rest.get(f"/api/v1/summaries/{context['summary_id']}")
+    path = f"/api/v1/conversations/{conversation['id']}"
+    without = rest.http.patch(path, params={"update_mask": "prompt"}, json={}).raise_for_status().json()
+    assert conversation["prompt"]["prompt"] == "greeter"
+    assert not without.get("prompt")
     assert context["prompt_revision"] == f"{made['id']}/1"
     assert context["system_tokens"] > 0
     assert context["summary_tokens"] > 0
