@@ -54,7 +54,7 @@ def _replicated(table: list[Process]) -> list[Process]:
 
 
 def _patient(process: Process) -> Process:
-    """With the shipped pause for clients to leave. The others leave at once, as dev has it: nobody could go elsewhere."""
+    """With the shipped pause for clients to leave. Others leave at once, as dev has it: nobody could go elsewhere."""
     environment = {name: value for name, value in process.environment.items() if name != _PAUSE}
     return replace(process, environment=environment)
 
