@@ -130,6 +130,37 @@ COMPAT_PATHS: Final[dict[str, dict[str, Any]]] = {
             },
         }
     },
+    "/v1/embeddings": {
+        "post": {
+            "operationId": "OpenAI.CreateEmbeddings",
+            "tags": ["OpenAI"],
+            "summary": "Vectors of texts",
+            "description": "OpenAI's embeddings, by the platform's own encoder: vectors of length 1, which no other "
+            "model's can be compared with. Any other model is refused, and so are tokens instead of text, texts of "
+            "more than 8,000 characters, and another number of dimensions than the encoder's.",
+            "requestBody": _body(
+                {
+                    "model": {
+                        "type": "string",
+                        "description": "An encoder's name, with its revision or without; `default` for the platform's.",
+                    },
+                    "input": {
+                        "oneOf": [
+                            {"type": "string"},
+                            {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2048},
+                        ]
+                    },
+                    "encoding_format": {"enum": ["float", "base64"], "default": "float"},
+                    "dimensions": {"type": "integer"},
+                },
+                ["model", "input"],
+            ),
+            "responses": {
+                "200": {"description": "A list.", "content": {"application/json": {}}},
+                "default": _OPENAI_ERROR,
+            },
+        }
+    },
     "/v1/models": {
         "get": {
             "operationId": "OpenAI.ListModels",

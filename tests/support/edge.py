@@ -15,13 +15,18 @@ from edge.settings import EdgeSettings
 from parley.auth.v1 import token_service_pb2_grpc, user_service_pb2_grpc
 from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
 from parley.inference.v1 import generation_service_pb2_grpc, model_service_pb2_grpc
-from parley.retrieval.v1 import document_service_pb2_grpc, knowledge_base_service_pb2_grpc
+from parley.retrieval.v1 import (
+    document_service_pb2_grpc,
+    knowledge_base_service_pb2_grpc,
+    search_service_pb2_grpc,
+)
 from services.mesh.clock import ManualClock
 from services.mesh.debug_http import Health
 from services.mesh.server import Register, running
 from services.mesh.settings import ServerSettings
 from tests.support.fakes.auth import API_KEY, FakeTokens, FakeUsers
 from tests.support.fakes.conversation import FakeConversations, FakeTurns
+from tests.support.fakes.embedding import FakeEmbedding
 from tests.support.fakes.inference import FakeGenerations, FakeModels
 from tests.support.fakes.retrieval import FakeDocuments, FakeKnowledgeBases
 from tests.support.tokens import Issuer
@@ -38,6 +43,7 @@ class Fakes:
     turns: FakeTurns
     bases: FakeKnowledgeBases
     documents: FakeDocuments
+    embedding: FakeEmbedding
     generations: FakeGenerations
 
 
@@ -101,6 +107,7 @@ async def _start_fakes(
         turns=FakeTurns(group),
         bases=FakeKnowledgeBases(),
         documents=FakeDocuments(),
+        embedding=FakeEmbedding(),
         generations=FakeGenerations(),
     )
     served: dict[str, list[Register]] = {
@@ -115,6 +122,7 @@ async def _start_fakes(
         "retrieval": [
             _register(knowledge_base_service_pb2_grpc.add_KnowledgeBaseServiceServicer_to_server, fakes.bases),
             _register(document_service_pb2_grpc.add_DocumentServiceServicer_to_server, fakes.documents),
+            _register(search_service_pb2_grpc.add_EmbeddingServiceServicer_to_server, fakes.embedding),
         ],
         "inference": list(inference)
         or [
