@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from services.mesh.errors import ModelUnknown
+from services.retrieval.embedding import onnx
 from services.retrieval.embedding.cache import LocalVectors
 from services.retrieval.embedding.encoder import EncoderError, Vectors, checked
 from services.retrieval.embedding.onnx import ModelFiles, OnnxEncoder
@@ -264,3 +265,17 @@ def test_tokens_are_counted_whole_and_read_up_to_the_limit(encoder: OnnxEncoder)
 def test_empty_text_still_has_a_vector(encoder: OnnxEncoder) -> None:
     assert encoder.encode([""]).shape == (1, 384)
     assert encoder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "runs"),
+    [
+        ([], []),
+        ([256] * 5, [[0, 1, 2, 3], [4]]),
+        ([8, 16, 8, 16], [[0, 2, 1, 3]]),
+        ([8, 17, 8], [[0, 2], [1]]),
+        ([200, 5], [[1], [0]]),
+    ],
+)
+def test_texts_of_like_length_share_a_run(lengths: list[int], runs: list[list[int]]) -> None:
+    assert list(onnx._runs(lengths)) == runs
