@@ -20,7 +20,7 @@ from services.conversation.store_memory import MemoryStore
 from tests.simulation.guard import WRITES, Guard
 from tests.simulation.loop import PROCESS, ROOT
 from tests.simulation.wire import Peer, Wire, immediately
-from tests.support.conversation import MemoryHistoryCache
+from tests.support.conversation_fakes import MemoryHistoryCache
 
 MOVED: Final = 0.5
 DROPPED: Final = 0.2

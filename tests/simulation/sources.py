@@ -21,7 +21,7 @@ from services.conversation.ports import (
 from services.mesh.errors import Unavailable
 from tests.simulation.history import History, Prompt
 from tests.simulation.wire import Wire
-from tests.support.conversation import PASSAGE
+from tests.support.conversation_fakes import PASSAGE
 
 WORDS: Final = ("Ada", " wrote", " the", " first", " notes", ", \U0001f9ee", " été", " programs", ".", "\n")
 CITED: Final = 3

@@ -29,8 +29,7 @@ from tests.simulation.history import History
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.sources import Model, Mood, Search
 from tests.simulation.wire import Weather, Wire
-from tests.support.conversation import FakeKnowledgeBases, MemoryHistoryCache
-from tests.support.conversation_fakes import FakePrompts
+from tests.support.conversation_fakes import FakeKnowledgeBases, FakePrompts, MemoryHistoryCache
 
 LEASE_S: Final = 6.0
 TURN_S_MAX: Final = 90.0

@@ -28,7 +28,7 @@ from parley.retrieval.v1 import (
 )
 from services.mesh.rpc import RpcContext
 from services.mesh.status import to_wire
-from tests.support.conversation import PASSAGE
+from tests.support.conversation_fakes import PASSAGE
 from tests.support.fakes.serving import serving
 from tests.support.tokens import Issuer
 

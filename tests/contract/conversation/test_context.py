@@ -5,7 +5,8 @@ from dataclasses import replace
 from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason, PromptReference
 from services.conversation.model import ConversationSettings, TurnState
 from services.conversation.store import Ending, Fold, Store, TurnRef
-from tests.support.conversation import ADA, FINISHED, new_conversation, new_turn
+from tests.support.conversation import ADA, new_conversation, new_turn
+from tests.support.conversation_fakes import FINISHED
 
 REPORT = ContextReport(
     system_tokens=1,

@@ -8,7 +8,8 @@ import pytest
 from services.conversation.stops import Stops
 from services.conversation.stops_valkey import ValkeyStops
 from services.mesh.valkey import open_valkey
-from tests.support.conversation import MemoryStops, valkey_settings
+from tests.support.conversation import valkey_settings
+from tests.support.conversation_fakes import MemoryStops
 
 
 @pytest.fixture(params=["memory", "valkey"])

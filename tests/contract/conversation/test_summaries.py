@@ -9,7 +9,8 @@ from services.conversation.store import Ending, Fold, NewTurn, Store, TurnRef
 from services.conversation.summary_store import NewSummary
 from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
-from tests.support.conversation import ADA, BOB, EVE, FINISHED, new_conversation, new_turn
+from tests.support.conversation import ADA, BOB, EVE, new_conversation, new_turn
+from tests.support.conversation_fakes import FINISHED
 
 LONG_S = 3_600.0
 

@@ -16,9 +16,8 @@ from dev.ports import free_ports
 from services.conversation import app
 from services.conversation.settings import ApiSettings
 from services.mesh import server
-from tests.support.conversation import FakeKnowledgeBases
 from tests.support.conversation_api import User
-from tests.support.conversation_fakes import FakePrompts
+from tests.support.conversation_fakes import FakeKnowledgeBases, FakePrompts
 from tests.support.conversation_peers import Peers, serving_peers
 from tests.support.tokens import Issuer
 

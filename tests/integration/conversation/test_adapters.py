@@ -32,7 +32,8 @@ from services.mesh.errors import MeshError, NotFound, Overloaded, RetrievalUnava
 from services.mesh.migrate import drift
 from services.mesh.tokens import WorkloadTokens
 from services.mesh.valkey import open_valkey
-from tests.support.conversation import ADA, PASSAGE, valkey_settings
+from tests.support.conversation import ADA, valkey_settings
+from tests.support.conversation_fakes import PASSAGE
 from tests.support.conversation_peers import WORDS, Peers
 from tests.support.valkey import emptied
 

@@ -19,7 +19,8 @@ from services.conversation.store import TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.database import open_database
 from services.mesh.errors import Unavailable
-from tests.support.conversation import ADA, Rig, database_settings, running
+from tests.support.conversation import ADA, database_settings
+from tests.support.conversation_rig import Rig, running
 from tests.support.kafka import (
     WITHIN_S,
     eventually,

@@ -20,8 +20,9 @@ from services.mesh import server, tokens
 from services.mesh.client import open_channel
 from services.mesh.clock import ManualClock
 from services.mesh.tokens import WorkloadTokens
-from tests.support.conversation import ADA, Rig, kinds, memory_rig, running, text_of
+from tests.support.conversation import ADA, kinds, text_of
 from tests.support.conversation_peers import Peers
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.inference import FakeProvider, generator, router
 from tests.support.waiting import until
 

@@ -17,9 +17,15 @@ from services.conversation.history import History
 from services.conversation.relay import Relay
 from services.conversation.settings import WorkerSettings
 from services.mesh import server
-from tests.support.conversation import FakeInference, FakeKnowledgeBases, FakeRetrieval, MemoryHistoryCache, Stop
 from tests.support.conversation_api import User
-from tests.support.conversation_fakes import FakePrompts
+from tests.support.conversation_fakes import (
+    FakeInference,
+    FakeKnowledgeBases,
+    FakePrompts,
+    FakeRetrieval,
+    MemoryHistoryCache,
+    Stop,
+)
 from tests.support.tokens import Issuer
 from tests.support.waiting import until
 

@@ -23,21 +23,9 @@ from services.conversation.store import NewMessage
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
 from services.mesh.ids import new_id
-from tests.support.conversation import (
-    ADA,
-    BOB,
-    EVE,
-    FINISHED,
-    Rig,
-    Stop,
-    ending,
-    kinds,
-    memory_rig,
-    new_conversation,
-    replayed,
-    running,
-    text_of,
-)
+from tests.support.conversation import ADA, BOB, EVE, ending, kinds, new_conversation, replayed, text_of
+from tests.support.conversation_fakes import FINISHED, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 
 CUT_SHORT = replace(FINISHED, finish_reason=FinishReason.LENGTH)
 

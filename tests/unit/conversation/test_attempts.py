@@ -30,7 +30,8 @@ from services.mesh.errors import (
     Reason,
     Unavailable,
 )
-from tests.support.conversation import ADA, Rig, ending, memory_rig, new_conversation, running, text_of
+from tests.support.conversation import ADA, ending, new_conversation, text_of
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 PERMANENT = {

@@ -11,7 +11,9 @@ from services.conversation.model import OnConflict, TurnState
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import Unavailable
-from tests.support.conversation import ADA, MemoryStops, Rig, Stop, ending, memory_rig, running, text_of
+from tests.support.conversation import ADA, ending, text_of
+from tests.support.conversation_fakes import MemoryStops, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 

@@ -11,16 +11,9 @@ from services.conversation.ports import PromptMessage
 from services.conversation.store import NewTurn
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import NotFound, Unavailable
-from tests.support.conversation import (
-    ADA,
-    EVE,
-    MemoryHistoryCache,
-    Rig,
-    memory_rig,
-    new_conversation,
-    new_turn,
-    running,
-)
+from tests.support.conversation import ADA, EVE, new_conversation, new_turn
+from tests.support.conversation_fakes import MemoryHistoryCache
+from tests.support.conversation_rig import Rig, memory_rig, running
 
 
 class AwayCache(MemoryHistoryCache):

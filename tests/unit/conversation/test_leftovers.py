@@ -14,7 +14,9 @@ from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import Unavailable
 from services.mesh.ids import new_id
-from tests.support.conversation import ADA, MemoryHistoryCache, MemoryStops, Rig, Stop, memory_rig, running
+from tests.support.conversation import ADA
+from tests.support.conversation_fakes import MemoryHistoryCache, MemoryStops, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 BRANCH = Branch("msg_1", (PromptMessage(Role.USER, "A secret."),))

@@ -10,7 +10,9 @@ from services.conversation.model import TurnState
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import ContentFiltered, RetrievalUnavailable, Unavailable
-from tests.support.conversation import ADA, Rig, Stop, memory_rig, running
+from tests.support.conversation import ADA
+from tests.support.conversation_fakes import Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 LEASE_S = 30.0

@@ -13,19 +13,9 @@ from services.conversation.model import ANSWER_PART_ID, Citation, FinishReason, 
 from services.conversation.ports import CONTINUE_FROM_LENGTH_MAX, Evidence
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from tests.support.conversation import (
-    ADA,
-    FINISHED,
-    INPUT_TOKENS,
-    Rig,
-    Stop,
-    has_snapshot,
-    kinds,
-    memory_rig,
-    replayed,
-    running,
-    text_of,
-)
+from tests.support.conversation import ADA, has_snapshot, kinds, replayed, text_of
+from tests.support.conversation_fakes import FINISHED, INPUT_TOKENS, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 LEASE_S: Final = 30.0

@@ -11,7 +11,8 @@ from services.conversation.queue.memory import MemoryQueue
 from services.conversation.store import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from tests.support.conversation import ADA, Rig, ending, memory_rig, replayed, running
+from tests.support.conversation import ADA, ending, replayed
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)

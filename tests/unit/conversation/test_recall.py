@@ -14,7 +14,9 @@ from services.conversation.store_memory import MemoryStore
 from services.conversation.summary_store import NewSummary, Standing
 from services.mesh.errors import NotFound, Unavailable
 from services.mesh.ids import new_id
-from tests.support.conversation import ADA, FINISHED, Rig, memory_rig, new_conversation, running
+from tests.support.conversation import ADA, new_conversation
+from tests.support.conversation_fakes import FINISHED
+from tests.support.conversation_rig import Rig, memory_rig, running
 
 SUMMARISED = OmissionReason.SUMMARISED
 

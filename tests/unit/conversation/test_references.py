@@ -9,8 +9,8 @@ from services.conversation.model import Repeat
 from services.conversation.references import References
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
-from tests.support.conversation import ADA, FakeKnowledgeBases, new_conversation
-from tests.support.conversation_fakes import FakePrompts
+from tests.support.conversation import ADA, new_conversation
+from tests.support.conversation_fakes import FakeKnowledgeBases, FakePrompts
 
 REPEAT = Repeat(method="CreateConversation", request_id="r1", body_hash=b"one")
 

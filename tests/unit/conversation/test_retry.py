@@ -25,7 +25,9 @@ from services.mesh.errors import (
     TurnAlreadyRunning,
 )
 from services.mesh.ids import new_id
-from tests.support.conversation import ADA, BOB, EVE, Rig, Stop, ending, memory_rig, new_conversation, running, text_of
+from tests.support.conversation import ADA, BOB, EVE, ending, new_conversation, text_of
+from tests.support.conversation_fakes import Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 
 OVERRIDES = TurnOverrides(
     model="a/b",

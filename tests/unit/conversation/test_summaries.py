@@ -15,8 +15,9 @@ from services.conversation.summary_wording import WORDING_REVISION
 from services.mesh.clock import ManualClock
 from services.mesh.errors import QuotaExhausted, Unavailable
 from services.mesh.ids import new_id
-from tests.support.conversation import ADA, Rig, memory_rig, new_conversation, running
+from tests.support.conversation import ADA, new_conversation
 from tests.support.conversation_fakes import FakeWriter
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 LINE = "x" * 400

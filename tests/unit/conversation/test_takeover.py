@@ -17,19 +17,9 @@ from services.conversation.recovery import SEQUENCES_RESERVED
 from services.conversation.store import Claim, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
-from tests.support.conversation import (
-    ADA,
-    FINISHED,
-    Rig,
-    Stop,
-    ending,
-    has_snapshot,
-    kinds,
-    memory_rig,
-    replayed,
-    running,
-    text_of,
-)
+from tests.support.conversation import ADA, ending, has_snapshot, kinds, replayed, text_of
+from tests.support.conversation_fakes import FINISHED, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 LEASE_S: Final = 30.0

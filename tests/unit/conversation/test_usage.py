@@ -13,7 +13,9 @@ from services.conversation.store import Ending, Fold, Hold
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import ContentFiltered, MeshError, Unavailable
-from tests.support.conversation import ADA, FINISHED, INPUT_TOKENS, Rig, Stop, ending, memory_rig, running
+from tests.support.conversation import ADA, ending
+from tests.support.conversation_fakes import FINISHED, INPUT_TOKENS, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 LEASE_S = 30.0

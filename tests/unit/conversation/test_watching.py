@@ -23,7 +23,8 @@ from services.conversation.store import Answer, Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.watching import BUFFER_MAX
 from services.mesh.errors import InvalidArgument, NotFound
-from tests.support.conversation import ADA, Rig, ending, has_snapshot, kinds, memory_rig, replayed, running
+from tests.support.conversation import ADA, ending, has_snapshot, kinds, replayed
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)

@@ -30,20 +30,9 @@ from services.mesh.errors import (
     QuotaExhausted,
     RetrievalUnavailable,
 )
-from tests.support.conversation import (
-    ADA,
-    DOCUMENT,
-    FINISHED,
-    Rig,
-    Stop,
-    ending,
-    kinds,
-    memory_rig,
-    new_conversation,
-    replayed,
-    running,
-    text_of,
-)
+from tests.support.conversation import ADA, ending, kinds, new_conversation, replayed, text_of
+from tests.support.conversation_fakes import DOCUMENT, FINISHED, Stop
+from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 
