@@ -1,6 +1,5 @@
 """Questions in other words, answers written anew or gone on with: what the tree looks like, and what is refused."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -20,21 +19,13 @@ from services.conversation.model import (
 )
 from services.conversation.ports import GeneratedCitation, GeneratedText, PromptMessage
 from services.conversation.store import NewMessage
-from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, ending, kinds, new_conversation, replayed, text_of
 from tests.support.conversation_fakes import FINISHED, Stop
-from tests.support.conversation_rig import Rig, memory_rig, running
+from tests.support.conversation_rig import Rig
 
 CUT_SHORT = replace(FINISHED, finish_reason=FinishReason.LENGTH)
-
-
-@pytest.fixture
-async def at_work() -> AsyncIterator[Rig]:
-    rig = memory_rig(MemoryStore())
-    async with running(rig):
-        yield rig
 
 
 async def answered(rig: Rig, **settings: str) -> Turn:

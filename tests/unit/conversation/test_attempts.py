@@ -1,7 +1,6 @@
 """Which errors another attempt follows, after which pause, and what is told when none is left."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -43,13 +42,6 @@ PERMANENT = {
     Reason.ORIGIN_FORBIDDEN, Reason.REQUEST_TOO_LARGE, Reason.METHOD_NOT_ALLOWED, Reason.UNIMPLEMENTED,
     Reason.INTERNAL, Reason.PROVIDER_MISCONFIGURED, Reason.MODEL_UNPRICED,
 }  # fmt: skip
-
-
-@pytest.fixture
-async def at_work() -> AsyncIterator[Rig]:
-    rig = memory_rig(MemoryStore())
-    async with running(rig):
-        yield rig
 
 
 def failing(rig: Rig, error: MeshError, *, times: int) -> None:

@@ -1,6 +1,5 @@
 """Failed turns that are tried again, and the time that a turn may take."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -27,7 +26,7 @@ from services.mesh.errors import (
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, ending, new_conversation, text_of
 from tests.support.conversation_fakes import Stop
-from tests.support.conversation_rig import Rig, memory_rig, running
+from tests.support.conversation_rig import Rig, memory_rig
 
 OVERRIDES = TurnOverrides(
     model="a/b",
@@ -36,13 +35,6 @@ OVERRIDES = TurnOverrides(
     parameters=GenerationParameters(temperature=0.5, stop=("x",)),
 )
 REPEAT = Repeat(method="RetryTurn", request_id="r1", body_hash=b"one")
-
-
-@pytest.fixture
-async def at_work() -> AsyncIterator[Rig]:
-    rig = memory_rig(MemoryStore())
-    async with running(rig):
-        yield rig
 
 
 async def failed(rig: Rig) -> Turn:
