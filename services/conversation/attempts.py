@@ -34,6 +34,8 @@ PAUSE_S_MAX: Final = 10.0
 """With five attempts and a first pause of a second, an outage of 12 to 23 seconds is outlasted, and once it is over no
 turn waits longer than this."""
 _SPREAD: Final = 2**32
+_SUBJECT: Final = "subject_id"
+"""Names whose budget it is, in the metadata of a limit of our own; a provider's names the model."""
 
 
 def broke_off() -> Unavailable:
@@ -46,6 +48,14 @@ def is_transient(error: MeshError) -> bool:
     if error.reason is Reason.QUOTA_EXHAUSTED:
         return error.retry_after_s is not None and error.retry_after_s <= HELD_S_MAX
     return error.reason in TRANSIENT
+
+
+def waits_for_room(error: MeshError) -> bool:
+    """Whether the attempt only met a limit per minute of whoever asks: no fault, and over sooner or later.
+
+    A turn waits for that as long as its time allows: of many that wait, each minute lets only some through.
+    """
+    return error.reason is Reason.RATE_LIMITED and _SUBJECT in error.metadata
 
 
 def is_handed_on(error: MeshError, *, fence: int, attempt: int) -> bool:

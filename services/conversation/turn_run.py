@@ -188,9 +188,10 @@ class TurnRun:
             return _Pause(0.0, is_spent=False)
         pause_s = attempts.pause_s(turn.id, turn.attempt, base_s=self._timing.backoff_s, asked_s=error.retry_after_s)
         has_time = self._timing.clock() + pause_s < self._deadline_at
-        if turn.attempt < self._timing.attempts_max and has_time:
+        is_spent = not attempts.waits_for_room(error)
+        if has_time and (turn.attempt < self._timing.attempts_max or not is_spent):
             self._log.warning("turn_interrupted", **_cause(generation, error), pause_s=round(pause_s, 3))
-            return _Pause(pause_s)
+            return _Pause(pause_s, is_spent=is_spent)
         is_ours = error.reason in attempts.OURS
         return self._failed(generation, error, attempts.broke_off() if is_ours else error)
 
