@@ -1,5 +1,7 @@
 """Summaries are kept with where they come from, count on their own branch only, and are made by one at a time."""
 
+import asyncio
+import random
 from dataclasses import replace
 
 import pytest
@@ -99,6 +101,40 @@ async def test_a_summary_of_another_branch_is_never_used(store: Store) -> None:
     assert (of_other.summary.id if of_other.summary else "") == shared.id
     assert (of_own.summary.id if of_own.summary else "") == own.id
     assert (of_middle.summary.id if of_middle.summary else "") == shared.id
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_on_any_tree_a_branch_has_the_longest_summary_of_its_own_messages(store: Store, seed: int) -> None:
+    chance = random.Random(seed)
+    conversation = await store.create_conversation(new_conversation())
+    paths: dict[str, list[str]] = {"": []}
+    summaries: dict[str, NewSummary] = {}
+    for _ in range(14):
+        parent_id = chance.choice([each for each in paths if chance.random() < 0.5] or [""])
+        turn = await answered(store, new_turn(conversation.id, parent_id=parent_id))
+        answer_id = turn.assistant_message_id
+        paths[answer_id] = [*paths[parent_id], turn.user_message_id, answer_id]
+        if chance.random() < 0.4:
+            summaries[answer_id] = summary_through(turn, len(paths[answer_id]))
+            assert await kept(store, summaries[answer_id])
+
+    for leaf_id, path in paths.items():
+        if not path:
+            continue
+        standing = await store.standing(ADA, conversation.id, leaf_id=leaf_id)
+        expected = next((summaries[each].id for each in reversed(path) if each in summaries), "")
+        assert (standing.summary.id if standing.summary else "") == expected
+        assert standing.length == len(path)
+
+
+async def test_of_many_who_would_make_a_summary_one_does(store: Store) -> None:
+    (turn,) = await talk(store, turns=1)
+
+    took = await asyncio.gather(
+        *(store.claim_summary(ADA, turn.conversation_id, token=f"t{each}", lease_s=LONG_S) for each in range(10))
+    )
+
+    assert sum(took) == 1
 
 
 async def test_only_one_makes_a_summary_at_a_time(store: Store) -> None:

@@ -7,7 +7,7 @@ import pytest
 from services.conversation.actions import Edit
 from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason, PromptReference
 from services.conversation.history import Branch
-from services.conversation.model import ConversationSettings, Message, Owner, Role, Turn
+from services.conversation.model import ConversationSettings, Message, Owner, Role, Turn, TurnState
 from services.conversation.ports import GenerationStarted, PromptMessage, Purpose
 from services.conversation.recall import Past, Recall
 from services.conversation.store_memory import MemoryStore
@@ -192,3 +192,16 @@ async def test_an_answer_is_asked_for_as_such_and_with_the_prompt_that_the_conve
 
     _, request = rig.inference.requests[-1]
     assert (request.purpose, request.prompt) == (Purpose.ANSWER, reference)
+
+
+async def test_a_prompt_that_is_gone_fails_the_turn_and_says_so() -> None:
+    rig = memory_rig(MemoryStore())
+    rig.inference.refusals = [NotFound.of("prompt")]
+    new = replace(new_conversation(), settings=ConversationSettings(prompt=PromptReference(prompt="gone")))
+    conversation = await rig.store.create_conversation(new)
+
+    (turn,) = await talked(rig, conversation.id, "one")
+
+    failed = await rig.store.turn(ADA, turn.id)
+    assert failed.error is not None
+    assert (failed.state, failed.error.reason) == (TurnState.FAILED, "NOT_FOUND")
