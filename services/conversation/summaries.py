@@ -38,6 +38,8 @@ READ_MAX: Final = 200
 """Messages that one summary covers at most; what is left is the next one's."""
 PAUSE_S: Final = 60.0
 """How long a conversation is left alone after a failure, whichever worker met it."""
+USELESS_PAUSE_S: Final = 3_600.0
+"""The same after a text that was no summary: it was paid for, and the next one may well be no better."""
 SLACK_S: Final = 15.0
 """A claim outlives the call that it is for by this much: for the reads and writes around it."""
 GIVE_UP_S: Final = 0.8
@@ -186,6 +188,9 @@ class Summaries:
                 outcome = Outcome.UNNEEDED
             pause_s = 0.0
             return outcome
+        except UselessError:
+            pause_s = USELESS_PAUSE_S
+            raise
         except asyncio.CancelledError:
             pause_s = 0.0
             raise

@@ -10,7 +10,15 @@ from services.conversation.ports import Purpose
 from services.conversation.recall import Recall
 from services.conversation.store import NewMessage
 from services.conversation.store_memory import MemoryStore
-from services.conversation.summaries import PAUSE_S, Grown, Measure, Outcome, Summaries, UselessError
+from services.conversation.summaries import (
+    PAUSE_S,
+    USELESS_PAUSE_S,
+    Grown,
+    Measure,
+    Outcome,
+    Summaries,
+    UselessError,
+)
 from services.conversation.summary_wording import WORDING_REVISION
 from services.mesh.clock import ManualClock
 from services.mesh.errors import QuotaExhausted, Unavailable
@@ -263,6 +271,20 @@ async def test_what_is_no_summary_is_not_kept(text: str, finish_reason: FinishRe
         await made.summarise()
 
     assert (await made.store.standing(ADA, made.grown.conversation_id, leaf_id=made.grown.leaf_id)).summary is None
+
+
+async def test_after_a_useless_text_which_was_paid_for_there_is_a_longer_pause() -> None:
+    made = await lines(6)
+    made.writer.text = ""
+    with pytest.raises(UselessError):
+        await made.summarise()
+    made.writer.text = "They spoke."
+
+    made.clock.advance(PAUSE_S)
+    assert await made.summarise() is Outcome.CLAIMED
+    made.clock.advance(USELESS_PAUSE_S - PAUSE_S)
+
+    assert await made.summarise() is Outcome.KEPT
 
 
 async def test_a_summary_of_a_conversation_that_was_deleted_meanwhile_is_not_kept() -> None:
