@@ -12,7 +12,7 @@ import httpx
 
 from tests.chaos.client import Client, Seen
 from tests.chaos.history import Notes
-from tests.chaos.provider import MODEL
+from tests.chaos.provider import MODEL, PREFIXED
 
 ORGANIZATIONS: Final = ("alder", "birch", "cedar")
 TURNS_PER_CONVERSATION: Final = 12
@@ -112,7 +112,7 @@ class Load:
         if self._idle and self._chance.random() < 0.9:
             return self._idle.pop(self._chance.randrange(len(self._idle)))
         client = self._chance.choice(self._clients)
-        return Talk(client, await client.conversation(MODEL))
+        return Talk(client, await client.conversation(self._chance.choice((MODEL, PREFIXED))))
 
     async def _watch_too(self, client: Client, seen: Seen) -> None:
         """A second window of the same user."""

@@ -19,6 +19,15 @@ from tests.support.asgi import Receive, Scope, Send, body_of, listening
 from tests.support.provider_double import Fault, ProviderDouble
 
 MODEL: Final = "openai/chaos"
+PREFIXED: Final = "rack/chaos"
+"""The same under another name; it is given the beginning of an answer and writes on."""
+PROVIDERS: Final = """
+[[provider]]
+name = "rack"
+kind = "openai-compatible"
+base_url = "{url}"
+quirks = {{ assistant_prefix = true }}
+"""
 _KEY: Final = re.compile(r"Question (\S+)\.")
 _WORDS: Final = ("Wind", "wave", "Küste", "phare", "灯台", "маяк", "sea🌊", "gull", "🧑‍🚀", "tide", "rope", "night")
 _PIECE_S: Final = (0.15, 0.45)
@@ -83,15 +92,15 @@ class ChaosProvider:
         if not content:  # the caller died while it asked
             return
         body: dict[str, Any] = json.loads(content)  # Any: the vendor's JSON
-        asked, standing = _asked(body["messages"])
+        asked, standing = _asked(body["messages"], is_prefixed=body.get("continue_final_message", False))
         keys = [key for text in asked for key in keys_of(text)]
         number = next(self._numbers)
         pieces = self._going_on(keys[-1], standing) or answer(keys, number % 2 * number)
         self._said.setdefault(keys[-1], []).append(pieces)
         fault = self.illness if self._chance.random() < 0.5 else Fault.NONE
         self._history.add("served", key=keys[-1], number=number, fault=fault.value, text="".join(pieces))
-        left = _left(pieces, standing)
-        double = ProviderDouble(pieces=left, fault=fault, after=self._chance.randrange(len(left)))
+        left = _left(pieces, standing, repeated=0 if body.get("continue_final_message", False) else _REPEATED)
+        double = ProviderDouble(pieces=left, fault=fault, after=self._chance.randrange(max(1, len(left))))
 
         async def slowly(message: Any) -> None:  # Any: as in ASGI
             if message["type"] == "http.response.body":
@@ -106,21 +115,23 @@ class ChaosProvider:
         return next(found, ())
 
 
-def _asked(messages: list[dict[str, Any]]) -> tuple[list[str], str]:  # Any: the vendor's JSON
+def _asked(messages: list[dict[str, Any]], *, is_prefixed: bool) -> tuple[list[str], str]:  # Any: the vendor's JSON
     """What people asked, and the answer that is to be gone on with, as inference shows it after a stream broke off."""
     said = [(message["role"], str(message["content"])) for message in messages]
     standing = ""
-    if len(said) > 1 and said[-2][0] == "assistant" and said[-1][1].startswith(_GO_ON):
+    if is_prefixed:
+        standing = said.pop()[1]
+    elif len(said) > 1 and said[-2][0] == "assistant" and said[-1][1].startswith(_GO_ON):
         standing = said[-2][1]
         said = said[:-2]
     return [text for role, text in said if role == "user"], standing
 
 
-def _left(pieces: tuple[str, ...], standing: str) -> tuple[str, ...]:
-    """What is left to say after `standing`, its last words first, as the model is told."""
+def _left(pieces: tuple[str, ...], standing: str, *, repeated: int) -> tuple[str, ...]:
+    """What is left to say after `standing`, its last words first where the model is told to repeat them."""
     if not standing:
         return pieces
-    left, length = [standing[-_REPEATED:].lstrip()], 0
+    left, length = [standing[-repeated:].lstrip()] if repeated else [], 0
     for piece in pieces:
         left += [piece[max(0, len(standing) - length) :]] if length + len(piece) > len(standing) else []
         length += len(piece)

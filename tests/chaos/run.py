@@ -18,7 +18,7 @@ from tests.chaos.client import Client, Seen
 from tests.chaos.fleet import Fleet, running_fleet
 from tests.chaos.history import History, read
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.provider import MODEL, PROBE, ChaosProvider, running_provider
+from tests.chaos.provider import MODEL, PROBE, PROVIDERS, ChaosProvider, running_provider
 from tests.chaos.revocation import Revoker
 from tests.chaos.schedule import Strike, schedule
 from tests.chaos.stored import Stored, read_stored
@@ -218,9 +218,11 @@ async def arena(options: Options, say: Say) -> AsyncIterator[Arena]:
         provider = await stack.enter_async_context(running_provider(history))
         begun = time.monotonic()
         url = f"http://127.0.0.1:{provider.port}/v1"
+        (place / "providers.toml").write_text(PROVIDERS.format(url=url), encoding="utf-8")
         settings = {
             **SETTINGS,
             "OPENAI_BASE_URL": url,
+            "PARLEY_INFERENCE_PROVIDERS_FILE": str(place / "providers.toml"),
             "PARLEY_INFERENCE_DEFAULT_MODEL": MODEL,
             "CHAOS_QUEUE": options.queue,
         }
