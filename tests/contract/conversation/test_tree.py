@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from services.conversation.model import FinishReason, MessageId, MessageState, Owner, Turn, TurnState
-from services.conversation.store import Claim, Ending, Fold, NewTurn, Store, TurnRef
+from services.conversation.store import Ending, Fold, NewTurn, Store
 from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, another_answer, new_conversation, new_turn
+from tests.support.conversation_turns import claimed
 
 FOLD = Fold(last_sequence=3, text="Notes", citations=(), retrieval=None, usage=None, model="m")
 STOPPED = Ending(TurnState.CANCELLED, FinishReason.CANCELLED)
@@ -18,13 +19,6 @@ async def ended(store: Store, new: NewTurn) -> Turn:
     turn = await store.create_turn(new)
     assert await store.finish((await claimed(store, turn)).hold, FOLD, STOPPED)
     return turn
-
-
-async def claimed(store: Store, turn: Turn) -> Claim:
-    ref = TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
-    claim = await store.claim(ref, lease_s=30.0, epoch="e", spend_attempt=True)
-    assert claim is not None
-    return claim
 
 
 async def branch(store: Store, turn: Turn) -> list[MessageId]:

@@ -20,9 +20,9 @@ from services.conversation.store_memory import MemoryStore
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.errors import NotFound, TurnAlreadyRunning
 from tests.support.conversation import ADA, BOB, new_conversation, new_turn
+from tests.support.conversation_turns import DONE, claimed, ref_of
 
 FOLD = Fold(last_sequence=3, text="Notes", citations=(), retrieval=None, usage=None, model="m")
-DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)
 REPEAT = Repeat(method="CreateTurn", request_id="r1", body_hash=b"one")
 QUEUE, CANCEL, REJECT = OnConflict.QUEUE, OnConflict.CANCEL_RUNNING, OnConflict.REJECT
 
@@ -35,18 +35,8 @@ async def asked(store: Store, conversation_id: str, on_conflict: OnConflict, *, 
     return await store.create_turn(replace(new_turn(conversation_id, deadline_s=deadline_s), on_conflict=on_conflict))
 
 
-def ref_of(turn: Turn) -> TurnRef:
-    return TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
-
-
 async def claim_of(store: Store, turn: Turn, *, lease_s: float = 30.0) -> Claim | None:
     return await store.claim(ref_of(turn), lease_s=lease_s, epoch="e", spend_attempt=True)
-
-
-async def claimed(store: Store, turn: Turn) -> Claim:
-    claim = await claim_of(store, turn)
-    assert claim is not None
-    return claim
 
 
 async def finished(store: Store, turn: Turn) -> None:
