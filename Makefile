@@ -67,6 +67,10 @@ simulate: setup-dev ## Simulate turns under faults on a virtual clock; SEED=7 re
 eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion; DATA=folder of the labelled set
 	@$(RUN) -m services.retrieval.evaluation --data "$(DATA)" $(ARGS)
 
+.PHONY: bench-embedding
+bench-embedding: setup-run ## Encoder calls and processor time per text of 1, 8 and 64 callers, merged and each alone
+	@$(RUN) -m services.retrieval.evaluation.merging $(ARGS)
+
 .PHONY: bench-faults
 bench-faults: setup-dev ## Every fault of a provider beside a healthy one: outcome, gap that a reader sees, upstream calls
 	@$(DEV) -m tests.faults $(ARGS)

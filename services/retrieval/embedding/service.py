@@ -20,8 +20,8 @@ from services.retrieval.embedding.cache import VectorCache
 from services.retrieval.embedding.encoder import Encoder, Vectors
 from services.retrieval.model import Vector
 
-# On a CPU a larger batch is no faster and delays its first text. Two questions together cost two thirds of what they
-# cost alone, sixteen no less than that; long passages cost the same in any company. See `evaluation.merging`.
+# On a CPU a larger batch is no faster and delays its first text. Questions together cost some two thirds of what they
+# cost alone, eight as much as sixteen; long passages cost the same in any company. `make bench-embedding` measures it.
 _BATCH_TOKENS_MAX: Final = 1_024
 _BATCH_TEXTS_MAX: Final = 16
 _PENDING_MAX: Final = 1_024
