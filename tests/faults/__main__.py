@@ -72,7 +72,7 @@ async def _leavings(folder: Path, repeats: int) -> None:
 
 def main() -> None:
     """Exits with 1 when a fault ends otherwise than in the whole answer, or the error that policy asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--repeats", type=int, default=20, help="readers who leave, per phase")
     parser.add_argument("--answers", type=int, default=200, help="during an outage")
     options = parser.parse_args()
