@@ -8,8 +8,8 @@ from typing import Final
 
 import httpx
 
-from tests.load.double import Receive, Scope, Send, body_of
 from tests.load.serving import serve
+from tests.support.asgi import Receive, Scope, Send, body_of
 
 _CONNECTIONS_MAX: Final = 1_024
 

@@ -5,17 +5,12 @@ It costs little itself: what it writes is made once, and it looks at nothing of 
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from tests.load.serving import serve
-
-# Any: the types of ASGI itself.
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from tests.support.asgi import Receive, Scope, Send, body_of
 
 TOKENS_MAX: Final = 256
 INPUT_TOKENS: Final = 180
@@ -58,16 +53,6 @@ class Double:
     async def _wait(self, begun: float, tokens: int) -> None:
         """Until so many tokens are due, so that a late one does not delay the others."""
         await asyncio.sleep(begun + tokens * self._pause_s - asyncio.get_running_loop().time())
-
-
-async def body_of(receive: Receive) -> bytes:
-    """The whole body of a request."""
-    pieces, more = [], True
-    while more:
-        message = await receive()
-        pieces.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return b"".join(pieces)
 
 
 def _piece(number: int) -> str:
