@@ -16,7 +16,9 @@ PARTITIONS: Final = 64
 """Fixed for the life of a deployment: another number would move conversations between partitions."""
 DELIVERIES_MAX: Final = 6
 """Deliveries of a message that nobody acknowledges, before it becomes a dead letter."""
-BACKOFF_S_MAX: Final = 300.0
+BACKOFF_MAX: Final = 2.0
+"""How much longer than the first the pauses of a message become. No more: those who died with it in hand say nothing
+of it, and the turn waits meanwhile; attempts are what a turn that kills its workers runs out of."""
 JITTER: Final = 0.25
 """Share by which a pause may be longer, so that what failed together does not come back together."""
 
@@ -78,7 +80,7 @@ class Queue(Protocol):
     async def redeliver(self, *, count_max: int, idle_s: float) -> list[Delivery]:
         """Takes over messages that were received at least `idle_s` ago and never acknowledged.
 
-        Each delivery doubles that time, see `backoff_s`; after DELIVERIES_MAX of them a message becomes a dead letter.
+        The next one waits longer, see `backoff_s`; after DELIVERIES_MAX of them a message becomes a dead letter.
         """
         ...
 
@@ -114,5 +116,5 @@ def partition_of(conversation_id: str) -> int:
 
 def backoff_s(idle_s: float, deliveries: int, chance: float) -> float:
     """Pause after the n-th delivery (n >= 1) of a message that nobody acknowledged; `chance` is uniform in [0, 1)."""
-    pause_s: float = min(idle_s * 2.0 ** (deliveries - 1), BACKOFF_S_MAX)
+    pause_s: float = idle_s * min(2.0 ** (deliveries - 1), BACKOFF_MAX)
     return pause_s * (1.0 + JITTER * chance)

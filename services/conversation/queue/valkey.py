@@ -10,7 +10,7 @@ from typing import Final
 
 from services.conversation.queue.body import UnreadableError, dead_letter, decode, encode
 from services.conversation.queue.port import (
-    BACKOFF_S_MAX,
+    BACKOFF_MAX,
     DELIVERIES_MAX,
     JITTER,
     PARTITIONS,
@@ -65,11 +65,11 @@ return found
 _REDELIVER: Final = Script("""
 local count, from, group, consumer = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local partitions = tonumber(ARGV[5])
-local idle_ms, pause_ms_max = tonumber(ARGV[6]), tonumber(ARGV[7])
+local idle_ms, backoff_max = tonumber(ARGV[6]), tonumber(ARGV[7])
 local jitter, deliveries_max = tonumber(ARGV[8]), tonumber(ARGV[9])
 local function pause_ms(id, deliveries)
   local chance = tonumber(string.sub(redis.sha1hex(id .. deliveries), 1, 6), 16) / 0x1000000
-  return math.min(idle_ms * 2 ^ (deliveries - 1), pause_ms_max) * (1 + jitter * chance)
+  return idle_ms * math.min(2 ^ (deliveries - 1), backoff_max) * (1 + jitter * chance)
 end
 local found = {}
 for i = 0, partitions - 1 do
@@ -172,7 +172,7 @@ class ValkeyQueue:
 
     async def redeliver(self, *, count_max: int, idle_s: float) -> list[Delivery]:
         """See `Queue.redeliver`."""
-        pace = [int(idle_s * 1_000), int(BACKOFF_S_MAX * 1_000), JITTER, DELIVERIES_MAX]
+        pace = [int(idle_s * 1_000), BACKOFF_MAX, JITTER, DELIVERIES_MAX]
         return await self._take(_REDELIVER, count_max, *pace)
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
