@@ -23,6 +23,7 @@ HANDWRITTEN = {
     "POST /api/v1/auth/session",
     "POST /api/v1/knowledge_bases/{knowledge_base_id}/documents",
     "POST /v1/chat/completions",
+    "POST /v1/embeddings",
 }
 
 
