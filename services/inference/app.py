@@ -11,6 +11,7 @@ import grpc.aio
 
 from parley.inference.v1 import (
     budget_service_pb2_grpc,
+    cache_service_pb2_grpc,
     generation_service_pb2_grpc,
     model_service_pb2_grpc,
     prompt_service_pb2_grpc,
@@ -19,6 +20,12 @@ from parley.inference.v1 import (
 )
 from services.inference import clients
 from services.inference.answering import Answers
+from services.inference.cache.archive import Archive
+from services.inference.cache.cached import CachedAnswers
+from services.inference.cache.entries_valkey import ValkeyEntries
+from services.inference.cache.flights import Flights
+from services.inference.cache.purging import Purging
+from services.inference.cache.semantic import Meanings
 from services.inference.course import Tactics
 from services.inference.embedding import Embeds
 from services.inference.generation import Generator
@@ -44,6 +51,7 @@ from services.inference.routes.source import RoutesError
 from services.inference.routing import Router
 from services.inference.servicers import (
     BudgetServicer,
+    CacheServicer,
     GenerationServicer,
     ModelServicer,
     PromptServicer,
@@ -98,6 +106,15 @@ class Prompts:
         return [Loop("inference_prompts", self.book.listen)]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """What answers need not be made anew from."""
+
+    archive: Archive
+    flights: Flights
+    meanings: Meanings
+
+
 async def serve(settings: ServeSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with AsyncExitStack() as stack:
@@ -108,13 +125,15 @@ async def serve(settings: ServeSettings) -> None:
         money = await open_money(
             settings, database, valkey, stack, allows_unpriced=lambda: shelf.router.book.allows_unpriced
         )
-        prompts = open_prompts(database, valkey, await open_embeds(settings, auth, stack))
+        embeds = await open_embeds(settings, auth, stack)
+        prompts = open_prompts(database, valkey, embeds)
+        cache = await open_cache(valkey, embeds, stack)
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
         standing = [Loop("inference_outages", outages.run), Gauges(tactics.standings).loop()]
         await server.serve(
             settings,
-            servicers=wire_up(settings, shelf.router, tactics, money, prompts),
+            servicers=wire_up(settings, shelf.router, tactics, money, prompts, cache),
             verifier=internal_verifier(AUDIENCE, auth),
             loops=[*shelf.loops(), *standing, *money.loops, *prompts.loops()],
         )
@@ -168,14 +187,21 @@ def open_prompts(database: Database, valkey: Client, embeds: Embeds | None) -> P
     return Prompts(book=book, examples=examples, library=Library(store, book, examples))
 
 
+async def open_cache(valkey: Client, embeds: Embeds | None, stack: AsyncExitStack) -> Cache:
+    """Answers in Valkey; without `embeds` none goes by meaning. Running calls end when `stack` is left."""
+    flights = await stack.enter_async_context(Flights())
+    return Cache(archive=Archive(ValkeyEntries(valkey), SYSTEM_CLOCK), flights=flights, meanings=Meanings(embeds))
+
+
 def wire_up(
     settings: Settings,
     router: Router,
     tactics: Tactics,
     money: Money | None = None,
     prompts: Prompts | None = None,
+    cache: Cache | None = None,
 ) -> list[Register]:
-    """The servicers; without money nobody counts, without prompts there are none to name."""
+    """The servicers; without money nobody counts, without prompts none is named, without a cache no answer is kept."""
     money = money or Money()
     generator = Generator(
         router,
@@ -186,10 +212,14 @@ def wire_up(
     )
     answers: Answers = generator
     kept: list[Register] = []
+    if cache is not None:
+        answers = CachedAnswers(answers, router, cache.archive, cache.flights, cache.meanings)
+        purges = CacheServicer(Purging(cache.archive, router))
+        kept += [lambda grpc_server: cache_service_pb2_grpc.add_CacheServiceServicer_to_server(purges, grpc_server)]
     if prompts is not None:
         answers = PromptAnswers(answers, prompts.book, prompts.examples)
         servicer = PromptServicer(prompts.library, Previews(prompts.book, prompts.examples, router))
-        kept = [lambda grpc_server: prompt_service_pb2_grpc.add_PromptServiceServicer_to_server(servicer, grpc_server)]
+        kept += [lambda grpc_server: prompt_service_pb2_grpc.add_PromptServiceServicer_to_server(servicer, grpc_server)]
     reports = Reports(router, tactics.standings)
     return [
         lambda grpc_server: generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(

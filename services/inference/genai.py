@@ -7,10 +7,11 @@ Nothing of a prompt or an answer is ever told.
 from dataclasses import dataclass
 from typing import Final
 
-from services.inference.model import Answer, Usage
+from services.inference.model import Answer, CacheHit, Usage
 from services.mesh import telemetry
 
 _EVENT: Final = "generation"
+_HIT: Final = "cached_answer"
 _log = telemetry.logger("inference.generation")
 
 
@@ -50,3 +51,18 @@ def tell(history: History, answer: Answer | None, spent: Usage) -> None:
         fields["gen_ai.response.model"] = answer.model
         fields["gen_ai.response.finish_reasons"] = [answer.finish_reason.value]
     _log.info(_EVENT, **fields)
+
+
+def tell_hit(*, asked: str, hit: CacheHit, model: str, seconds: float) -> None:
+    """Writes the line of an answer that was not made for its call: where it came from, and how old it is."""
+    fields: dict[str, object] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": asked,
+        "gen_ai.response.model": model,
+        "cache": hit.kind.value,
+        "age_s": round(hit.age_s, 1),
+        "outcome": "ok",
+        "cost_micros": 0,
+        "duration_ms": round(seconds * 1_000, 1),
+    }
+    _log.info(_HIT, **fields)

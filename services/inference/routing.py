@@ -85,12 +85,14 @@ class Source:
         bounds: its time limits.
         is_listed: the catalogued models are its own; a local server that merely speaks a vendor's format does not serve
             the vendor's models.
+        served_by: whose format it speaks, where and how, as a digest; its keys are not in it.
     """
 
     name: str
     keys: tuple[Key, ...]
     bounds: Bounds = Bounds()
     is_listed: bool = True
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,26 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Caching:
+    """Which answers of a route are kept, and whom they may serve.
+
+    Attributes:
+        exact_s: seconds for which an answer serves the very same request.
+        stale_if_error_s: seconds after those for which it serves when nobody can answer anew.
+        similarity_min: cosine from which another question may mean the same; None for never.
+    """
+
+    exact_s: float = 0.0
+    stale_if_error_s: float = 0.0
+    similarity_min: float | None = None
+
+    @property
+    def keep_s(self) -> float:
+        """How long an answer is of use."""
+        return self.exact_s + self.stale_if_error_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Book:
     """What one reading of the configuration says.
 
@@ -150,6 +172,7 @@ class Book:
         fallback: asked after a plain model when the caller names nothing else.
         aliases: other names of models.
         routes: several targets behind a name.
+        caching: of the routes that have a cache.
         limits: of an attempt where neither provider nor route sets others.
         allows_unpriced: a budget of money lets a model without a price pass.
     """
@@ -160,6 +183,7 @@ class Book:
     fallback: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
+    caching: Mapping[str, Caching] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     allows_unpriced: bool = False
 
@@ -196,6 +220,23 @@ class Book:
         # Efraimidis and Spirakis 2006: sorted by u^(1/w), the first is drawn by weight, then the next of the rest.
         drawn = sorted(route, key=lambda one: (one.order, -(chance() ** (1.0 / one.weight))))
         return [self.target(one.model, one.bounds, takes_prefix=one.takes_prefix) for one in drawn]
+
+    def lineage(self, name: str) -> tuple[str, ...]:
+        """Who answers to a name, in which order, and what they are: the same for as long as the file means the same.
+
+        Time limits and keys are not in it, because answers do not depend on them.
+
+        Raises:
+            ModelUnknown: no configured provider serves it.
+        """
+        choices = self.routes.get(name) or (Choice(model=name, order=0),)
+        found: list[str] = []
+        for choice in choices:
+            target = self.target(choice.model)
+            window = "" if target.card is None else str(target.card.context_tokens)
+            served_by = self.sources[target.name.partition("/")[0]].served_by
+            found += [target.name, str(choice.order), str(choice.weight), window, served_by]
+        return tuple(found)
 
     def check(self) -> None:
         """Refuses a book in which a name leads nowhere.
@@ -260,6 +301,20 @@ class Router:
         # A route says itself who comes after whom.
         others = fallback_models or (() if name in book.routes else book.fallback)
         return list(_first_of_each(target for one in (name, *others) for target in book.targets(one, self._chance)))
+
+    def caching(self, model: str) -> Caching | None:
+        """The cache of the asked route; None for one without, which is the usual case and costs two look-ups."""
+        book = self._book
+        return book.caching.get(model or book.default)
+
+    def lineages(self, model: str, fallback_models: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """Who answers to the asked names: see `Book.lineage`. A name of a model is a name of its own.
+
+        Raises:
+            ModelUnknown: one of them has no configured provider.
+        """
+        book = self._book
+        return tuple((name, *book.lineage(name)) for name in (model or book.default, *fallback_models))
 
     def target(self, name: str) -> Target:
         """One model, or the first of a route; the empty name means the default.

@@ -6,6 +6,8 @@ from dataclasses import replace
 from parley.inference.v1 import (
     budget_service_pb2,
     budget_service_pb2_grpc,
+    cache_service_pb2,
+    cache_service_pb2_grpc,
     generation_service_pb2,
     generation_service_pb2_grpc,
     model_service_pb2,
@@ -19,6 +21,7 @@ from parley.inference.v1 import (
 )
 from services.inference import wire
 from services.inference.answering import Answers
+from services.inference.cache.purging import Purging
 from services.inference.merging import merging
 from services.inference.money.budgets import Budgets
 from services.inference.money.model import UsageQuery
@@ -334,3 +337,21 @@ def _author() -> Payer:
         credential_id=caller.credential_id,
         purpose=Purpose.EMBEDDING,
     )
+
+
+class CacheServicer(cache_service_pb2_grpc.CacheServiceServicer):
+    """Serves parley.inference.v1.CacheService for the caller's organization.
+
+    Args:
+        purging: makes stored answers void.
+    """
+
+    def __init__(self, purging: Purging) -> None:
+        self._purging = purging
+
+    async def PurgeCache(
+        self, request: cache_service_pb2.PurgeCacheRequest, context: RpcContext
+    ) -> cache_service_pb2.PurgeCacheResponse:
+        """See the contract."""
+        await self._purging.purge(principal().organization_id, request.model)
+        return cache_service_pb2.PurgeCacheResponse()

@@ -12,6 +12,7 @@ from services.inference.providers import names
 from services.inference.providers.base import Limits, Provider
 from services.inference.routes.schema import (
     Address,
+    CacheEntry,
     File,
     KeyEntry,
     LimitsEntry,
@@ -20,7 +21,7 @@ from services.inference.routes.schema import (
     RouteEntry,
 )
 from services.inference.routes.source import RoutesError
-from services.inference.routing import Book, Bounds, Choice, Key, Line, Source
+from services.inference.routing import Book, Bounds, Caching, Choice, Key, Line, Source
 
 SECRET_BYTES_MAX: Final = 64 * 1024
 _MILLION: Final = 1_000_000
@@ -80,6 +81,7 @@ def compiled(shipped: File, own: File | None, wishes: Wishes, made: Mapping[str,
         fallback=wishes.fallback or own.fallback,
         aliases=own.aliases,
         routes={route.name: _choices(route, own.aliases) for route in own.route},
+        caching={route.name: _caching(route.cache) for route in own.route if route.cache is not None},
         limits=wishes.limits,
         allows_unpriced=own.unpriced == "allow",
     )
@@ -106,6 +108,14 @@ def _choices(route: RouteEntry, aliases: Mapping[str, str]) -> tuple[Choice, ...
     )
 
 
+def _caching(entry: CacheEntry) -> Caching:
+    return Caching(
+        exact_s=entry.exact_s,
+        stale_if_error_s=entry.stale_if_error_s,
+        similarity_min=None if entry.semantic is None else entry.semantic.similarity_min,
+    )
+
+
 def _source(entry: ProviderEntry, variables: Variables, made: Mapping[str, Line]) -> Source | None:
     """The provider, or None when it is off: it has neither a key nor an address of its own."""
     base_url = variables(entry.base_url.env) if isinstance(entry.base_url, Address) else entry.base_url or ""
@@ -117,12 +127,17 @@ def _source(entry: ProviderEntry, variables: Variables, made: Mapping[str, Line]
         _key(entry, None, "", base_url, made)
     ]
     is_local = entry.kind == "openai" and not secrets
-    return Source(name=entry.name, keys=tuple(keys), bounds=_bounds(entry.limits), is_listed=not is_local)
+    return Source(
+        name=entry.name,
+        keys=tuple(keys),
+        bounds=_bounds(entry.limits),
+        is_listed=not is_local,
+        served_by=_digest(*_adapted(entry, base_url)),
+    )
 
 
 def _key(entry: ProviderEntry, key: KeyEntry | None, secret: str, base_url: str, made: Mapping[str, Line]) -> Key:
-    parts = (entry.name, entry.kind, base_url, entry.quirks.model_dump_json(), secret)
-    made_of = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    made_of = _digest(*_adapted(entry, base_url), secret)
     line = made.get(made_of) or Line(_adapter(entry, secret, base_url), made_of)
     if key is None:
         return Key(id=f"{entry.name}/{_UNNAMED}", line=line)
@@ -134,6 +149,15 @@ def _key(entry: ProviderEntry, key: KeyEntry | None, secret: str, base_url: str,
         requests_per_minute=key.requests_per_minute,
         tokens_per_minute=key.tokens_per_minute,
     )
+
+
+def _adapted(entry: ProviderEntry, base_url: str) -> tuple[str, ...]:
+    """What makes an adapter what it is, but for its key."""
+    return entry.name, entry.kind, base_url, entry.quirks.model_dump_json()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _adapter(entry: ProviderEntry, secret: str, base_url: str) -> Provider:

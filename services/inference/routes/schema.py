@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 TARGETS_MAX: Final = 32
 KEYS_MAX: Final = 64
 ENTRIES_MAX: Final = 1_000
+CACHE_S_MAX: Final = 2_592_000
+"""Thirty days, for each of the two times of a cache."""
+SIMILARITY_MIN: Final = 0.95
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Of a provider, a key, an alias or a route: no slash, so that it is never taken for a model."""
@@ -145,11 +148,46 @@ class TargetEntry(LimitsEntry):
     weight: Annotated[float, Field(gt=0.0, le=1_000.0)] = 1.0
 
 
+class SemanticEntry(_Entry):
+    """Stored answers may serve other questions of the same meaning.
+
+    Attributes:
+        similarity_min: cosine of the questions' vectors from which they may mean the same; docs/caching.md tells how
+            the default was measured.
+    """
+
+    similarity_min: Annotated[float, Field(gt=0.0, le=1.0)] = SIMILARITY_MIN
+
+
+class CacheEntry(_Entry):
+    """Answers of a route are kept, and equal requests that run at the same time share one call; see `routing.Caching`.
+
+    Attributes:
+        exact_s: 0 shares running calls only.
+        semantic: absent, only the very same request is served.
+    """
+
+    exact_s: Annotated[float, Field(ge=0.0, le=CACHE_S_MAX)] = 0.0
+    stale_if_error_s: Annotated[float, Field(ge=0.0, le=CACHE_S_MAX)] = 0.0
+    semantic: SemanticEntry | None = None
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if self.semantic is not None and not self.exact_s:
+            raise ValueError("semantic needs exact_s, for which an answer serves other questions too")
+        return self
+
+
 class RouteEntry(_Entry):
-    """A name that stands for several targets."""
+    """A name that stands for several targets.
+
+    Attributes:
+        cache: absent, nothing is kept and nothing is shared.
+    """
 
     name: Name
     targets: Annotated[tuple[TargetEntry, ...], Field(min_length=1, max_length=TARGETS_MAX)]
+    cache: CacheEntry | None = None
 
 
 _Named: TypeAlias = ProviderEntry | ModelEntry | RouteEntry
