@@ -18,8 +18,8 @@ def test_vectors_of_the_sdk_are_those_of_the_platform(stack: Stack) -> None:
     question, near, far = (one.embedding for one in made.data)
     assert own["encoder"] == made.model
     assert own["dimension"] == len(question) == len(own["embeddings"][0]["values"])
-    # Not to the last bit: weights of eight bits are scaled by all that is encoded together.
-    assert _cosine(question, own["embeddings"][0]["values"]) == pytest.approx(1.0, abs=0.01)
+    # Not to the last bit: what is encoded together may be summed in another order.
+    assert _cosine(question, own["embeddings"][0]["values"]) == pytest.approx(1.0, abs=1e-3)
     assert _cosine(question, near) > _cosine(question, far)
 
 
