@@ -35,8 +35,8 @@ class Work:
         """A request that no other one equals, so that none is answered with the answer of another one."""
         messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": f"Question {number}?"}]
         more = {"stream_options": {"include_usage": True}} if self.is_stream else {}
-        wish = {"model": model, "messages": messages, "max_tokens": self.tokens, "stream": self.is_stream}
-        return orjson.dumps({**wish, **more})
+        wish = {"model": model, "messages": messages, "max_tokens": self.tokens, "store": False}
+        return orjson.dumps({**wish, "stream": self.is_stream, **more})
 
     def check(self, body: bytes) -> None:
         """Asserts that an answer is whole."""
