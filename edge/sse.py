@@ -76,6 +76,10 @@ class EventStream:
         """`cancel` ends the call that feeds the stream."""
         self._cancel = cancel
 
+    def add_headers(self, headers: HeaderList) -> None:
+        """What is known only now; it is too late once the head has been sent."""
+        self._headers = (*self._headers, *headers)
+
     async def write(self, text: bytes, *, events: int = 1) -> None:
         """Send events, after the head; what is given together is sent together."""
         self._touched = monotonic()

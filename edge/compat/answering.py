@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Protocol, TypeVar, cast
 
+from edge.compat.caching import cache_headers
 from edge.compat.generations import Piece, Step
 from edge.http import Exchange, HeaderList
 from edge.sse import EventStream, EventStreams
@@ -56,17 +57,18 @@ async def respond(
     # Both are async generators; leaving one early must end its call at once, not when it is collected.
     async with aclosing(cast("AsyncGenerator[Step[E], None]", steps)):
         if streams is None:
-            await exchange.respond(200, dump(form.whole(await _ending(steps))), headers=headers)
+            ending, cache = await _ending(steps)
+            await exchange.respond(200, dump(form.whole(ending)), headers=(*headers, *cache_headers(cache)))
             return
         with streams.opened(exchange, headers=headers, is_resumable=False) as stream:
             await _stream(stream, steps, form)
             await stream.finish()
 
 
-async def _ending(steps: AsyncIterator[Step[E]]) -> E:
+async def _ending(steps: AsyncIterator[Step[E]]) -> tuple[E, generation_pb2.CacheHit | None]:
     async for step in steps:
         if step.ending is not None:
-            return step.ending
+            return step.ending, step.cache
     raise Unavailable("the answer broke off")
 
 
@@ -92,6 +94,8 @@ async def _write(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[
     async for step in steps:
         if step.context is not None:
             form.begin(step.context)
+        if step.cache is not None:
+            stream.add_headers(cache_headers(step.cache))
         text = form.pieces(step.pieces) if step.pieces else b""
         if step.ending is not None:
             text += form.end(step.ending)

@@ -26,11 +26,13 @@ class Step(Generic[E]):
 
     Attributes:
         context: with the first step of a generation, what the model was given.
+        cache: with the first step or the ending, that the answer was not made for the request.
     """
 
     pieces: Sequence[Piece]
     ending: E | None
     context: generation_pb2.ContextReport | None = None
+    cache: generation_pb2.CacheHit | None = None
 
 
 class Callers(Protocol):
@@ -72,6 +74,7 @@ class Generations(Generic[E]):
                     _merged(response.events),
                     self._end(last.finished.answer) if last.HasField("finished") else None,
                     first.started.context if first.HasField("started") else None,
+                    _hit(first, last),
                 )
 
 
@@ -85,6 +88,15 @@ def refuse_huge(size: int) -> None:
         raise RequestTooLarge(
             f"a prompt may have {REQUEST_BYTES_MAX} bytes", metadata={"limit": str(REQUEST_BYTES_MAX)}
         )
+
+
+def _hit(
+    first: generation_service_pb2.GenerateEvent, last: generation_service_pb2.GenerateEvent
+) -> generation_pb2.CacheHit | None:
+    """What the ending says goes before what the beginning said."""
+    if last.HasField("finished") and last.finished.answer.HasField("cache"):
+        return last.finished.answer.cache
+    return first.started.cache if first.HasField("started") and first.started.HasField("cache") else None
 
 
 def _merged(events: Sequence[generation_service_pb2.GenerateEvent]) -> list[Piece]:

@@ -9,6 +9,7 @@ from edge.compat.answering import respond
 from edge.compat.anthropic.answers import Message
 from edge.compat.anthropic.errors import REQUEST_ID
 from edge.compat.anthropic.requests import Wish, read_wish
+from edge.compat.caching import cache_use
 from edge.compat.generations import Callers, Generations, refuse_huge
 from edge.http import Exchange
 from edge.middleware import ROUTE_KEY
@@ -45,6 +46,7 @@ class CreateMessage:
             prompt=wish.prompt,
             parameters=wish.parameters,
             accepts_restart=not wish.is_stream,  # nobody has seen any of an answer that is sent whole
+            cache=cache_use(exchange),
         )
         request_id = context.request_id()
         form = Message(identity=f"msg_{secrets.token_hex(12)}", model=wish.model_name, request_id=request_id)

@@ -9,6 +9,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from edge.compat.answering import respond
+from edge.compat.caching import cache_use
 from edge.compat.generations import Callers, Generations, Step
 from edge.compat.openai.answers import Completion, Ending
 from edge.compat.openai.requests import Chat, read_chat
@@ -67,6 +68,7 @@ class ChatCompletions:
             prompt=chat.prompt,
             parameters=chat.parameters,
             accepts_restart=not chat.is_stream,  # nobody has seen any of an answer that is sent whole
+            cache=cache_use(exchange),
         )
         form = _form(chat, secrets.token_hex(12), int(time.time()))
         await self._answer(exchange, chat, form, self._generations.steps(request, metadata), ())

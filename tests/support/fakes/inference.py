@@ -22,6 +22,7 @@ class FakeGenerations:
         failure: ends the stream after the first word.
         refusal: is the answer, before anything is said.
         counted: what tokens were counted of; there are always nine.
+        cache: says that answers were not made for their calls.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class FakeGenerations:
         self.counted: list[generation_service_pb2.CountTokensRequest] = []
         self.failure: MeshError | None = None
         self.refusal: MeshError | None = None
+        self.cache: generation_pb2.CacheHit | None = None
 
     async def CountTokens(
         self, request: generation_service_pb2.CountTokensRequest, context: RpcContext
@@ -44,7 +46,8 @@ class FakeGenerations:
             raise self.refusal
         text = request.prompt.messages[-1].text.upper()
         first, _, rest = text.partition(" ")
-        yield _generated(generation_service_pb2.GenerateEvent(started=generation_service_pb2.Started(model="fake/one")))
+        started = generation_service_pb2.Started(model="fake/one", cache=self.cache)
+        yield _generated(generation_service_pb2.GenerateEvent(started=started))
         yield _generated(_text(0, first))
         if self.failure is not None:
             raise self.failure
@@ -53,6 +56,7 @@ class FakeGenerations:
             finish_reason=generation_pb2.FINISH_REASON_LENGTH,
             model="fake/one",
             usage=usage_pb2.Usage(input_tokens=3, output_tokens=2),
+            cache=self.cache,
         )
         end = generation_service_pb2.GenerateEvent(finished=generation_service_pb2.Finished(answer=answer))
         yield _generated(_text(len(first), " " + rest), end)
