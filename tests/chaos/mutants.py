@@ -192,6 +192,13 @@ MUTANTS: Final = (
         "        .where(_turns.organization_id == owner.organization_id, _turns.user_id == owner.user_id)\n    )",
         "    )",
     ),
+    _one(
+        "a model that goes on writes over what stands",
+        "I5",
+        f"{_CONVERSATION}/continuation.py",
+        "        self._matched = self._end = offset",
+        "        self._end = offset",
+    ),
     # Neither edit breaks a promise alone: what is cached is two seconds old at most, and what is revoked is forgotten.
     Mutant(
         "a revoked key is forgotten neither when it is revoked nor by time",
