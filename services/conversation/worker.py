@@ -88,20 +88,26 @@ class Worker:
         self._changed = asyncio.Event()
         self._look = asyncio.Event()
         self._is_draining = False
+        self._left = asyncio.Event()
+        self._left.set()
 
     async def run(self) -> None:
         """Works until drained."""
-        async with (
-            GroupCommit[Batch, bool](self._journal.append, name="conversation_journal") as commit,
-            asyncio.TaskGroup() as group,
-        ):
-            watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
-            await self._take_waiting(group, commit)
-            while self._taken:
-                await self._wait_for_change()
-            await self._leave_paused()
-            for task in (*watches, *self._paused):
-                task.cancel()
+        self._left.clear()
+        try:
+            async with (
+                GroupCommit[Batch, bool](self._journal.append, name="conversation_journal") as commit,
+                asyncio.TaskGroup() as group,
+            ):
+                watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
+                await self._take_waiting(group, commit)
+                while self._taken:
+                    await self._wait_for_change()
+                await self._leave_paused()
+                for task in (*watches, *self._paused):
+                    task.cancel()
+        finally:
+            self._left.set()
 
     async def drain(self) -> None:
         """Takes nothing new; lets turns end for a while, then hands the rest back without spending an attempt."""
@@ -114,8 +120,7 @@ class Worker:
         except TimeoutError:
             for run in self._runs.values():
                 run.interrupt(Interrupt.HAND_BACK)
-        while self._taken:
-            await self._wait_for_change()
+        await self._left.wait()  # what the queue was giving meanwhile is given back
 
     async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
         """Takes what waits; all that a dead worker received comes first, or a backlog would hold it up for ever."""
@@ -132,7 +137,10 @@ class Worker:
                     redeliver_at = now() + idle_s
             else:
                 await self._take(group, commit, self._queue.receive(count_max=free, wait_s=wait_s), free)
-        await self._queue.leave()
+        try:
+            await self._queue.leave()
+        except MeshError as error:  # it notices by itself that nobody receives here any more
+            _log.warning("queue_away", reason=error.reason)
 
     async def _take(
         self,

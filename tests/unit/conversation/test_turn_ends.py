@@ -1,11 +1,13 @@
 """How turns end otherwise than with a whole answer: failed, cancelled, handed back."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from services.conversation.actions import NewQuestion
 from services.conversation.model import FinishReason, MessageState, TurnOverrides, TurnState
+from services.conversation.queue.port import Delivery
 from services.conversation.store_memory import MemoryStore
 from services.conversation.turns import Ask
 from services.mesh.errors import (
@@ -168,6 +170,31 @@ async def test_what_a_drained_worker_hands_back_waits_in_the_queue_before_the_wo
         depth = await rig.queue.depth()
 
     assert depth == 1
+
+
+async def test_what_the_queue_gives_to_a_worker_that_drains_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = memory_rig(MemoryStore())
+    received, told = asyncio.Event(), asyncio.Event()
+    receive = rig.queue.receive
+
+    async def slowly(*, count_max: int, wait_s: float) -> Sequence[Delivery]:
+        found = await receive(count_max=count_max, wait_s=wait_s)
+        if found:
+            received.set()
+            await told.wait()
+        return found
+
+    monkeypatch.setattr(rig.queue, "receive", slowly)
+    async with running(rig) as worker, asyncio.TaskGroup() as group:
+        turn = await rig.ask()
+        await received.wait()
+        draining = group.create_task(worker.drain())
+        await asyncio.sleep(0)
+        told.set()
+        await draining
+        waiting = await receive(count_max=2, wait_s=0.0)
+
+    assert [delivery.ref.turn_id for delivery in waiting] == [turn.id]
 
 
 async def test_a_draining_worker_lets_turns_end_by_themselves() -> None:
