@@ -22,7 +22,7 @@ REQUESTS: Final[Mapping[int, Mapping[Work, int]]] = {
 }
 """How often each is asked in a round, by connections: enough for the 10 ms in which the kernel tells CPU time."""
 IDLE_S: Final = 4.0
-_WARM_UP: Final = 8
+_WARM_UP: Final = 3
 
 _log = logging.getLogger(__name__)
 
