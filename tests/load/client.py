@@ -108,6 +108,6 @@ def _length(head: bytes) -> int:
 def _texts(body: bytes) -> Iterator[str]:
     for event in body.split(b"\n\n"):
         data = event.removeprefix(b"data: ")
-        if data != event and data != b"[DONE]":  # a comment keeps the connection alive until a late first word
+        if data not in {event, b"[DONE]"}:  # a comment keeps the connection alive until a late first word
             for choice in orjson.loads(data)["choices"]:
                 yield choice["delta"].get("content") or ""
