@@ -71,6 +71,10 @@ eval-retrieval: setup-run ## Measure search with the shipped encoder and fusion;
 bench-embedding: setup-run ## Encoder calls and processor time per text of 1, 8 and 64 callers, merged and each alone
 	@$(RUN) -m services.retrieval.evaluation.merging $(ARGS)
 
+.PHONY: eval-cache
+eval-cache: setup-dev ## Measure how often the cache takes two questions for one, by threshold; DATA=folder of the labelled set
+	@$(DEV) -m tests.meanings --data "$(DATA)" $(ARGS)
+
 .PHONY: bench-faults
 bench-faults: setup-dev ## Every fault of a provider beside a healthy one: outcome, gap that a reader sees, upstream calls
 	@$(DEV) -m tests.faults $(ARGS)

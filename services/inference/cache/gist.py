@@ -3,7 +3,7 @@
 Vectors of a small encoder do not tell "increase" from "decrease" or "did" from "did not": questions that were written
 to be mistaken for one another lie closer together than most paraphrases do (docs/caching.md has the figures). So
 vectors only choose among questions that agree in all that carries content; words that merely make a sentence may
-differ. The lists are English. In other languages nothing is taken for such a word, so that less agrees, never more.
+differ. The lists are English. What shows no English word has to agree to the letter.
 """
 
 import re
@@ -20,6 +20,11 @@ _NEUTRAL: Final = frozenset({
     "in", "on", "at", "by", "with", "about", "as", "be", "been", "being", "is", "are", "am", "do", "does", "can",
     "could", "would", "may", "might", "get", "go", "have", "has", "way", "ways", "possible", "able", "exactly",
     "actually", "called", "named", "name", "happen", "happens", "mean", "means", "to",
+})  # fmt: skip
+# No language with the same letters that is asked much has these words.
+_ENGLISH: Final = frozenset({
+    "the", "what", "how", "why", "who", "whose", "which", "where", "when", "there", "it", "does", "did", "could",
+    "should", "would", "your", "you", "my", "have", "has", "had", "with", "from", "please", "this", "that", "i",
 })  # fmt: skip
 _PAST: Final = frozenset({"was", "were", "did", "had", "formerly", "used", "previously"})
 _FUTURE: Final = frozenset({"will", "shall", "going"})
@@ -83,8 +88,10 @@ def gist(question: str) -> Gist:
     exact: list[str] = []
     marks: set[str] = set()
     is_directed = False
-    for index, match in enumerate(_WORD.finditer(question.replace("’", "'"))):
-        written = match.group()
+    said = _WORD.findall(question.replace("’", "'"))
+    if not any(_plain(written.lower())[0] in _ENGLISH for written in said):
+        return Gist((), tuple(written.lower() for written in said), frozenset(), is_directed=True)
+    for index, written in enumerate(said):
         word, mark = _plain(written.lower())
         if mark:
             marks.add(mark)
@@ -92,11 +99,18 @@ def gist(question: str) -> Gist:
         marks |= _marks(word)
         if word in _FIGURES or not _is_word(word):
             exact.append(_FIGURES.get(word, word.replace(",", "")))
-        elif index and written[0].isupper() and word not in _ASKED and word not in _NEUTRAL:
+        elif index and _is_name(written, word):
             exact.append(word)
         elif _carries(word):
             content.append(word if "-" in word else stem(word))
     return Gist(tuple(content), tuple(exact), frozenset(marks), is_directed)
+
+
+def _is_name(written: str, word: str) -> bool:
+    """Written large within a sentence; a letter by itself is one too, but for the word of the first person."""
+    if len(written) == 1:
+        return written.isupper() and written != "I"
+    return written[0].isupper() and word not in _ASKED and word not in _NEUTRAL
 
 
 def _is_word(word: str) -> bool:

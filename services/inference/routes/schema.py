@@ -10,7 +10,7 @@ KEYS_MAX: Final = 64
 ENTRIES_MAX: Final = 1_000
 CACHE_S_MAX: Final = 2_592_000
 """Thirty days, for each of the two times of a cache."""
-SIMILARITY_MIN: Final = 0.95
+SIMILARITY_MIN: Final = 0.9
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 """Of a provider, a key, an alias or a route: no slash, so that it is never taken for a model."""
