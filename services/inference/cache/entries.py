@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-NEIGHBOURS_MAX: Final = 128
-"""Questions of a scope that are compared with a new one; the newest ones. Comparing as many takes 2 ms."""
+NEIGHBOURS_MAX: Final = 64
+"""Questions of a scope that are compared with a new one; the newest ones. To read and compare as many takes 2 ms."""
 EPOCHS_MAX: Final = 1_000
 """Names of an organization that were made void one by one; beyond, all of it is made void."""
 KEEP_EPOCHS_S: Final = 90 * 24 * 3600

@@ -24,7 +24,7 @@ Lineages = tuple[tuple[str, ...], ...]
 
 
 def exact_name(organization_id: str, lineages: Lineages, wish: Generation) -> str:
-    """The name of a wish; takes some 5 µs and 3 ns for each byte of the prompt."""
+    """The name of a wish; takes some 30 µs, and 2 ms for each megabyte of the prompt."""
     return _named("exact", organization_id, lineages, wish)
 
 
