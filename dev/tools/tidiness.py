@@ -8,9 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# A file that passes this holds two nouns. Tests may be longer: a table of cases does not split well.
+# A file that passes this holds two nouns.
 LINES_MAX = 400
-TEST_LINES_MAX = 600
 
 _HAND_WRITTEN = {".py", ".js", ".css", ".html", ".proto", ".sh", ".md", ".toml", ".yaml", ".yml", ".sql"}
 _SUPPRESSION = re.compile(r"#\s*(?:noqa(?!:)|type:\s*ignore(?!\[))")
@@ -30,13 +29,12 @@ def tracked_files(root: Path) -> list[Path]:
 
 
 def too_long(root: Path, files: list[Path]) -> Iterator[str]:
-    """Name each file with more lines than its kind may have."""
+    """Name each file with more lines than a file may have."""
     for path in files:
         name = path.relative_to(root)
-        limit = TEST_LINES_MAX if name.parts[0] == "tests" else LINES_MAX
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines > limit:
-            yield f"{name}: {lines} lines, at most {limit}: split it by noun"
+        if lines > LINES_MAX:
+            yield f"{name}: {lines} lines, at most {LINES_MAX}: split it by noun"
 
 
 def unexplained(root: Path, files: list[Path]) -> Iterator[str]:

@@ -6,6 +6,7 @@ A message that has ended never changes: whatever revises one becomes its sibling
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias, assert_never
 
+from services.conversation.bounds import check_text
 from services.conversation.model import (
     TEXT_LENGTH_MAX,
     FinishReason,
@@ -14,7 +15,6 @@ from services.conversation.model import (
     MessageState,
     Owner,
     Role,
-    check_text,
 )
 from services.mesh.errors import NotFound, invalid_field
 

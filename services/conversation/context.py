@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from services.conversation.bounds import check_text
 from services.mesh.errors import invalid_field
 
 PROMPT_NAME_LENGTH_MAX: Final = 200
@@ -78,18 +79,12 @@ class PromptReference:
     variables: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        _check("prompt.prompt", self.prompt, PROMPT_NAME_LENGTH_MAX, length_min=1)
-        _check("prompt.alias", self.alias, PROMPT_NAME_LENGTH_MAX)
+        check_text("prompt.prompt", self.prompt, PROMPT_NAME_LENGTH_MAX, length_min=1)
+        check_text("prompt.alias", self.alias, PROMPT_NAME_LENGTH_MAX)
         if not 0 <= self.revision <= REVISION_MAX:
             raise invalid_field("prompt.revision", "1 or more")
         if len(self.variables) > VARIABLES_MAX:
             raise invalid_field("prompt.variables", f"at most {VARIABLES_MAX} variables")
         for name, value in self.variables:
-            _check("prompt.variables", name, PROMPT_NAME_LENGTH_MAX, length_min=1)
-            _check(f"prompt.variables[{name!r}]", value, VARIABLE_LENGTH_MAX)
-
-
-def _check(field: str, text: str, length_max: int, *, length_min: int = 0) -> None:
-    """As `model.check_text`, which stands above this module."""
-    if not length_min <= len(text) <= length_max or "\0" in text:
-        raise invalid_field(field, f"{length_min} to {length_max} characters, none of them NUL")
+            check_text("prompt.variables", name, PROMPT_NAME_LENGTH_MAX, length_min=1)
+            check_text(f"prompt.variables[{name!r}]", value, VARIABLE_LENGTH_MAX)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from services.conversation.bounds import check_text
 from services.conversation.context import PromptReference
 from services.conversation.history import History
 from services.conversation.journal.port import Journal
@@ -22,7 +23,6 @@ from services.conversation.model import (
     Rating,
     Repeat,
     Role,
-    check_text,
     title_of,
 )
 from services.conversation.references import References

@@ -10,6 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NewType
 
+from services.conversation.bounds import check_text
 from services.conversation.context import ContextReport, PromptReference
 from services.mesh.errors import invalid_field
 
@@ -368,18 +369,6 @@ class Feedback:
     rating: Rating
     comment: str
     update_time: datetime
-
-
-def check_text(field: str, text: str, length_max: int, *, length_min: int = 0) -> None:
-    """Refuses text that is too short, too long, or that PostgreSQL cannot store.
-
-    Raises:
-        InvalidArgument: naming `field`.
-    """
-    if not length_min <= len(text) <= length_max:
-        raise invalid_field(field, f"{length_min} to {length_max} characters")
-    if "\0" in text:
-        raise invalid_field(field, "no NUL character")
 
 
 def title_of(question: str) -> str:

@@ -23,8 +23,6 @@ from services.conversation.store_postgres.statements import folded, from_now, ha
 from services.conversation.store_postgres.turns import is_active
 from services.mesh.database import Conflict, Database, ReadWrite
 
-_conversations: Final = tables.conversations.c
-_messages: Final = tables.messages.c
 _turns: Final = tables.turns.c
 _outbox: Final = tables.outbox.c
 

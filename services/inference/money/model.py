@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 from services.inference.money.purse import Payer, Purpose
 from services.mesh.errors import invalid_field
 
-NANOS_PER_MICRO: Final = 1_000
 LIMIT_MAX: Final = 10**15
 """A million dollars in nanos, or as many tokens; sums of many years of it fit into 63 bits."""
 BUDGETS_MAX: Final = 1_000

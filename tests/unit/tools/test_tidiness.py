@@ -32,12 +32,11 @@ def test_generated_files_are_not_measured() -> None:
     assert not [path for path in tidiness.tracked_files(tidiness.ROOT) if "generated" in path.parts]
 
 
-def test_the_limit_of_lines_is_inclusive_and_wider_for_tests(tmp_path: Path) -> None:
+def test_the_limit_of_lines_is_inclusive(tmp_path: Path) -> None:
     files = [
         write(tmp_path, "services/good.py", "x\n" * tidiness.LINES_MAX),
         write(tmp_path, "services/bad.py", "x\n" * (tidiness.LINES_MAX + 1)),
-        write(tmp_path, "tests/good.py", "x\n" * tidiness.TEST_LINES_MAX),
-        write(tmp_path, "tests/bad.py", "x\n" * (tidiness.TEST_LINES_MAX + 1)),
+        write(tmp_path, "tests/bad.py", "x\n" * (tidiness.LINES_MAX + 1)),
     ]
     found = list(tidiness.too_long(tmp_path, files))
     assert [line.partition(":")[0] for line in found] == ["services/bad.py", "tests/bad.py"]
