@@ -7,15 +7,11 @@ import pytest
 
 from tests.support.rest import Rest, Watcher
 from tests.support.stack import Stack
-from tests.support.tenants import registered_tenant
+from tests.support.tenants import ANSWERS_MAX, LONG, registered_tenant
 from tests.support.waiting import wait_until
 
 NOT_FOUND: Final = 404
 MODEL: Final = "scripted/quick"
-LONG: Final = "word " * 6_000
-"""About 7,500 tokens: more than a history has without a summary."""
-TURNS_MAX: Final = 100
-"""Answers that may go by before the summary is there."""
 Json = Mapping[str, Any]  # Any: JSON of whatever the contract says.
 
 
@@ -41,7 +37,7 @@ def test_a_long_conversation_goes_on_with_a_summary_and_its_prompt(rest: Rest) -
     conversation = rest.post("/api/v1/conversations", {"model": MODEL, "prompt": {"prompt": "greeter"}})
 
     answer = answered(rest, conversation["id"], LONG)
-    for number in range(TURNS_MAX):
+    for number in range(ANSWERS_MAX):
         if answer["context"]["summary_id"]:
             break
         answer = answered(rest, conversation["id"], f"And {number}?")

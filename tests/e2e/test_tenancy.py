@@ -4,7 +4,7 @@ Nothing here lists methods: the contracts do. A new RPC is tested from the day i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import grpc
@@ -17,7 +17,7 @@ from services.mesh import ids, policy
 from tests.support import contracts
 from tests.support.rest import Rest
 from tests.support.stack import Stack
-from tests.support.tenants import Tenant, registered_tenant
+from tests.support.tenants import Tenant, registered_tenant, summary
 
 TIMEOUT_S: Final = 20.0
 PREFIXES: Final = {
@@ -28,6 +28,8 @@ PREFIXES: Final = {
     "leaf_message_id": "msg",
     "message_id": "msg",
     "parent_id": "msg",
+    "prompt": "prm",
+    "summary_id": "sum",
     "turn_id": "turn",
     "user_id": "usr",
 }
@@ -46,7 +48,9 @@ class Outcome:
 def owner(stack: Stack) -> Iterator[Tenant]:
     """The organization whose resources are asked for."""
     with registered_tenant(stack, "owner") as tenant:
-        yield tenant
+        with Rest(tenant.url, tenant.api_key) as rest:
+            ids = {**tenant.ids, "summary_id": summary(rest)}
+        yield replace(tenant, ids=ids)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,8 @@ def test_rest_gives_the_same_problem_for_foreign_and_random_ids(owner: Tenant, s
         "document_id": "/api/v1/documents/{}",
         "user_id": "/api/v1/users/{}",
         "api_key_id": "/api/v1/api_keys/{}",
+        "prompt": "/api/v1/prompts/{}",
+        "summary_id": "/api/v1/summaries/{}",
     }
     with Rest(stranger.url, stranger.api_key) as rest:
         for name, path in paths.items():

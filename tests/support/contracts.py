@@ -34,10 +34,17 @@ _FILLERS: Final[Mapping[str, Any]] = {
     "password": "correct horse battery",
     "new_password": "correct horse battery",
     "current_password": "correct horse battery",
-    "prompt": {"messages": [{"role": "ROLE_USER", "text": "Who?"}]},
+    "content": {"template": "Be kind."},
+    "alias": "production",
+    "revision": 1,
     "model": "extractive",
     "follow": False,
 }
+
+_MESSAGES: Final[Mapping[str, Any]] = {
+    "parley.inference.v1.Prompt": {"messages": [{"role": "ROLE_USER", "text": "Who?"}]},
+}
+"""What messages need to hold, by their type, wherever they stand."""
 
 
 @cache
@@ -90,7 +97,7 @@ def _message(field: FieldDescriptor) -> Descriptor:
 
 
 def _names_resource(field: FieldDescriptor) -> bool:
-    return field.name.endswith("_id") and field.name not in {"request_id", "part_id"}
+    return field.name == "prompt" or (field.name.endswith("_id") and field.name not in {"request_id", "part_id"})
 
 
 def _is_nested(field: FieldDescriptor) -> bool:
@@ -117,17 +124,24 @@ def _is_resource(field: FieldDescriptor) -> bool:
 def _fill(descriptor: Descriptor, ids: Mapping[str, str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for field in descriptor.fields:
-        optional = field.has_presence and field.type == FieldDescriptor.TYPE_STRING
+        is_text = field.type == FieldDescriptor.TYPE_STRING
         if field.name == "request_id":
             tree[field.name] = f"test-{next(_numbers)}"
-        elif field.name in ids and not optional:
+        elif field.name in ids and is_text and not field.has_presence:
             tree[field.name] = ids[field.name]
         elif field.type == FieldDescriptor.TYPE_MESSAGE and _is_resource(field) and not field.is_repeated:
             names = {"display_name", "title"} & set(_message(field).fields_by_name)
             tree[field.name] = {name: _FILLERS[name] for name in names}
-        elif field.name in _FILLERS:
+        elif field.type == FieldDescriptor.TYPE_MESSAGE and _message(field).full_name in _MESSAGES:
+            tree[field.name] = _MESSAGES[_message(field).full_name]
+        elif field.name in _FILLERS and not _has_other(tree, field):
             tree[field.name] = _FILLERS[field.name]
     return tree
+
+
+def _has_other(tree: Mapping[str, Any], field: FieldDescriptor) -> bool:
+    """Whether one of several fields, of which one may be set, is set already."""
+    return field.containing_oneof is not None and any(each.name in tree for each in field.containing_oneof.fields)
 
 
 def _plant(tree: dict[str, Any], descriptor: Descriptor, path: Path, value: str) -> None:
@@ -140,6 +154,6 @@ def _plant(tree: dict[str, Any], descriptor: Descriptor, path: Path, value: str)
         tree[name] = dict(tree.get(name) or {})
         tree, descriptor = tree[name], _message(field)
         for key, filler in _FILLERS.items():
-            if key in descriptor.fields_by_name:
+            if key in descriptor.fields_by_name and not _has_other(tree, descriptor.fields_by_name[key]):
                 tree.setdefault(key, filler)
     tree[path[-1]] = value

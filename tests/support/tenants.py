@@ -22,6 +22,11 @@ FACTS: Final = (
 )
 QUESTION: Final = "Who built the lighthouse of Skerry?"
 
+LONG: Final = "word " * 6_000
+"""About 7,500 tokens: more than a history has without a summary."""
+ANSWERS_MAX: Final = 100
+"""Answers that may go by before the summary is there: it is made behind them."""
+
 TIMEOUT_S: Final = 10.0
 
 _numbers: Final = count(1)
@@ -75,12 +80,25 @@ def knowledge_base(rest: Rest, name: str) -> tuple[str, str]:
     return base["id"], document["id"]
 
 
+def summary(rest: Rest) -> str:
+    """The id of a summary of a conversation that is too long for its models."""
+    conversation = rest.post("/api/v1/conversations", {"model": "scripted/quick"})
+    for number in range(ANSWERS_MAX):
+        message = rest.ask(conversation["id"], f"{number}? {'' if number else LONG}").message
+        assert message is not None
+        if message["context"]["summary_id"]:
+            return str(message["context"]["summary_id"])
+    raise AssertionError("no summary was made")
+
+
 def _resources(rest: Rest, name: str) -> dict[str, str]:
     base_id, document_id = knowledge_base(rest, f"{name}'s")
     conversation = rest.post("/api/v1/conversations", {"title": f"{name}'s", "knowledge_base_id": base_id})
     message = rest.ask(conversation["id"], QUESTION).message
     assert message is not None
+    prompt = rest.post("/api/v1/prompts", {"name": "greeter", "content": {"template": "Greet people."}})
     return {
+        "prompt": prompt["id"],
         "knowledge_base_id": base_id,
         "document_id": document_id,
         "conversation_id": conversation["id"],
