@@ -85,7 +85,7 @@ async def test_workload_works_for_an_absent_user(auth: Auth) -> None:
         audiences=["inference"],
     )
     response = await auth.tokens.ExchangeToken(request, timeout=TIMEOUT_S)
-    assert list(response.scopes) == ["inference:generate", "knowledge:read", "models:read"]
+    assert list(response.scopes) == ["inference:generate", "knowledge:read", "models:read", "prompts:read"]
 
 
 async def test_scopes_of_the_contract_are_enforced(auth: Auth) -> None:
