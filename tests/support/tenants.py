@@ -96,7 +96,7 @@ def _resources(rest: Rest, name: str) -> dict[str, str]:
     conversation = rest.post("/api/v1/conversations", {"title": f"{name}'s", "knowledge_base_id": base_id})
     message = rest.ask(conversation["id"], QUESTION).message
     assert message is not None
-    prompt = rest.post("/api/v1/prompts", {"name": "greeter", "content": {"template": "Greet people."}})
+    prompt = rest.post("/api/v1/prompts", {"name": "keeper", "content": {"template": "Be kind."}})
     return {
         "prompt": prompt["id"],
         "knowledge_base_id": base_id,
