@@ -4,7 +4,7 @@ The chain of interceptors fills a `Call` per RPC; a contextvar carries it, so us
 Remaining time is in `deadline.py`, the request id in `context.py`: both exist outside of RPCs too.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
@@ -38,6 +38,7 @@ class Call:
         code: name of the gRPC code that the call ended with.
         reason: the error reason, for the log; empty on success.
         messages_sent: number of response messages.
+        requests: what a client sends that streams; None where it sends one message.
     """
 
     method: str
@@ -53,6 +54,7 @@ class Call:
     code: str = "OK"
     reason: str = ""
     messages_sent: int = 0
+    requests: AsyncIterator[object] | None = None
 
     @property
     def is_infrastructure(self) -> bool:

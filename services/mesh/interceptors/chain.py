@@ -122,7 +122,9 @@ class Chain(grpc.aio.ServerInterceptor):
                 response = await behaviour(request, context)
                 call.messages_sent = 1
 
-            await self._answer(_call(method, policy, context, handle, is_stream=False))
+            call = _call(method, policy, context, handle, is_stream=False)
+            call.requests = request if handler.request_streaming else None
+            await self._answer(call)
             return response
 
         async def stream(request: Any, context: RpcContext) -> None:  # Any: see _Behaviour

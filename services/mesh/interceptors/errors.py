@@ -4,6 +4,8 @@ A security control: grpc.aio sends the text of an unhandled exception to the cli
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
 import grpc
@@ -15,6 +17,9 @@ from services.mesh.rpc import Call, Proceed
 from services.mesh.status import public, to_wire
 
 _log = telemetry.logger("mesh.errors")
+READ_OUT_S_MAX: Final = 5.0
+EARLY_S_MAX: Final = 0.05
+"""How long before its time by our clock a client may hang up whose time has passed by its own."""
 _NAME_BY_NUMBER: Final = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -29,7 +34,8 @@ class ErrorStage:
         except asyncio.CancelledError:
             # The client left, its deadline passed, or the server stops: gRPC has its own status for each.
             remaining_s = call.client_remaining_s()
-            call.code = "DEADLINE_EXCEEDED" if remaining_s is not None and remaining_s <= 0 else "CANCELLED"
+            is_late = remaining_s is not None and remaining_s <= EARLY_S_MAX
+            call.code = "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
             call.reason = call.code
             raise
         except grpc.aio.AbortError:
@@ -47,7 +53,20 @@ class ErrorStage:
             _log.warning("rpc_failed", method=call.method, reason=shown.reason, error=repr(error))
         elif error.__cause__ is not None:
             _log.warning("rpc_failed", method=call.method, reason=shown.reason, cause=repr(error.__cause__))
+        if call.requests is not None:
+            await _read_out(call.requests)
         await call.context.abort_with_status(to_wire(shown))
+
+
+async def _read_out(requests: AsyncIterator[object]) -> None:
+    """Takes what the client still sends, for a while.
+
+    To gRPC's client a send that meets a status is an error of its own: it reports INTERNAL, and the status is lost.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(READ_OUT_S_MAX):
+            async for _ in requests:
+                pass
 
 
 def _code_of(call: Call) -> str:
