@@ -17,9 +17,6 @@ from tests.chaos.provider import MODEL, PREFIXED
 ORGANIZATIONS: Final = ("alder", "birch", "cedar")
 TURNS_PER_CONVERSATION: Final = 12
 """A new conversation begins after as many: long enough to need its history, short enough for any prompt."""
-RUNNING_MAX: Final = 140
-"""Seven seconds of questions. What is open when the faults end has to be answered within the time of recovery, beside
-as many new questions, by two cores that have little to spare."""
 _PASSWORD: Final = "correct horse battery staple"
 _SECOND_WATCHER, _REPEAT, _PEEK, _CANCEL, _EDIT = 0.08, 0.08, 0.05, 0.03, 0.1
 
@@ -55,7 +52,7 @@ class Load:
     """
 
     def __init__(
-        self, clients: Sequence[Client], history: Notes, *, seed: int, rate: float, running_max: int = RUNNING_MAX
+        self, clients: Sequence[Client], history: Notes, *, seed: int, rate: float, running_max: int = 200
     ) -> None:
         self._clients = clients
         self._history = history
