@@ -207,6 +207,18 @@ class Revision(RevisionHead):
 
     content: Content
 
+    @classmethod
+    def of(cls, prompt: NamedPrompt, draft: Draft) -> "Revision":
+        """The newest revision of `prompt`, made from `draft`."""
+        return cls(
+            prompt_id=prompt.id,
+            number=prompt.latest_revision,
+            content=draft.content,
+            author_id=draft.author_id,
+            created_at=draft.at,
+            note=draft.note,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Repeat:

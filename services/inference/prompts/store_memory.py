@@ -116,14 +116,7 @@ class MemoryPrompts:
         return known[1]
 
     def _add(self, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> Revision:
-        revision = Revision(
-            prompt_id=prompt.id,
-            number=prompt.latest_revision,
-            content=draft.content,
-            author_id=draft.author_id,
-            created_at=draft.at,
-            note=draft.note,
-        )
+        revision = Revision.of(prompt, draft)
         self._revisions[prompt.organization_id, prompt.id].append(revision)
         if repeat is not None:
             key = (prompt.organization_id, draft.author_id, repeat.request_id)

@@ -205,14 +205,7 @@ async def _made(read: ReadOnly, organization_id: str, draft: Draft, repeat: Repe
 
 async def _add(write: ReadWrite, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> Revision:
     """Keeps the newest revision of a prompt."""
-    revision = Revision(
-        prompt_id=prompt.id,
-        number=prompt.latest_revision,
-        content=draft.content,
-        author_id=draft.author_id,
-        created_at=draft.at,
-        note=draft.note,
-    )
+    revision = Revision.of(prompt, draft)
     await write.execute(
         insert(PROMPT_REVISIONS).values(
             organization_id=prompt.organization_id,
