@@ -163,6 +163,7 @@ class InferenceClient:
     """
 
     def __init__(self, channel: grpc.aio.Channel, tokens: WorkloadTokens, *, silence_s_max: float) -> None:
+        self._channel = channel
         self._stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
         self._tokens = tokens
         self._silence_s_max = silence_s_max
@@ -177,6 +178,10 @@ class InferenceClient:
         call = self._stub.StreamGenerate(_request(request), metadata=metadata)
         async with streaming(call) as responses:
             yield _bounded(responses, self._silence_s_max)
+
+    def is_away(self) -> bool:
+        """See `Inference.is_away`."""
+        return self._channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     async def write(self, owner: Owner, request: GenerationRequest, *, time_s: float) -> WholeText:
         """See `Writer.write`."""

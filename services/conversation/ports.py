@@ -226,6 +226,10 @@ class Inference(Protocol):
         """
         ...
 
+    def is_away(self) -> bool:
+        """Whether no process of it can be reached now, as far as is known here without asking."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeText:

@@ -23,6 +23,8 @@ from services.mesh.groupcommit import GroupCommit
 RECEIVE_WAIT_S: Final = 1.0
 """How long one look into the queue waits; the longest that a shutdown waits for it."""
 RETRY_S: Final = 0.5
+AWAY_LOOK_S: Final = 0.1
+"""How often a worker looks whether inference is back; its channel looks for it by itself."""
 PAUSED_MAX: Final = 10_000
 """Turns that pause between two attempts and that this worker will publish; more of them are left to the reaper."""
 
@@ -131,6 +133,8 @@ class Worker:
             free = self._pace.concurrency - self._taken
             if free <= 0:
                 await self._wait_for_change()
+            elif self._sources.inference.is_away():
+                await self._wait_for_inference()
             elif now() >= redeliver_at:
                 found = await self._take(group, commit, self._queue.redeliver(count_max=free, idle_s=idle_s), free)
                 if found < free:
@@ -141,6 +145,20 @@ class Worker:
             await self._queue.leave()
         except MeshError as error:  # it notices by itself that nobody receives here any more
             _log.warning("queue_away", reason=error.reason)
+
+    async def _wait_for_inference(self) -> None:
+        """Takes nothing while nobody would write.
+
+        Turns keep their attempts for as long as inference is away, a worker that reaches it may have them, and what it
+        needs to come back is not spent on taking turns over.
+        """
+        _log.warning("inference_away")
+        while self._sources.inference.is_away() and not self._is_draining:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(AWAY_LOOK_S):
+                    await self._wait_for_change()
+        if not self._is_draining:
+            _log.info("inference_back")
 
     async def _take(
         self,

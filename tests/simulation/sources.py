@@ -90,6 +90,9 @@ class Model:
         words = self._answer(question, goes_on=goes_on)
         yield self._steps(question, given, _after(words, given), has_passages=bool(request.passages))
 
+    def is_away(self) -> bool:
+        return False
+
     async def _steps(
         self, question: str, given: str, words: list[str], *, has_passages: bool
     ) -> AsyncIterator[Sequence[Generated]]:

@@ -20,7 +20,7 @@ from services.conversation.ports import (
     Question,
     WholeText,
 )
-from services.mesh.errors import MeshError, NotFound
+from services.mesh.errors import MeshError, NotFound, Unavailable
 
 DOCUMENT = "Preamble. Ada Lovelace wrote notes. The end."
 PASSAGE = Passage(
@@ -66,6 +66,8 @@ class FakeInference:
         gate: awaited before the n-th word of each answer, and with the number of words before the end; a test stops
             or fails the answer here.
         refusals: what is raised instead of an answer, first one first.
+        away: whether none of its processes can be reached.
+        looks: how often somebody wanted to know that.
         starts: how many answers were begun.
         open: how many answers are being read now.
     """
@@ -79,6 +81,8 @@ class FakeInference:
     started: GenerationStarted = STARTED
     finished: GenerationFinished = FINISHED
     refusals: list[MeshError] = field(default_factory=list)
+    away: bool = False
+    looks: int = 0
     starts: int = 0
     open: int = 0
     requests: list[tuple[Owner, GenerationRequest]] = field(default_factory=list)
@@ -95,7 +99,13 @@ class FakeInference:
         finally:
             self.open -= 1
 
+    def is_away(self) -> bool:
+        self.looks += 1
+        return self.away
+
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[Sequence[Generated]]:
+        if self.away:
+            raise Unavailable
         if self.refusals:
             raise self.refusals.pop(0)
         given = len(request.continue_from) if self.takes_prefix else 0

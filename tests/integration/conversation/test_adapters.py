@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
+import grpc.aio
 import pytest
 
 from dev.valkey import Server
@@ -34,8 +35,9 @@ from services.mesh.tokens import WorkloadTokens
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import ADA, valkey_settings
 from tests.support.conversation_fakes import PASSAGE
-from tests.support.conversation_peers import WORDS, Peers
+from tests.support.conversation_peers import WORDS, Peers, serving_peers
 from tests.support.valkey import emptied
+from tests.support.waiting import until
 
 QUESTION = Question(
     knowledge_base_id="kb_1", query="q", context_queries=("before",), limit=3, mode=RetrievalMode.SELECTIVE
@@ -138,6 +140,24 @@ async def test_silence_is_given_up(adapters: Adapters, peers: Peers) -> None:
     async with asyncio.timeout(20):
         with pytest.raises(Unavailable):
             await steps(adapters)
+
+
+async def test_inference_is_away_from_its_end_to_its_return() -> None:
+    async with AsyncExitStack() as stack:
+        async with serving_peers() as peers:
+            channel = await stack.enter_async_context(open_channel(peers.target, [tokens.CONTRACT, clients.INFERENCE]))
+            workload = WorkloadTokens(channel, workload="conversation", secret="a-secret-of-sixteen")
+            inference = clients.InferenceClient(channel, workload, silence_s_max=20.0)
+            async with inference.generate(ADA, REQUEST) as batches:
+                assert [batch async for batch in batches]
+            assert not inference.is_away()
+        await until(inference.is_away)
+
+        back = grpc.aio.server()
+        back.add_insecure_port(peers.target)
+        await back.start()
+        stack.push_async_callback(back.stop, 0)
+        await until(lambda: not inference.is_away())
 
 
 async def test_a_wipe_changes_the_epoch(valkey_server: Server, valkey_url: str) -> None:

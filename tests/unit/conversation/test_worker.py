@@ -197,3 +197,30 @@ async def test_steps_come_in_a_sound_order(at_work: Rig) -> None:
     assert isinstance(events[-2].payload, UsageUpdated)
     assert events[-2].payload.usage == FINISHED.usage
     assert all(isinstance(event.payload, TextDelta) for event in events[3:-3])
+
+
+async def test_an_outage_of_inference_costs_a_waiting_turn_no_attempt() -> None:
+    rig = memory_rig(MemoryStore(), attempts_max=2, backoff_s=0.0)
+    rig.inference.away = True
+    turn = await rig.ask()
+
+    async with running(rig):
+        await until(lambda: rig.inference.looks >= 3)
+        rig.inference.away = False
+        events = await rig.watch(turn)
+
+    assert {event.attempt for event in events} == {1}
+    assert text_of(events) == "Ada wrote notes."
+
+
+async def test_a_worker_leaves_while_inference_is_away() -> None:
+    rig = memory_rig(MemoryStore())
+    rig.inference.away = True
+    await rig.ask()
+
+    async with running(rig) as worker:
+        await until(lambda: rig.inference.looks >= 1)
+        async with asyncio.timeout(60):
+            await worker.drain()
+
+    assert rig.inference.starts == 0
