@@ -114,19 +114,23 @@ def _install(name: str) -> None:
     if not _belongs_to_this_python(home):
         shutil.rmtree(home, ignore_errors=True)
         venv.create(home, symlinks=True, with_pip=False)
-    lock = _lock(name)
+    # Without isolation the build takes hatchling from the lock and fetches nothing.
+    ours = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
+    environment = uv_environment()
+    for command in (*library_commands(_lock(name)), ours):
+        arguments = [str(uv), "pip", *command, "--python", str(_python(home))]
+        subprocess.run(arguments, check=True, env=environment, cwd=ROOT)
+
+
+def library_commands(lock: Path) -> list[list[str]]:
+    """Return what makes an environment hold exactly the packages of ``lock``, as arguments of ``uv pip``."""
     torch = _torch_from_elsewhere(lock)
     # Compiled once here, or by each of a dozen processes at its first start, or at every one in a read-only place.
     commands = [["sync", "--compile-bytecode", "--require-hashes", str(torch[0] if torch else lock)]]
     if torch:
         # PyTorch's index publishes other files than the lock has hashes for; the version is still the lock's.
         commands.append(["install", "--no-deps", "--torch-backend", os.environ[TORCH_BACKEND], torch[1]])
-    # Without isolation the build takes hatchling from the lock and fetches nothing.
-    commands.append(["install", "--quiet", "--no-deps", "--no-build-isolation", "--editable", str(ROOT)])
-    environment = uv_environment()
-    for command in commands:
-        arguments = [str(uv), "pip", *command, "--python", str(_python(home))]
-        subprocess.run(arguments, check=True, env=environment, cwd=ROOT)
+    return commands
 
 
 def _torch_from_elsewhere(lock: Path) -> tuple[Path, str] | None:
@@ -136,6 +140,7 @@ def _torch_from_elsewhere(lock: Path) -> tuple[Path, str] | None:
     text, pin = without_torch(lock.read_text(encoding="utf-8"))
     if pin is None:
         return None
+    STATE.mkdir(exist_ok=True)
     rest = STATE / lock.name
     rest.write_text(text, encoding="utf-8")
     return rest, pin

