@@ -113,7 +113,7 @@ class Broker:
 
     def _format(self, libraries: Path) -> None:
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode("ascii").rstrip("=")
-        tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", "server.properties"]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", "server.properties"]
         _checked([*_java(libraries, "-Xmx128m"), *tool], self.folder, _FORMAT_S_MAX, "Kafka's folder was not formatted")
 
 

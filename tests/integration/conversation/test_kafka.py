@@ -4,13 +4,15 @@ import asyncio
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 from confluent_kafka.aio import AIOProducer
 
-from dev.kafka import Server
+from dev.kafka import Broker, Server
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.model import ConversationId, TurnId, TurnState
 from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions, translated
@@ -164,6 +166,17 @@ async def test_a_message_that_is_none_of_ours_becomes_a_dead_letter(options: Kaf
         assert {(letter.ref, letter.body, letter.reason) for letter in letters} == {(None, "garbage", "unreadable")}
         assert await eventually(lambda: queue.redrive(limit=5)) == 0
         await eventually(queue.load, lambda load: load.dead == 0)
+
+
+def test_a_broker_is_formatted_whatever_its_random_name_begins_with(
+    broker: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = uuid.UUID(bytes=b"\xf8" + bytes(15))
+    monkeypatch.setattr("dev.kafka.uuid.uuid4", lambda: named)
+
+    Broker(tmp_path).prepare(broker.port, broker.port + 1)
+
+    assert "cluster.id=-" in (tmp_path / "data" / "meta.properties").read_text()
 
 
 async def test_a_topic_with_too_few_partitions_is_refused(options: KafkaOptions) -> None:
