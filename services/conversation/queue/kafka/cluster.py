@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ LEADERS_S: Final = 10.0
 TOPIC_KEEP_MS: Final = 24 * 3_600_000
 """No turn may take longer than a day, so an older message asks for nothing."""
 DEAD_KEEP_MS: Final = 14 * 24 * 3_600_000
+_FETCH_BYTES: Final = 16_384
+"""Per partition: a look wants few messages of many partitions."""
+_FETCH_WAIT_MS: Final = 100
 _BROKERS_DEFAULT: Final = -1
 _NOBODY: Final = -1
 _SILENT: Final = 2
@@ -79,6 +82,7 @@ class KafkaCluster:
         self.options = options
         self._has_topics = False
         self._making = asyncio.Lock()
+        self._lookers: dict[str, AIOConsumer] = {}
         self._admin = AdminClient(self.configuration())
 
     def configuration(self, **more: object) -> dict[str, Any]:  # Any: the type that confluent_kafka gives it
@@ -143,17 +147,38 @@ class KafkaCluster:
         return {number: span for number, span in spans.items() if span.length}
 
     @asynccontextmanager
-    async def looking(self, group: str, **more: object) -> AsyncIterator[AIOConsumer]:
-        """A consumer that knows the group's positions and is no member of it. Raises Unavailable."""
-        configuration = self.configuration(
-            group_id=group, enable_auto_commit=False, auto_offset_reset="earliest", **more
-        )
+    async def looking(self, group: str) -> AsyncIterator[AIOConsumer]:
+        """A consumer that knows the group's positions and is no member of it. Raises Unavailable.
+
+        It is kept for whoever looks next: connecting one costs more than what it is asked. One that failed is not.
+        """
         with translated():
-            consumer = AIOConsumer(configuration, max_workers=1)
+            consumer = self._lookers.pop(group, None) or AIOConsumer(self._looker(group), max_workers=1)
             try:
                 yield consumer
-            finally:
+                await consumer.unassign()
+            except BaseException:
                 await consumer.close()
+                raise
+            if self._lookers.setdefault(group, consumer) is not consumer:
+                await consumer.close()
+
+    def _looker(self, group: str) -> dict[str, Any]:  # Any: as in `configuration`
+        return self.configuration(
+            group_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_message_max_bytes=_FETCH_BYTES,
+            fetch_wait_max_ms=_FETCH_WAIT_MS,
+        )
+
+    async def close(self) -> None:
+        """Ends the connections that were kept."""
+        while self._lookers:
+            _, consumer = self._lookers.popitem()
+            with suppress(KafkaException, TimeoutError):
+                async with asyncio.timeout(REQUEST_S):
+                    await consumer.close()
 
     def _list_offsets(self, partitions: list[TopicPartition], which: OffsetSpec) -> dict[TopicPartition, Future[Any]]:
         return self._admin.list_offsets(dict.fromkeys(partitions, which), request_timeout=REQUEST_S)

@@ -74,6 +74,7 @@ class KafkaQueue:
     async def close(self) -> None:
         """Ends the connections that the intake does not end."""
         await self._sender.close()
+        await self._cluster.close()
 
     async def depth(self) -> int:
         """See `Queue.depth`: what comes after the group's positions."""

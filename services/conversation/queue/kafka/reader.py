@@ -14,8 +14,6 @@ LOOK_S: Final = 10.0
 """One look, on a broker that has much to do."""
 _BATCH_MAX: Final = 100
 _POLL_S: Final = 0.1
-_FETCH_BYTES: Final = 16_384
-"""Per partition: a look wants few messages of many partitions."""
 
 
 class KafkaReader:
@@ -57,9 +55,6 @@ class KafkaReader:
 
     @asynccontextmanager
     async def _opened(self, topic: str, spans: Mapping[int, Span], *, group: str) -> AsyncIterator[AIOConsumer]:
-        looking = self._cluster.looking(
-            group, fetch_message_max_bytes=_FETCH_BYTES, fetch_wait_max_ms=int(_POLL_S * 1_000)
-        )
-        async with looking as consumer:
+        async with self._cluster.looking(group) as consumer:
             await consumer.assign([TopicPartition(topic, number, span.start) for number, span in spans.items()])
             yield consumer
