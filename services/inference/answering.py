@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from services.inference.generation import TokenCount
-from services.inference.model import Answer, Event, Generation, Prompt
+from services.inference.model import Answer, Event, Generation
 from services.inference.money.purse import Payer
 
 
@@ -30,10 +30,11 @@ class Answers(Protocol):
         """
         ...
 
-    def count_tokens(self, model: str, prompt: Prompt) -> TokenCount:
-        """What `prompt` would cost to read, nothing dropped.
+    async def count_tokens(self, wish: Generation, payer: Payer) -> TokenCount:
+        """What the prompt of a wish would cost to read, nothing dropped.
 
         Raises:
             ModelUnknown: no configured provider serves the model.
+            NotFound, InvalidArgument: the prompt that it names cannot be used.
         """
         ...

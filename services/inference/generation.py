@@ -20,7 +20,6 @@ from services.inference.model import (
     Event,
     Finished,
     Generation,
-    Prompt,
     ProviderSwitched,
     Started,
     Usage,
@@ -210,14 +209,14 @@ class Generator:
                         pass
         raise AssertionError("a stream ends with Finished or raises")
 
-    def count_tokens(self, model: str, prompt: Prompt) -> TokenCount:
-        """What `prompt` would cost to read, nothing dropped.
+    async def count_tokens(self, wish: Generation, payer: Payer = NOBODY) -> TokenCount:
+        """What the prompt of a wish would cost to read, nothing dropped.
 
         Raises:
             ModelUnknown: no configured provider serves the model.
         """
-        profile = self._router.target(model).profile
-        return TokenCount(measure(prompt, tokens=profile.tokens, is_grounded=not profile.cites), is_estimated=True)
+        profile = self._router.target(wish.model).profile
+        return TokenCount(measure(wish.prompt, tokens=profile.tokens, is_grounded=not profile.cites), is_estimated=True)
 
     async def _prepare(self, call: _Call) -> "tuple[Fitted, Attempt, Task] | Next":
         """The next attempt, admitted and paid for, or who is to be tried instead.

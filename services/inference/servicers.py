@@ -67,7 +67,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.CountTokensRequest, context: RpcContext
     ) -> generation_service_pb2.CountTokensResponse:
         """See the contract."""
-        count = self._answers.count_tokens(request.model, wire.prompt(request.prompt))
+        count = await self._answers.count_tokens(wire.counted(request), _author())
         return generation_service_pb2.CountTokensResponse(input_tokens=count.input_tokens, estimated=count.is_estimated)
 
 
@@ -222,6 +222,16 @@ class PromptServicer(prompt_service_pb2_grpc.PromptServiceServicer):
             prompts=[prompts.to_prompt(one) for one in shown], next_page_token=token
         )
 
+    async def UpdatePrompt(
+        self, request: prompt_service_pb2.UpdatePromptRequest, context: RpcContext
+    ) -> prompt_service_pb2.UpdatePromptResponse:
+        """See the contract."""
+        name, description = prompts.change(request)
+        changed = await self._library.change(
+            principal().organization_id, request.prompt, name=name, description=description
+        )
+        return prompt_service_pb2.UpdatePromptResponse(prompt=prompts.to_prompt(changed))
+
     async def DeletePrompt(
         self, request: prompt_service_pb2.DeletePromptRequest, context: RpcContext
     ) -> prompt_service_pb2.DeletePromptResponse:
@@ -329,7 +339,7 @@ class UsageServicer(usage_service_pb2_grpc.UsageServiceServicer):
 
 
 def _author() -> Payer:
-    """Whose prompts they are, and in whose name examples are embedded."""
+    """Whose prompts they are, and in whose name examples are embedded where nothing is generated."""
     caller = principal()
     return Payer(
         organization_id=caller.organization_id,

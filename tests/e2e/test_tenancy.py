@@ -131,6 +131,7 @@ def test_nothing_of_the_owner_was_changed(owner: Tenant) -> None:
         assert rest.get(f"/api/v1/conversations/{owner.ids['conversation_id']}")["title"] == "owner's"
         assert rest.get(f"/api/v1/knowledge_bases/{owner.ids['knowledge_base_id']}")["document_count"] == 1
         assert rest.get(f"/api/v1/turns/{owner.ids['turn_id']}")["state"] == "completed"
+        assert rest.get(f"/api/v1/prompts/{owner.ids['prompt']}")["description"] == ""
 
 
 def _call(tenant: Tenant, method: MethodDescriptor, request: Message) -> Outcome:

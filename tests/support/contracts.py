@@ -30,6 +30,7 @@ _FILLERS: Final[Mapping[str, Any]] = {
     "rating": "RATING_GOOD",
     "display_name": "Changed by a test",
     "title": "Changed by a test",
+    "description": "Changed by a test",
     "email": "somebody@example.com",
     "password": "correct horse battery",
     "new_password": "correct horse battery",
@@ -130,7 +131,7 @@ def _fill(descriptor: Descriptor, ids: Mapping[str, str]) -> dict[str, Any]:
         elif field.name in ids and is_text and not field.has_presence:
             tree[field.name] = ids[field.name]
         elif field.type == FieldDescriptor.TYPE_MESSAGE and _is_resource(field) and not field.is_repeated:
-            names = {"display_name", "title"} & set(_message(field).fields_by_name)
+            names = {"display_name", "title", "description"} & set(_message(field).fields_by_name)
             tree[field.name] = {name: _FILLERS[name] for name in names}
         elif field.type == FieldDescriptor.TYPE_MESSAGE and _message(field).full_name in _MESSAGES:
             tree[field.name] = _MESSAGES[_message(field).full_name]

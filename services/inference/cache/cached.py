@@ -29,7 +29,6 @@ from services.inference.model import (
     Finished,
     Generation,
     HitKind,
-    Prompt,
 )
 from services.inference.money.purse import NOBODY, Payer
 from services.inference.routing import Caching, Router
@@ -103,9 +102,9 @@ class CachedAnswers:
             raise AssertionError("a stream ends with Finished or raises")
         return found
 
-    def count_tokens(self, model: str, prompt: Prompt) -> TokenCount:
+    async def count_tokens(self, wish: Generation, payer: Payer) -> TokenCount:
         """See `Answers.count_tokens`."""
-        return self._answers.count_tokens(model, prompt)
+        return await self._answers.count_tokens(wish, payer)
 
     async def _stream(self, wish: Generation, payer: Payer, caching: Caching) -> AsyncGenerator[Event, None]:
         if not _may_look(wish, payer):

@@ -1,4 +1,4 @@
-"""What people do with prompts: make them, add revisions, move aliases, take them out of use, and look at them."""
+"""What people do with prompts: make, name and revise them, move aliases, take them out of use, and look at them."""
 
 from services.inference.money.purse import Payer
 from services.inference.prompts.examples import Examples
@@ -14,7 +14,7 @@ from services.inference.prompts.model import (
     check_alias,
     is_handle,
 )
-from services.inference.prompts.store import AliasMove, PromptStore
+from services.inference.prompts.store import AliasMove, PromptChange, PromptStore
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
@@ -76,6 +76,26 @@ class Library:
     async def page(self, organization_id: str, *, after: str, limit: int) -> list[NamedPrompt]:
         """Prompts that live, by name, from the first one behind `after`."""
         return await self._store.page(organization_id, after=after, limit=limit)
+
+    async def change(
+        self, organization_id: str, handle: str, *, name: str | None, description: str | None
+    ) -> NamedPrompt:
+        """Changes what is not None of the prompt itself; its revisions and aliases stay.
+
+        Raises:
+            NotFound: it does not live.
+            InvalidArgument: name or description are malformed.
+            AlreadyExists: the name is taken.
+        """
+        prompt = await self.get(organization_id, handle)
+        change = PromptChange(name=name, description=description, at=self._clock.now())
+        changed = await self._store.change(organization_id, prompt.id, change)
+        if changed is None:
+            raise NotFound.of("prompt")
+        await self._book.changed(prompt)  # its old name leads to it in the memory of replicas
+        if changed.name != prompt.name:
+            await self._book.changed(changed)
+        return changed
 
     async def delete(self, organization_id: str, handle: str) -> None:
         """Takes a prompt out of use.

@@ -14,7 +14,6 @@ from services.inference.model import (
     Event,
     Finished,
     Generation,
-    Prompt,
     Started,
 )
 from services.inference.money.purse import Payer
@@ -53,7 +52,7 @@ class PromptAnswers:
         """
         if wish.prompt_ref is None:
             return self._answers.stream(wish, payer)
-        return self._stream(wish, wish.prompt_ref, payer)
+        return self._stream(wish, payer)
 
     async def answer(self, wish: Generation, payer: Payer) -> Answer:
         """See `Answers.answer`.
@@ -63,15 +62,29 @@ class PromptAnswers:
         """
         if wish.prompt_ref is None:
             return await self._answers.answer(wish, payer)
-        resolved, choice = await self._resolved(wish, wish.prompt_ref, payer)
-        return _told(await self._answers.answer(resolved, payer), resolved, choice)
+        resolved, choice = await self.resolve(wish, payer)
+        return told(await self._answers.answer(resolved, payer), resolved, choice)
 
-    def count_tokens(self, model: str, prompt: Prompt) -> TokenCount:
+    async def resolve(self, wish: Generation, payer: Payer) -> tuple[Generation, Choice]:
+        """The wish with all that its prompt stands for, and the examples that were chosen; nobody is asked yet.
+
+        Raises:
+            NotFound, InvalidArgument: as `stream`.
+        """
+        if wish.prompt_ref is None:
+            return wish, Choice(())
+        revision = await self._revisions.find(payer.organization_id, wish.prompt_ref)
+        system = rendered(revision.content, wish.prompt_ref)
+        choice = await self._examples.choose(revision, wish.prompt.question, payer)
+        return _filled(wish, revision, system, choice), choice
+
+    async def count_tokens(self, wish: Generation, payer: Payer) -> TokenCount:
         """See `Answers.count_tokens`."""
-        return self._answers.count_tokens(model, prompt)
+        resolved, _ = await self.resolve(wish, payer)
+        return await self._answers.count_tokens(resolved, payer)
 
-    async def _stream(self, wish: Generation, reference: PromptReference, payer: Payer) -> AsyncGenerator[Event, None]:
-        resolved, choice = await self._resolved(wish, reference, payer)
+    async def _stream(self, wish: Generation, payer: Payer) -> AsyncGenerator[Event, None]:
+        resolved, choice = await self.resolve(wish, payer)
         async with aclosing(self._answers.stream(resolved, payer)) as events:
             async for event in events:
                 match event:
@@ -79,16 +92,9 @@ class PromptAnswers:
                         context = _marked(event.context, choice)
                         yield replace(event, prompt_revision=resolved.prompt_revision, context=context)
                     case Finished(answer):
-                        yield Finished(_told(answer, resolved, choice))
+                        yield Finished(told(answer, resolved, choice))
                     case _:
                         yield event
-
-    async def _resolved(self, wish: Generation, reference: PromptReference, payer: Payer) -> tuple[Generation, Choice]:
-        """The wish with all that its prompt stands for."""
-        revision = await self._revisions.find(payer.organization_id, reference)
-        system = rendered(revision.content, reference)
-        choice = await self._examples.choose(revision, wish.prompt.question, payer)
-        return _filled(wish, revision, system, choice), choice
 
 
 def rendered(content: Content, reference: PromptReference) -> str:
@@ -123,7 +129,8 @@ def _filled(wish: Generation, revision: Revision, system: str, choice: Choice) -
     )
 
 
-def _told(answer: Answer, resolved: Generation, choice: Choice) -> Answer:
+def told(answer: Answer, resolved: Generation, choice: Choice) -> Answer:
+    """The answer, with what its prompt had to do with it."""
     return replace(answer, prompt_revision=resolved.prompt_revision, context=_marked(answer.context, choice))
 
 

@@ -1,12 +1,12 @@
 """What prompts need of a database. Two implementations pass one suite: PostgreSQL, and memory for tests."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from services.inference.prompts.model import ALIASES_MAX, Draft, NamedPrompt, Repeat, Revision, RevisionHead
-from services.mesh.errors import EtagMismatch, FieldViolation, NotFound, QuotaExhausted, invalid_field
+from services.mesh.errors import AlreadyExists, EtagMismatch, FieldViolation, NotFound, QuotaExhausted, invalid_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,15 @@ class AliasMove:
     alias: str
     revision: int | None
     expected: int | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptChange:
+    """What shall change of a prompt itself; None for what stays."""
+
+    name: str | None
+    description: str | None
     at: datetime
 
 
@@ -55,6 +64,15 @@ class PromptStore(Protocol):
 
     async def page(self, organization_id: str, *, after: str, limit: int) -> list[NamedPrompt]:
         """Prompts that live, by name, from the first one behind `after`."""
+        ...
+
+    async def change(self, organization_id: str, prompt_id: str, change: PromptChange) -> NamedPrompt | None:
+        """Changes name or description; None when the prompt does not live.
+
+        Raises:
+            InvalidArgument: the new name or description is malformed.
+            AlreadyExists: another prompt that lives has the name.
+        """
         ...
 
     async def delete(self, organization_id: str, prompt_id: str, at: datetime) -> bool:
@@ -127,6 +145,25 @@ def check_revisions(prompt: NamedPrompt, bounds: Bounds) -> None:
             f"a prompt has at most {bounds.revisions} revisions; go on in another one",
             fields=[FieldViolation("revisions", f"{bounds.revisions} revisions")],
         )
+
+
+def changed(prompt: NamedPrompt, change: PromptChange) -> NamedPrompt:
+    """A prompt after a change: the rule that both stores keep.
+
+    Raises:
+        InvalidArgument: the new name or description is malformed.
+    """
+    return replace(
+        prompt,
+        name=prompt.name if change.name is None else change.name,
+        description=prompt.description if change.description is None else change.description,
+        updated_at=change.at,
+    )
+
+
+def taken(name: str) -> AlreadyExists:
+    """What is said of a name that another prompt has."""
+    return AlreadyExists(f"a prompt is called {name!r} already", metadata={"field": "name"})
 
 
 def moved(prompt: NamedPrompt, move: AliasMove) -> dict[str, int]:

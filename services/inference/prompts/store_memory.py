@@ -5,8 +5,16 @@ from dataclasses import replace
 from datetime import datetime
 
 from services.inference.prompts.model import Draft, NamedPrompt, Repeat, Revision, RevisionHead
-from services.inference.prompts.store import AliasMove, Bounds, check_prompts, check_revisions, moved
-from services.mesh.errors import AlreadyExists
+from services.inference.prompts.store import (
+    AliasMove,
+    Bounds,
+    PromptChange,
+    changed,
+    check_prompts,
+    check_revisions,
+    moved,
+    taken,
+)
 from services.mesh.idempotency import check_repeat
 
 
@@ -27,7 +35,7 @@ class MemoryPrompts:
         if earlier is not None:
             return self._prompts[organization_id, earlier.prompt_id]
         if await self.find(organization_id, prompt.name) is not None:
-            raise AlreadyExists(f"a prompt is called {prompt.name!r} already", metadata={"field": "name"})
+            raise taken(prompt.name)
         check_prompts(len(self._living(organization_id)), self._bounds)
         self._prompts[organization_id, prompt.id] = prompt
         self._revisions[organization_id, prompt.id] = []
@@ -46,6 +54,17 @@ class MemoryPrompts:
         """See `store.PromptStore.page`."""
         found = sorted(self._living(organization_id), key=lambda one: one.name)
         return [one for one in found if one.name > after][:limit]
+
+    async def change(self, organization_id: str, prompt_id: str, change: PromptChange) -> NamedPrompt | None:
+        """See `store.PromptStore.change`."""
+        prompt = self._alive(organization_id, prompt_id)
+        if prompt is None:
+            return None
+        newer = changed(prompt, change)
+        if newer.name in {one.name for one in self._living(organization_id) if one.id != prompt_id}:
+            raise taken(newer.name)
+        self._prompts[organization_id, prompt_id] = newer
+        return newer
 
     async def delete(self, organization_id: str, prompt_id: str, at: datetime) -> bool:
         """See `store.PromptStore.delete`."""
@@ -87,9 +106,9 @@ class MemoryPrompts:
         prompt = self._alive(organization_id, prompt_id)
         if prompt is None:
             return None
-        changed = replace(prompt, aliases=moved(prompt, move), updated_at=move.at)
-        self._prompts[organization_id, prompt_id] = changed
-        return changed
+        newer = replace(prompt, aliases=moved(prompt, move), updated_at=move.at)
+        self._prompts[organization_id, prompt_id] = newer
+        return newer
 
     async def vectors(self, organization_id: str, encoder: str, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `store.PromptStore.vectors`."""

@@ -19,11 +19,19 @@ from services.inference.prompts.model import (
     RevisionHead,
     Selection,
 )
-from services.inference.prompts.store import AliasMove, Bounds, check_prompts, check_revisions, moved
+from services.inference.prompts.store import (
+    AliasMove,
+    Bounds,
+    PromptChange,
+    changed,
+    check_prompts,
+    check_revisions,
+    moved,
+    taken,
+)
 from services.inference.prompts.variables import Variable, VariableType
 from services.inference.tables import PROMPT_REVISIONS, PROMPT_VECTORS, PROMPTS
 from services.mesh.database import Database, ReadOnly, ReadWrite, constraint_of
-from services.mesh.errors import AlreadyExists
 from services.mesh.idempotency import check_repeat
 
 _Json = dict[str, Any]  # Any: JSON of a column
@@ -33,6 +41,8 @@ _revisions: Final = PROMPT_REVISIONS.c
 _vectors: Final = PROMPT_VECTORS.c
 _LOCK_NAMESPACE: Final = 1886547824
 """Of creations, per organization; any number that no other lock of the database has."""
+_NAMES: Final = "prompts_by_name"
+"""The index that keeps two prompts that live from having one name."""
 _HEAD: Final = ("prompt_id", "number", "author_id", "created_at", "note")
 _DEFAULTS: Final = ("model", "temperature", "top_p", "output_tokens_max")
 _VARIABLE: Final = ("name", "description", "default", "minimum", "maximum", "length_max")
@@ -59,12 +69,11 @@ class PostgresPrompts:
                     await _add(write, prompt, draft, repeat)
                     return prompt
         except IntegrityError as error:
-            if constraint_of(error) != "prompts_by_name":
+            if constraint_of(error) != _NAMES:
                 # A new revision was faster with this request id.
                 await self._refuse_reuse(organization_id, draft, repeat)
                 raise
-            taken = f"a prompt is called {prompt.name!r} already"
-            raise AlreadyExists(taken, metadata={"field": "name"}) from None
+            raise taken(prompt.name) from None
         found = await self.find(organization_id, earlier.prompt_id)
         assert found is not None  # prompts are never removed
         return found
@@ -90,6 +99,22 @@ class PostgresPrompts:
         )
         async with self._database.read() as read:
             return [_prompt(row) for row in (await read.execute(query)).mappings()]
+
+    async def change(self, organization_id: str, prompt_id: str, change: PromptChange) -> NamedPrompt | None:
+        """See `store.PromptStore.change`."""
+        try:
+            async with self._database.write() as write:
+                row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
+                if row is None:
+                    return None
+                newer = changed(_prompt(row), change)
+                values = {"name": newer.name, "description": newer.description, "updated_at": newer.updated_at}
+                await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(values))
+                return newer
+        except IntegrityError as error:
+            if constraint_of(error) != _NAMES or change.name is None:
+                raise
+            raise taken(change.name) from None
 
     async def delete(self, organization_id: str, prompt_id: str, at: datetime) -> bool:
         """See `store.PromptStore.delete`."""
@@ -146,9 +171,9 @@ class PostgresPrompts:
             row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
             if row is None:
                 return None
-            changed = {"aliases": moved(_prompt(row), move), "updated_at": move.at}
-            await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(changed))
-            return _prompt({**row, **changed})
+            newer = {"aliases": moved(_prompt(row), move), "updated_at": move.at}
+            await write.execute(update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(newer))
+            return _prompt({**row, **newer})
 
     async def vectors(self, organization_id: str, encoder: str, digests: Sequence[bytes]) -> dict[bytes, bytes]:
         """See `store.PromptStore.vectors`."""

@@ -79,6 +79,15 @@ def generation(
     )
 
 
+def counted(request: generation_service_pb2.CountTokensRequest) -> Generation:
+    """The wish whose prompt is counted.
+
+    Raises:
+        InvalidArgument: it does not keep to the contract.
+    """
+    return Generation(model=request.model, prompt=prompt(request.prompt), prompt_ref=wire_prompts.reference(request))
+
+
 def prompt(message: generation_pb2.Prompt) -> Prompt:
     """A prompt.
 

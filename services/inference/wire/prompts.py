@@ -32,12 +32,16 @@ _SELECTION_NUMBERS: Final = {
     Selection.FIXED: prompt_pb2.EXAMPLE_SELECTION_FIXED,
     Selection.NEAREST: prompt_pb2.EXAMPLE_SELECTION_NEAREST,
 }
+_CHANGEABLE: Final = frozenset({"name", "description"})
+_PATH_SHOWN_CHARS: Final = 64
 # A float of the wire has 24 bits; what the caller wrote has at most this many decimals of them.
 _FLOAT_DECIMALS: Final = 6
 
 
 def reference(
-    request: generation_service_pb2.GenerateRequest | generation_service_pb2.StreamGenerateRequest,
+    request: generation_service_pb2.GenerateRequest
+    | generation_service_pb2.StreamGenerateRequest
+    | generation_service_pb2.CountTokensRequest,
 ) -> PromptReference | None:
     """The prompt that a request names; None for none."""
     if not request.HasField("prompt_ref"):
@@ -71,6 +75,22 @@ def repeat(
     """
     request_id = check_key(request.request_id)
     return Repeat(request_id, request_hash(request)) if request_id else None
+
+
+def change(request: prompt_service_pb2.UpdatePromptRequest) -> tuple[str | None, str | None]:
+    """The new name and the new description; None for what stays.
+
+    Raises:
+        InvalidArgument: the mask names something else.
+    """
+    body = request.named_prompt
+    if request.HasField("update_mask"):
+        paths = frozenset(request.update_mask.paths)
+    else:
+        paths = frozenset(field.name for field, _ in body.ListFields()) & _CHANGEABLE
+    for path in sorted(paths - _CHANGEABLE):
+        raise invalid_field("update_mask", f"{path[:_PATH_SHOWN_CHARS]!r} cannot be changed; name and description can")
+    return body.name if "name" in paths else None, body.description if "description" in paths else None
 
 
 def expected_revision(

@@ -298,11 +298,11 @@ async def test_filtered_prompt_is_shown_to_no_other_provider() -> None:
     assert other.tasks == []
 
 
-def test_tokens_are_counted_by_estimate() -> None:
+async def test_tokens_are_counted_by_estimate() -> None:
     answers = generator(router(FakeProvider("a"), FakeProvider("self", cites=True)))
 
-    grounded = answers.count_tokens("a/x", prompt())
-    plain = answers.count_tokens("self/x", prompt())
+    grounded = await answers.count_tokens(wish("a/x"))
+    plain = await answers.count_tokens(wish("self/x"))
 
     assert grounded.is_estimated
     assert grounded.input_tokens > plain.input_tokens > len(SKY.text)

@@ -432,21 +432,29 @@ class CountTokensRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    PROMPT_REF_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """model whose tokens are counted; the platform's default when empty."""
+    """model whose tokens are counted; that of prompt_ref, and else the platform's default when empty."""
     @_builtins.property
     def prompt(self) -> _generation_pb2.Prompt:
         """prompt to count."""
+
+    @_builtins.property
+    def prompt_ref(self) -> _prompt_pb2.PromptReference:
+        """prompt_ref names a prompt of the organization, which precedes what `prompt` holds and is counted with it; none when
+        absent.
+        """
 
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         prompt: _generation_pb2.Prompt | None = ...,
+        prompt_ref: _prompt_pb2.PromptReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

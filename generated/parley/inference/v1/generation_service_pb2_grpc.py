@@ -73,7 +73,8 @@ class GenerationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CountTokens(self, request, context):
-        """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so.
+        """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so:
+        everything that Generate would give the model, with nothing left out.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,7 +24,9 @@ class GenerationServiceStub:
     error after Started ends the stream with a status; the text so far stands, and is never the whole answer.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.CountTokensRequest, _generation_service_pb2.CountTokensResponse]
-    """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so."""
+    """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so:
+    everything that Generate would give the model, with nothing left out.
+    """
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """GenerationService generates answers. It stores nothing; turns do."""
@@ -54,6 +56,8 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_service_pb2.CountTokensRequest,
         context: _aio.ServicerContext[_generation_service_pb2.CountTokensRequest, _abc.Awaitable[_generation_service_pb2.CountTokensResponse]],
     ) -> _abc.Awaitable[_generation_service_pb2.CountTokensResponse]:
-        """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so."""
+        """CountTokens counts what a prompt would cost to read, by the model's own tokenizer or an estimate that says so:
+        everything that Generate would give the model, with nothing left out.
+        """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _aio.Server) -> None: ...

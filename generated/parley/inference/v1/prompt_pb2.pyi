@@ -141,7 +141,7 @@ class NamedPrompt(_message.Message):
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """update_time is when it got its newest revision, or an alias last moved."""
+        """update_time is when it was last changed: its name or description, its newest revision, or an alias."""
 
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:

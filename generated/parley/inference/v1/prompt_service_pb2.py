@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from parley.inference.v1 import generation_pb2 as parley_dot_inference_dot_v1_dot_generation__pb2
 from parley.inference.v1 import prompt_pb2 as parley_dot_inference_dot_v1_dot_prompt__pb2
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/inference/v1/prompt_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a$parley/inference/v1/generation.proto\x1a parley/inference/v1/prompt.proto\x1a\x1eparley/options/v1/method.proto\"\x8f\x01\n\x13\x43reatePromptRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x33\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\".parley.inference.v1.PromptContent\x12\x0c\n\x04note\x18\x05 \x01(\t\"H\n\x14\x43reatePromptResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\"\"\n\x10GetPromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\"E\n\x11GetPromptResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\";\n\x12ListPromptsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x13ListPromptsResponse\x12\x31\n\x07prompts\x18\x01 \x03(\x0b\x32 .parley.inference.v1.NamedPrompt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13\x44\x65letePromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\"\x16\n\x14\x44\x65letePromptResponse\"\x84\x01\n\x1b\x43reatePromptRevisionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x33\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\".parley.inference.v1.PromptContent\x12\x0c\n\x04note\x18\x04 \x01(\t\"U\n\x1c\x43reatePromptRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.parley.inference.v1.PromptRevision\"<\n\x18GetPromptRevisionRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\"R\n\x19GetPromptRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.parley.inference.v1.PromptRevision\"S\n\x1aListPromptRevisionsRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x1bListPromptRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.parley.inference.v1.PromptRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x15SetPromptAliasRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"J\n\x16SetPromptAliasResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\"o\n\x18\x44\x65letePromptAliasRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"\x1b\n\x19\x44\x65letePromptAliasResponse\"\xf4\x01\n\x13RenderPromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0f\n\x05\x61lias\x18\x02 \x01(\tH\x00\x12\x12\n\x08revision\x18\x03 \x01(\x05H\x00\x12J\n\tvariables\x18\x04 \x03(\x0b\x32\x37.parley.inference.v1.RenderPromptRequest.VariablesEntry\x12\x10\n\x08question\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07version\"\xff\x01\n\x14RenderPromptResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x34\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\".parley.inference.v1.ChosenExample\x12\x19\n\x11\x65xamples_unranked\x18\x04 \x01(\x08\x12\x36\n\x08problems\x18\x05 \x03(\x0b\x32$.parley.inference.v1.VariableProblem\x12\x15\n\rsystem_tokens\x18\x06 \x01(\x05\x12\x16\n\x0e\x65xample_tokens\x18\x07 \x01(\x05\x12\r\n\x05model\x18\x08 \x01(\t\"v\n\rChosenExample\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12-\n\x07\x65xample\x18\x02 \x01(\x0b\x32\x1c.parley.inference.v1.Example\x12\x17\n\nsimilarity\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\r\n\x0b_similarity\"L\n\x0fVariableProblem\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\x12\n\nis_missing\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2\xf3\r\n\rPromptService\x12\x9f\x01\n\x0c\x43reatePrompt\x12(.parley.inference.v1.CreatePromptRequest\x1a).parley.inference.v1.CreatePromptResponse\":\x8a\xb2\x19\x14\n\rprompts:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02\x1c\"\x0f/api/v1/prompts:\x01*b\x06prompt\x12\x98\x01\n\tGetPrompt\x12%.parley.inference.v1.GetPromptRequest\x1a&.parley.inference.v1.GetPromptResponse\"<\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\"\x12\x18/api/v1/prompts/{prompt}b\x06prompt\x12\x8d\x01\n\x0bListPrompts\x12\'.parley.inference.v1.ListPromptsRequest\x1a(.parley.inference.v1.ListPromptsResponse\"+\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/prompts\x12\x9d\x01\n\x0c\x44\x65letePrompt\x12(.parley.inference.v1.DeletePromptRequest\x1a).parley.inference.v1.DeletePromptResponse\"8\x8a\xb2\x19\x14\n\rprompts:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/prompts/{prompt}\x12\xcc\x01\n\x14\x43reatePromptRevision\x12\x30.parley.inference.v1.CreatePromptRevisionRequest\x1a\x31.parley.inference.v1.CreatePromptRevisionResponse\"O\x8a\xb2\x19\x14\n\rprompts:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02\x31\"\"/api/v1/prompts/{prompt}/revisions:\x01*b\x08revision\x12\xc7\x01\n\x11GetPromptRevision\x12-.parley.inference.v1.GetPromptRevisionRequest\x1a..parley.inference.v1.GetPromptRevisionResponse\"S\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\x39\x12-/api/v1/prompts/{prompt}/revisions/{revision}b\x08revision\x12\xb8\x01\n\x13ListPromptRevisions\x12/.parley.inference.v1.ListPromptRevisionsRequest\x1a\x30.parley.inference.v1.ListPromptRevisionsResponse\">\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02$\x12\"/api/v1/prompts/{prompt}/revisions\x12\xbb\x01\n\x0eSetPromptAlias\x12*.parley.inference.v1.SetPromptAliasRequest\x1a+.parley.inference.v1.SetPromptAliasResponse\"P\x8a\xb2\x19\x11\n\rprompts:write \x02\x82\xd3\xe4\x93\x02\x35\x1a(/api/v1/prompts/{prompt}/aliases/{alias}:\x01*b\x06prompt\x12\xbc\x01\n\x11\x44\x65letePromptAlias\x12-.parley.inference.v1.DeletePromptAliasRequest\x1a..parley.inference.v1.DeletePromptAliasResponse\"H\x8a\xb2\x19\x14\n\rprompts:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02**(/api/v1/prompts/{prompt}/aliases/{alias}\x12\xa3\x01\n\x0cRenderPrompt\x12(.parley.inference.v1.RenderPromptRequest\x1a).parley.inference.v1.RenderPromptResponse\">\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/prompts/{prompt}:render:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(parley/inference/v1/prompt_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a$parley/inference/v1/generation.proto\x1a parley/inference/v1/prompt.proto\x1a\x1eparley/options/v1/method.proto\"\x8f\x01\n\x13\x43reatePromptRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x33\n\x07\x63ontent\x18\x04 \x01(\x0b\x32\".parley.inference.v1.PromptContent\x12\x0c\n\x04note\x18\x05 \x01(\t\"H\n\x14\x43reatePromptResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\"\"\n\x10GetPromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\"E\n\x11GetPromptResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\";\n\x12ListPromptsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x13ListPromptsResponse\x12\x31\n\x07prompts\x18\x01 \x03(\x0b\x32 .parley.inference.v1.NamedPrompt\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8e\x01\n\x13UpdatePromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x36\n\x0cnamed_prompt\x18\x02 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"H\n\x14UpdatePromptResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\"%\n\x13\x44\x65letePromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\"\x16\n\x14\x44\x65letePromptResponse\"\x84\x01\n\x1b\x43reatePromptRevisionRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x33\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\".parley.inference.v1.PromptContent\x12\x0c\n\x04note\x18\x04 \x01(\t\"U\n\x1c\x43reatePromptRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.parley.inference.v1.PromptRevision\"<\n\x18GetPromptRevisionRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x05\"R\n\x19GetPromptRevisionResponse\x12\x35\n\x08revision\x18\x01 \x01(\x0b\x32#.parley.inference.v1.PromptRevision\"S\n\x1aListPromptRevisionsRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"n\n\x1bListPromptRevisionsResponse\x12\x36\n\trevisions\x18\x01 \x03(\x0b\x32#.parley.inference.v1.PromptRevision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"~\n\x15SetPromptAliasRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\x05\x12\x1e\n\x11\x65xpected_revision\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"J\n\x16SetPromptAliasResponse\x12\x30\n\x06prompt\x18\x01 \x01(\x0b\x32 .parley.inference.v1.NamedPrompt\"o\n\x18\x44\x65letePromptAliasRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x1e\n\x11\x65xpected_revision\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x14\n\x12_expected_revision\"\x1b\n\x19\x44\x65letePromptAliasResponse\"\xf4\x01\n\x13RenderPromptRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0f\n\x05\x61lias\x18\x02 \x01(\tH\x00\x12\x12\n\x08revision\x18\x03 \x01(\x05H\x00\x12J\n\tvariables\x18\x04 \x03(\x0b\x32\x37.parley.inference.v1.RenderPromptRequest.VariablesEntry\x12\x10\n\x08question\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07version\"\xff\x01\n\x14RenderPromptResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06system\x18\x02 \x01(\t\x12\x34\n\x08\x65xamples\x18\x03 \x03(\x0b\x32\".parley.inference.v1.ChosenExample\x12\x19\n\x11\x65xamples_unranked\x18\x04 \x01(\x08\x12\x36\n\x08problems\x18\x05 \x03(\x0b\x32$.parley.inference.v1.VariableProblem\x12\x15\n\rsystem_tokens\x18\x06 \x01(\x05\x12\x16\n\x0e\x65xample_tokens\x18\x07 \x01(\x05\x12\r\n\x05model\x18\x08 \x01(\t\"v\n\rChosenExample\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12-\n\x07\x65xample\x18\x02 \x01(\x0b\x32\x1c.parley.inference.v1.Example\x12\x17\n\nsimilarity\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\r\n\x0b_similarity\"L\n\x0fVariableProblem\x12\x10\n\x08variable\x18\x01 \x01(\t\x12\x12\n\nis_missing\x18\x02 \x01(\x08\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2\xa6\x0f\n\rPromptService\x12\x9f\x01\n\x0c\x43reatePrompt\x12(.parley.inference.v1.CreatePromptRequest\x1a).parley.inference.v1.CreatePromptResponse\":\x8a\xb2\x19\x14\n\rprompts:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02\x1c\"\x0f/api/v1/prompts:\x01*b\x06prompt\x12\x98\x01\n\tGetPrompt\x12%.parley.inference.v1.GetPromptRequest\x1a&.parley.inference.v1.GetPromptResponse\"<\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\"\x12\x18/api/v1/prompts/{prompt}b\x06prompt\x12\x8d\x01\n\x0bListPrompts\x12\'.parley.inference.v1.ListPromptsRequest\x1a(.parley.inference.v1.ListPromptsResponse\"+\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/prompts\x12\xb0\x01\n\x0cUpdatePrompt\x12(.parley.inference.v1.UpdatePromptRequest\x1a).parley.inference.v1.UpdatePromptResponse\"K\x8a\xb2\x19\x11\n\rprompts:write \x02\x82\xd3\xe4\x93\x02\x30\x32\x18/api/v1/prompts/{prompt}:\x0cnamed_promptb\x06prompt\x12\x9d\x01\n\x0c\x44\x65letePrompt\x12(.parley.inference.v1.DeletePromptRequest\x1a).parley.inference.v1.DeletePromptResponse\"8\x8a\xb2\x19\x14\n\rprompts:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02\x1a*\x18/api/v1/prompts/{prompt}\x12\xcc\x01\n\x14\x43reatePromptRevision\x12\x30.parley.inference.v1.CreatePromptRevisionRequest\x1a\x31.parley.inference.v1.CreatePromptRevisionResponse\"O\x8a\xb2\x19\x14\n\rprompts:write \x03@\xc9\x01\x82\xd3\xe4\x93\x02\x31\"\"/api/v1/prompts/{prompt}/revisions:\x01*b\x08revision\x12\xc7\x01\n\x11GetPromptRevision\x12-.parley.inference.v1.GetPromptRevisionRequest\x1a..parley.inference.v1.GetPromptRevisionResponse\"S\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02\x39\x12-/api/v1/prompts/{prompt}/revisions/{revision}b\x08revision\x12\xb8\x01\n\x13ListPromptRevisions\x12/.parley.inference.v1.ListPromptRevisionsRequest\x1a\x30.parley.inference.v1.ListPromptRevisionsResponse\">\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02$\x12\"/api/v1/prompts/{prompt}/revisions\x12\xbb\x01\n\x0eSetPromptAlias\x12*.parley.inference.v1.SetPromptAliasRequest\x1a+.parley.inference.v1.SetPromptAliasResponse\"P\x8a\xb2\x19\x11\n\rprompts:write \x02\x82\xd3\xe4\x93\x02\x35\x1a(/api/v1/prompts/{prompt}/aliases/{alias}:\x01*b\x06prompt\x12\xbc\x01\n\x11\x44\x65letePromptAlias\x12-.parley.inference.v1.DeletePromptAliasRequest\x1a..parley.inference.v1.DeletePromptAliasResponse\"H\x8a\xb2\x19\x14\n\rprompts:write \x02@\xcc\x01\x82\xd3\xe4\x93\x02**(/api/v1/prompts/{prompt}/aliases/{alias}\x12\xa3\x01\n\x0cRenderPrompt\x12(.parley.inference.v1.RenderPromptRequest\x1a).parley.inference.v1.RenderPromptResponse\">\x8a\xb2\x19\x10\n\x0cprompts:read \x01\x82\xd3\xe4\x93\x02$\"\x1f/api/v1/prompts/{prompt}:render:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROMPTSERVICE'].methods_by_name['GetPrompt']._serialized_options = b'\212\262\031\020\n\014prompts:read \001\202\323\344\223\002\"\022\030/api/v1/prompts/{prompt}b\006prompt'
   _globals['_PROMPTSERVICE'].methods_by_name['ListPrompts']._loaded_options = None
   _globals['_PROMPTSERVICE'].methods_by_name['ListPrompts']._serialized_options = b'\212\262\031\020\n\014prompts:read \001\202\323\344\223\002\021\022\017/api/v1/prompts'
+  _globals['_PROMPTSERVICE'].methods_by_name['UpdatePrompt']._loaded_options = None
+  _globals['_PROMPTSERVICE'].methods_by_name['UpdatePrompt']._serialized_options = b'\212\262\031\021\n\rprompts:write \002\202\323\344\223\00202\030/api/v1/prompts/{prompt}:\014named_promptb\006prompt'
   _globals['_PROMPTSERVICE'].methods_by_name['DeletePrompt']._loaded_options = None
   _globals['_PROMPTSERVICE'].methods_by_name['DeletePrompt']._serialized_options = b'\212\262\031\024\n\rprompts:write \002@\314\001\202\323\344\223\002\032*\030/api/v1/prompts/{prompt}'
   _globals['_PROMPTSERVICE'].methods_by_name['CreatePromptRevision']._loaded_options = None
@@ -57,52 +60,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROMPTSERVICE'].methods_by_name['DeletePromptAlias']._serialized_options = b'\212\262\031\024\n\rprompts:write \002@\314\001\202\323\344\223\002**(/api/v1/prompts/{prompt}/aliases/{alias}'
   _globals['_PROMPTSERVICE'].methods_by_name['RenderPrompt']._loaded_options = None
   _globals['_PROMPTSERVICE'].methods_by_name['RenderPrompt']._serialized_options = b'\212\262\031\020\n\014prompts:read \001\202\323\344\223\002$\"\037/api/v1/prompts/{prompt}:render:\001*'
-  _globals['_CREATEPROMPTREQUEST']._serialized_start=200
-  _globals['_CREATEPROMPTREQUEST']._serialized_end=343
-  _globals['_CREATEPROMPTRESPONSE']._serialized_start=345
-  _globals['_CREATEPROMPTRESPONSE']._serialized_end=417
-  _globals['_GETPROMPTREQUEST']._serialized_start=419
-  _globals['_GETPROMPTREQUEST']._serialized_end=453
-  _globals['_GETPROMPTRESPONSE']._serialized_start=455
-  _globals['_GETPROMPTRESPONSE']._serialized_end=524
-  _globals['_LISTPROMPTSREQUEST']._serialized_start=526
-  _globals['_LISTPROMPTSREQUEST']._serialized_end=585
-  _globals['_LISTPROMPTSRESPONSE']._serialized_start=587
-  _globals['_LISTPROMPTSRESPONSE']._serialized_end=684
-  _globals['_DELETEPROMPTREQUEST']._serialized_start=686
-  _globals['_DELETEPROMPTREQUEST']._serialized_end=723
-  _globals['_DELETEPROMPTRESPONSE']._serialized_start=725
-  _globals['_DELETEPROMPTRESPONSE']._serialized_end=747
-  _globals['_CREATEPROMPTREVISIONREQUEST']._serialized_start=750
-  _globals['_CREATEPROMPTREVISIONREQUEST']._serialized_end=882
-  _globals['_CREATEPROMPTREVISIONRESPONSE']._serialized_start=884
-  _globals['_CREATEPROMPTREVISIONRESPONSE']._serialized_end=969
-  _globals['_GETPROMPTREVISIONREQUEST']._serialized_start=971
-  _globals['_GETPROMPTREVISIONREQUEST']._serialized_end=1031
-  _globals['_GETPROMPTREVISIONRESPONSE']._serialized_start=1033
-  _globals['_GETPROMPTREVISIONRESPONSE']._serialized_end=1115
-  _globals['_LISTPROMPTREVISIONSREQUEST']._serialized_start=1117
-  _globals['_LISTPROMPTREVISIONSREQUEST']._serialized_end=1200
-  _globals['_LISTPROMPTREVISIONSRESPONSE']._serialized_start=1202
-  _globals['_LISTPROMPTREVISIONSRESPONSE']._serialized_end=1312
-  _globals['_SETPROMPTALIASREQUEST']._serialized_start=1314
-  _globals['_SETPROMPTALIASREQUEST']._serialized_end=1440
-  _globals['_SETPROMPTALIASRESPONSE']._serialized_start=1442
-  _globals['_SETPROMPTALIASRESPONSE']._serialized_end=1516
-  _globals['_DELETEPROMPTALIASREQUEST']._serialized_start=1518
-  _globals['_DELETEPROMPTALIASREQUEST']._serialized_end=1629
-  _globals['_DELETEPROMPTALIASRESPONSE']._serialized_start=1631
-  _globals['_DELETEPROMPTALIASRESPONSE']._serialized_end=1658
-  _globals['_RENDERPROMPTREQUEST']._serialized_start=1661
-  _globals['_RENDERPROMPTREQUEST']._serialized_end=1905
-  _globals['_RENDERPROMPTREQUEST_VARIABLESENTRY']._serialized_start=1846
-  _globals['_RENDERPROMPTREQUEST_VARIABLESENTRY']._serialized_end=1894
-  _globals['_RENDERPROMPTRESPONSE']._serialized_start=1908
-  _globals['_RENDERPROMPTRESPONSE']._serialized_end=2163
-  _globals['_CHOSENEXAMPLE']._serialized_start=2165
-  _globals['_CHOSENEXAMPLE']._serialized_end=2283
-  _globals['_VARIABLEPROBLEM']._serialized_start=2285
-  _globals['_VARIABLEPROBLEM']._serialized_end=2361
-  _globals['_PROMPTSERVICE']._serialized_start=2364
-  _globals['_PROMPTSERVICE']._serialized_end=4143
+  _globals['_CREATEPROMPTREQUEST']._serialized_start=234
+  _globals['_CREATEPROMPTREQUEST']._serialized_end=377
+  _globals['_CREATEPROMPTRESPONSE']._serialized_start=379
+  _globals['_CREATEPROMPTRESPONSE']._serialized_end=451
+  _globals['_GETPROMPTREQUEST']._serialized_start=453
+  _globals['_GETPROMPTREQUEST']._serialized_end=487
+  _globals['_GETPROMPTRESPONSE']._serialized_start=489
+  _globals['_GETPROMPTRESPONSE']._serialized_end=558
+  _globals['_LISTPROMPTSREQUEST']._serialized_start=560
+  _globals['_LISTPROMPTSREQUEST']._serialized_end=619
+  _globals['_LISTPROMPTSRESPONSE']._serialized_start=621
+  _globals['_LISTPROMPTSRESPONSE']._serialized_end=718
+  _globals['_UPDATEPROMPTREQUEST']._serialized_start=721
+  _globals['_UPDATEPROMPTREQUEST']._serialized_end=863
+  _globals['_UPDATEPROMPTRESPONSE']._serialized_start=865
+  _globals['_UPDATEPROMPTRESPONSE']._serialized_end=937
+  _globals['_DELETEPROMPTREQUEST']._serialized_start=939
+  _globals['_DELETEPROMPTREQUEST']._serialized_end=976
+  _globals['_DELETEPROMPTRESPONSE']._serialized_start=978
+  _globals['_DELETEPROMPTRESPONSE']._serialized_end=1000
+  _globals['_CREATEPROMPTREVISIONREQUEST']._serialized_start=1003
+  _globals['_CREATEPROMPTREVISIONREQUEST']._serialized_end=1135
+  _globals['_CREATEPROMPTREVISIONRESPONSE']._serialized_start=1137
+  _globals['_CREATEPROMPTREVISIONRESPONSE']._serialized_end=1222
+  _globals['_GETPROMPTREVISIONREQUEST']._serialized_start=1224
+  _globals['_GETPROMPTREVISIONREQUEST']._serialized_end=1284
+  _globals['_GETPROMPTREVISIONRESPONSE']._serialized_start=1286
+  _globals['_GETPROMPTREVISIONRESPONSE']._serialized_end=1368
+  _globals['_LISTPROMPTREVISIONSREQUEST']._serialized_start=1370
+  _globals['_LISTPROMPTREVISIONSREQUEST']._serialized_end=1453
+  _globals['_LISTPROMPTREVISIONSRESPONSE']._serialized_start=1455
+  _globals['_LISTPROMPTREVISIONSRESPONSE']._serialized_end=1565
+  _globals['_SETPROMPTALIASREQUEST']._serialized_start=1567
+  _globals['_SETPROMPTALIASREQUEST']._serialized_end=1693
+  _globals['_SETPROMPTALIASRESPONSE']._serialized_start=1695
+  _globals['_SETPROMPTALIASRESPONSE']._serialized_end=1769
+  _globals['_DELETEPROMPTALIASREQUEST']._serialized_start=1771
+  _globals['_DELETEPROMPTALIASREQUEST']._serialized_end=1882
+  _globals['_DELETEPROMPTALIASRESPONSE']._serialized_start=1884
+  _globals['_DELETEPROMPTALIASRESPONSE']._serialized_end=1911
+  _globals['_RENDERPROMPTREQUEST']._serialized_start=1914
+  _globals['_RENDERPROMPTREQUEST']._serialized_end=2158
+  _globals['_RENDERPROMPTREQUEST_VARIABLESENTRY']._serialized_start=2099
+  _globals['_RENDERPROMPTREQUEST_VARIABLESENTRY']._serialized_end=2147
+  _globals['_RENDERPROMPTRESPONSE']._serialized_start=2161
+  _globals['_RENDERPROMPTRESPONSE']._serialized_end=2416
+  _globals['_CHOSENEXAMPLE']._serialized_start=2418
+  _globals['_CHOSENEXAMPLE']._serialized_end=2536
+  _globals['_VARIABLEPROBLEM']._serialized_start=2538
+  _globals['_VARIABLEPROBLEM']._serialized_end=2614
+  _globals['_PROMPTSERVICE']._serialized_start=2617
+  _globals['_PROMPTSERVICE']._serialized_end=4575
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from parley.inference.v1 import generation_pb2 as _generation_pb2
@@ -183,6 +184,64 @@ class ListPromptsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPromptsResponse: _TypeAlias = ListPromptsResponse  # noqa: Y015
+
+@_typing.final
+class UpdatePromptRequest(_message.Message):
+    """UpdatePromptRequest changes fields."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    NAMED_PROMPT_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """prompt is the id or the name of now."""
+    @_builtins.property
+    def named_prompt(self) -> _prompt_pb2.NamedPrompt:
+        """named_prompt holds the new values of `name` and `description`."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """update_mask lists the fields to change; the fields that the body holds when absent."""
+
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        named_prompt: _prompt_pb2.NamedPrompt | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["named_prompt", b"named_prompt", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["named_prompt", b"named_prompt", "prompt", b"prompt", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePromptRequest: _TypeAlias = UpdatePromptRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePromptResponse(_message.Message):
+    """UpdatePromptResponse is the changed prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prompt(self) -> _prompt_pb2.NamedPrompt:
+        """prompt as it is now."""
+
+    def __init__(
+        self,
+        *,
+        prompt: _prompt_pb2.NamedPrompt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePromptResponse: _TypeAlias = UpdatePromptResponse  # noqa: Y015
 
 @_typing.final
 class DeletePromptRequest(_message.Message):

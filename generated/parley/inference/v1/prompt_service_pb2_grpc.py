@@ -50,6 +50,11 @@ class PromptServiceStub:
                 request_serializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsRequest.SerializeToString,
                 response_deserializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsResponse.FromString,
                 _registered_method=True)
+        self.UpdatePrompt = channel.unary_unary(
+                '/parley.inference.v1.PromptService/UpdatePrompt',
+                request_serializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptRequest.SerializeToString,
+                response_deserializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptResponse.FromString,
+                _registered_method=True)
         self.DeletePrompt = channel.unary_unary(
                 '/parley.inference.v1.PromptService/DeletePrompt',
                 request_serializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.DeletePromptRequest.SerializeToString,
@@ -107,6 +112,14 @@ class PromptServiceServicer:
 
     def ListPrompts(self, request, context):
         """ListPrompts returns the organization's prompts by name, without the deleted ones.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePrompt(self, request, context):
+        """UpdatePrompt changes the name or the description of a prompt; its revisions and aliases stay. Its old name is
+        NOT_FOUND from then on, its id goes on to work. ALREADY_EXISTS when the new name is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +192,11 @@ def add_PromptServiceServicer_to_server(servicer, server):
                     servicer.ListPrompts,
                     request_deserializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsRequest.FromString,
                     response_serializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsResponse.SerializeToString,
+            ),
+            'UpdatePrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePrompt,
+                    request_deserializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptRequest.FromString,
+                    response_serializer=parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptResponse.SerializeToString,
             ),
             'DeletePrompt': grpc.unary_unary_rpc_method_handler(
                     servicer.DeletePrompt,
@@ -298,6 +316,33 @@ class PromptService:
             '/parley.inference.v1.PromptService/ListPrompts',
             parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsRequest.SerializeToString,
             parley_dot_inference_dot_v1_dot_prompt__service__pb2.ListPromptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/parley.inference.v1.PromptService/UpdatePrompt',
+            parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptRequest.SerializeToString,
+            parley_dot_inference_dot_v1_dot_prompt__service__pb2.UpdatePromptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,6 +22,10 @@ class PromptServiceStub:
     """GetPrompt returns a prompt, by its id also a deleted one."""
     ListPrompts: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.ListPromptsRequest, _prompt_service_pb2.ListPromptsResponse]
     """ListPrompts returns the organization's prompts by name, without the deleted ones."""
+    UpdatePrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.UpdatePromptRequest, _prompt_service_pb2.UpdatePromptResponse]
+    """UpdatePrompt changes the name or the description of a prompt; its revisions and aliases stay. Its old name is
+    NOT_FOUND from then on, its id goes on to work. ALREADY_EXISTS when the new name is taken.
+    """
     DeletePrompt: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.DeletePromptRequest, _prompt_service_pb2.DeletePromptResponse]
     """DeletePrompt takes a prompt out of use and frees its name. Its revisions stay readable by its id."""
     CreatePromptRevision: _aio.UnaryUnaryMultiCallable[_prompt_service_pb2.CreatePromptRevisionRequest, _prompt_service_pb2.CreatePromptRevisionResponse]
@@ -65,6 +69,16 @@ class PromptServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_prompt_service_pb2.ListPromptsRequest, _abc.Awaitable[_prompt_service_pb2.ListPromptsResponse]],
     ) -> _abc.Awaitable[_prompt_service_pb2.ListPromptsResponse]:
         """ListPrompts returns the organization's prompts by name, without the deleted ones."""
+
+    @_abc_1.abstractmethod
+    def UpdatePrompt(
+        self,
+        request: _prompt_service_pb2.UpdatePromptRequest,
+        context: _aio.ServicerContext[_prompt_service_pb2.UpdatePromptRequest, _abc.Awaitable[_prompt_service_pb2.UpdatePromptResponse]],
+    ) -> _abc.Awaitable[_prompt_service_pb2.UpdatePromptResponse]:
+        """UpdatePrompt changes the name or the description of a prompt; its revisions and aliases stay. Its old name is
+        NOT_FOUND from then on, its id goes on to work. ALREADY_EXISTS when the new name is taken.
+        """
 
     @_abc_1.abstractmethod
     def DeletePrompt(

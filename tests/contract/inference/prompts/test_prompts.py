@@ -1,13 +1,15 @@
 """Prompts as they are kept: names, revisions, repeats, and what other organizations see of them."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from services.inference.prompts.model import RevisionHead
-from services.inference.prompts.store import AliasMove, PromptStore
-from services.mesh.errors import AlreadyExists, IdempotencyMismatch, QuotaExhausted
+from services.inference.prompts.model import NamedPrompt, RevisionHead
+from services.inference.prompts.store import AliasMove, PromptChange, PromptStore
+from services.inference.prompts.variables import DESCRIPTION_CHARS_MAX
+from services.mesh.errors import AlreadyExists, IdempotencyMismatch, InvalidArgument, QuotaExhausted
 from tests.support.prompts import (
     AUTHOR,
     BOUNDS,
@@ -20,6 +22,12 @@ from tests.support.prompts import (
     prompt,
     repeat,
 )
+
+LATER = NOON + timedelta(hours=1)
+
+
+def change(*, name: str | None = None, description: str | None = None) -> PromptChange:
+    return PromptChange(name=name, description=description, at=LATER)
 
 
 async def test_prompt_and_its_first_revision_are_what_was_kept(store: PromptStore) -> None:
@@ -50,7 +58,57 @@ async def test_another_organization_sees_and_changes_nothing(store: PromptStore)
     assert await store.revisions(OTHER_ORGANIZATION, made.id, before=None, limit=9) == []
     assert await store.add_revision(OTHER_ORGANIZATION, made.id, draft(), None) is None
     assert await store.move_alias(OTHER_ORGANIZATION, made.id, move) is None
+    assert await store.change(OTHER_ORGANIZATION, made.id, change(name="theirs")) is None
     assert not await store.delete(OTHER_ORGANIZATION, made.id, NOON)
+    assert await store.find(ORGANIZATION, made.id) == made
+
+
+async def test_changed_prompt_keeps_all_that_was_not_changed(store: PromptStore) -> None:
+    made = await store.create(prompt(description="For people."), draft(), None)
+    renamed = await store.change(ORGANIZATION, made.id, change(name="helpdesk"))
+    bare = await store.change(ORGANIZATION, made.id, change(description=""))
+    assert renamed == replace(made, name="helpdesk", updated_at=LATER)
+    assert bare == replace(made, name="helpdesk", description="", updated_at=LATER)
+    assert await store.find(ORGANIZATION, "helpdesk") == await store.find(ORGANIZATION, made.id) == bare
+    assert await store.find(ORGANIZATION, "support") is None
+
+
+async def test_name_of_another_prompt_cannot_be_taken_while_it_lives(store: PromptStore) -> None:
+    made = await store.create(prompt(), draft(), None)
+    other = await store.create(prompt("other"), draft(), None)
+    with pytest.raises(AlreadyExists) as refused:
+        await store.change(ORGANIZATION, other.id, change(name="support"))
+    assert await store.change(ORGANIZATION, made.id, change(name="support")) is not None
+    await store.delete(ORGANIZATION, made.id, NOON)
+    assert await store.change(ORGANIZATION, other.id, change(name="support")) is not None
+    assert refused.value.metadata == {"field": "name"}
+
+
+async def test_of_prompts_that_want_one_name_at_once_one_gets_it(store: PromptStore) -> None:
+    made = [await store.create(prompt(name), draft(), None) for name in ("a", "b", "c")]
+    wanted = (store.change(ORGANIZATION, one.id, change(name="best")) for one in made)
+    outcomes = await asyncio.gather(*wanted, return_exceptions=True)
+    assert sum(isinstance(outcome, NamedPrompt) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, AlreadyExists) for outcome in outcomes) == 2
+
+
+@pytest.mark.parametrize(("more", "is_taken"), [(-1, True), (0, True), (1, False)])
+async def test_description_is_so_long_and_no_longer(store: PromptStore, more: int, *, is_taken: bool) -> None:
+    made = await store.create(prompt(), draft(), None)
+    call = store.change(ORGANIZATION, made.id, change(description="x" * (DESCRIPTION_CHARS_MAX + more)))
+    if is_taken:
+        assert await call is not None
+    else:
+        with pytest.raises(InvalidArgument) as refused:
+            await call
+        assert refused.value.fields[0].field == "description"
+
+
+async def test_prompt_keeps_its_name_when_the_new_one_is_none(store: PromptStore) -> None:
+    made = await store.create(prompt(), draft(), None)
+    for name in ("", "No Name", "prm_x"):
+        with pytest.raises(InvalidArgument):
+            await store.change(ORGANIZATION, made.id, change(name=name))
     assert await store.find(ORGANIZATION, made.id) == made
 
 
@@ -102,6 +160,7 @@ async def test_deleted_prompt_is_explained_by_its_id_and_used_no_more(store: Pro
     assert await store.find(ORGANIZATION, made.name) is None
     assert await store.page(ORGANIZATION, after="", limit=9) == []
     assert await store.add_revision(ORGANIZATION, made.id, draft(), None) is None
+    assert await store.change(ORGANIZATION, made.id, change(name="helpdesk")) is None
     assert not await store.delete(ORGANIZATION, made.id, NOON)
 
 

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from services.inference.prompts.examples import Examples
+from services.inference.prompts.library import Library
 from services.inference.prompts.lookup import PromptBook
 from services.inference.prompts.model import LATEST, NamedPrompt, Revision
 from services.inference.prompts.reference import PromptReference
@@ -68,6 +70,14 @@ async def made(store: Counting) -> NamedPrompt:
     changed = await moved(store, kept, 1)
     store.reads = 0
     return changed
+
+
+async def leads(book: PromptBook, named: PromptReference) -> bool:
+    try:
+        await book.find(ORGANIZATION, named)
+    except NotFound:
+        return False
+    return True
 
 
 async def moved(store: Counting, kept: NamedPrompt, revision: int) -> NamedPrompt:
@@ -139,6 +149,19 @@ async def test_replica_hears_where_another_one_moved_an_alias(
         for handle in (made.id, made.name):
             while (await books[1].find(ORGANIZATION, reference(handle))).number != 2:  # noqa: ASYNC110 - the news sets no event of ours
                 await asyncio.sleep(0.02)
+
+
+async def test_replica_hears_of_a_new_name(books: list[PromptBook], store: Counting, made: NamedPrompt) -> None:
+    library = Library(store, books[0], Examples(store, None))
+    for book in books:
+        assert (await book.find(ORGANIZATION, reference())).number == 1
+    await library.change(ORGANIZATION, made.id, name="helpdesk", description=None)
+    for book in books:
+        async with asyncio.timeout(100):
+            while await leads(book, reference()):  # noqa: ASYNC110 - the news sets no event of ours
+                await asyncio.sleep(0.02)
+        assert await leads(book, reference("helpdesk"))
+        assert await leads(book, reference(made.id))
 
 
 async def test_what_is_known_serves_while_the_database_is_away(

@@ -45,3 +45,24 @@ async def test_prompt_is_made_moved_rendered_used_and_deleted(served: Served) ->
     assert served.provider.tasks[0].system == "You are Ada. Be brief."
     assert [one["number"] for one in listed.json()["revisions"]] == [2, 1]
     assert (deleted.status_code, explained.json()["content"]["template"]) == (204, "You are {{team}}. Be brief.")
+
+
+async def test_prompt_itself_is_changed_by_the_fields_of_the_body_and_counted_by_its_new_name(served: Served) -> None:
+    async with running_edge(inference=served.servicers) as edge:
+        client = edge.client
+        client.headers.update(KEY_HEADERS)
+        await client.post(PROMPTS, json={"name": "support", "description": "For people.", "content": CONTENT})
+        changed = await client.patch(f"{PROMPTS}/support", json={"name": "helpdesk", "description": ""})
+        refused = await client.patch(f"{PROMPTS}/helpdesk", json={"latest_revision": 7})
+        gone = await client.get(f"{PROMPTS}/support")
+        question = {"prompt": {"messages": [{"role": "user", "text": "Who are you?"}]}}
+        reference = {"prompt": "helpdesk", "alias": "latest", "variables": {"team": "Ada"}}
+        counts = [
+            await client.post("/api/v1/tokens:count", json=body)
+            for body in (question, question | {"prompt_ref": reference})
+        ]
+    alone, together = (count.json()["input_tokens"] for count in counts)
+    assert (changed.status_code, changed.json()["name"], changed.json()["description"]) == (200, "helpdesk", "")
+    assert (refused.status_code, refused.json()["reason"]) == (400, "INVALID_ARGUMENT")
+    assert gone.status_code == 404
+    assert together > alone

@@ -68,6 +68,10 @@ class Client:
         request = generation_service_pb2.GenerateRequest(prompt=asked(), prompt_ref=named(**reference))
         return (await unary(self.generation.Generate(request, metadata=self.metadata, timeout=60))).answer
 
+    async def count(self, **fields: Any) -> int:
+        request = generation_service_pb2.CountTokensRequest(**({"prompt": asked(), "prompt_ref": named()} | fields))
+        return (await unary(self.generation.CountTokens(request, metadata=self.metadata, timeout=60))).input_tokens
+
 
 def asked() -> generation_pb2.Prompt:
     question = generation_pb2.PromptMessage(role=generation_pb2.ROLE_USER, text="Which song?")
@@ -167,8 +171,43 @@ async def test_template_that_does_not_hold_is_refused_by_field(
 
 async def test_name_that_is_taken_is_refused(client: Client) -> None:
     await client.made()
-    error = await client.refused("CreatePrompt", name="support", content={"template": "x"})
-    assert (error.reason, error.metadata) == (Reason.ALREADY_EXISTS, {"field": "name"})
+    await client.call("CreatePrompt", name="other", content={"template": "x"})
+    for error in (
+        await client.refused("CreatePrompt", name="support", content={"template": "x"}),
+        await client.refused("UpdatePrompt", prompt="other", named_prompt={"name": "support"}),
+    ):
+        assert (error.reason, error.metadata) == (Reason.ALREADY_EXISTS, {"field": "name"})
+
+
+async def test_prompt_is_given_another_name_and_description(client: Client) -> None:
+    made = await client.made(description="For people.")
+    renamed = (await client.call("UpdatePrompt", prompt="support", named_prompt={"name": "helpdesk"})).prompt
+    mask = {"paths": ["description"]}
+    bare = (await client.call("UpdatePrompt", prompt="helpdesk", named_prompt={"name": "x"}, update_mask=mask)).prompt
+    gone = await refused(client.generate())
+    answers = [await client.generate(prompt=handle) for handle in ("helpdesk", made.id)]
+    assert (renamed.id, renamed.name, renamed.description) == (made.id, "helpdesk", "For people.")
+    assert (bare.name, bare.description, dict(bare.aliases)) == ("helpdesk", "", {"production": 1})
+    assert (gone.reason, gone.metadata) == (Reason.NOT_FOUND, {"resource": "prompt"})
+    assert {answer.prompt_revision for answer in answers} == {f"{made.id}/1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"named_prompt": {"name": "No Name"}}, "name"),
+        ({"named_prompt": {"description": "a\0b"}}, "description"),
+        ({"named_prompt": {"name": "helpdesk"}, "update_mask": {"paths": ["name", "aliases"]}}, "update_mask"),
+        ({"update_mask": {"paths": ["name"]}}, "name"),
+    ],
+)
+async def test_change_that_does_not_hold_is_refused_by_field(
+    client: Client, change: dict[str, Any], field: str
+) -> None:
+    made = await client.made()
+    error = await client.refused("UpdatePrompt", prompt="support", **change)
+    assert (error.reason, error.fields[0].field) == (Reason.INVALID_ARGUMENT, field)
+    assert (await client.call("GetPrompt", prompt="support")).prompt == made
 
 
 async def test_answer_is_given_the_prompt_and_tells_its_revision(client: Client, served: Served) -> None:
@@ -217,6 +256,21 @@ async def test_reference_that_does_not_fit_is_refused_by_field(
     assert served.provider.tasks == []
 
 
+async def test_count_is_what_an_answer_is_given(client: Client) -> None:
+    await client.made()
+    context = (await client.generate()).context
+    alone = await client.count(prompt_ref=None)
+    assert await client.count() == context.system_tokens + context.example_tokens + context.history_tokens
+    assert await client.count() > alone
+
+
+async def test_model_of_the_prompt_is_that_whose_tokens_are_counted(client: Client) -> None:
+    await client.made(prompt_pb2.PromptContent(template="x", defaults=prompt_pb2.PromptDefaults(model="nobody/knows")))
+    error = await refused(client.count(prompt_ref={"prompt": "support"}))
+    assert error.reason is Reason.MODEL_UNKNOWN
+    assert await client.count(prompt_ref={"prompt": "support"}, model="fake/m") > 0
+
+
 async def test_preview_shows_what_a_model_would_be_given_and_what_is_missing(client: Client, served: Served) -> None:
     made = await client.made()
     shown = await client.call("RenderPrompt", prompt="support", variables={"style": "loud"}, question="A red thing?")
@@ -244,6 +298,7 @@ async def test_deleted_prompt_stays_explained_by_its_id(client: Client) -> None:
     assert (await client.call("GetPromptRevision", prompt=made.id, revision=1)).revision.content == CONTENT
     for error in (
         await client.refused("GetPrompt", prompt="support"),
+        await client.refused("UpdatePrompt", prompt=made.id, named_prompt={"name": "helpdesk"}),
         await client.refused("DeletePrompt", prompt=made.id),
         await client.refused("CreatePromptRevision", prompt=made.id, content={"template": "x"}),
         await client.refused("SetPromptAlias", prompt=made.id, alias="staging", revision=1),
@@ -261,14 +316,16 @@ async def test_another_organization_finds_nothing(client: Client) -> None:
         await theirs.refused("GetPrompt", prompt=made.id),
         await theirs.refused("GetPromptRevision", prompt=made.id, revision=1),
         await theirs.refused("ListPromptRevisions", prompt="support"),
+        await theirs.refused("UpdatePrompt", prompt=made.id, named_prompt={"name": "theirs"}),
         await theirs.refused("DeletePrompt", prompt=made.id),
         await refused(theirs.generate(prompt=made.id)),
+        await refused(theirs.count(prompt_ref={"prompt": made.id})),
     ):
         assert (error.reason, error.metadata) == (Reason.NOT_FOUND, {"resource": "prompt"})
     assert list((await theirs.call("ListPrompts")).prompts) == []
 
 
-@pytest.mark.parametrize("method", ["CreatePrompt", "SetPromptAlias", "DeletePrompt"])
+@pytest.mark.parametrize("method", ["CreatePrompt", "UpdatePrompt", "SetPromptAlias", "DeletePrompt"])
 async def test_readers_change_nothing(client: Client, method: str) -> None:
     await client.made()
     metadata = client.issuer.metadata(audience="inference", scopes=("prompts:read",))

@@ -62,8 +62,9 @@ class Behind:
         self.wishes.append(wish)
         return ANSWER
 
-    def count_tokens(self, model: str, prompt: Prompt) -> TokenCount:
-        return TokenCount(len(prompt.system), is_estimated=True)
+    async def count_tokens(self, wish: Generation, payer: Payer) -> TokenCount:
+        self.wishes.append(wish)
+        return TokenCount(len(wish.prompt.system), is_estimated=True)
 
 
 @dataclass
@@ -98,9 +99,9 @@ async def test_wish_without_a_prompt_passes_untouched(behind: Behind) -> None:
     events = [event async for event in answers.stream(WISH, PAYER)]
     assert await answers.answer(WISH, PAYER) is ANSWER
     assert events == [Started(model="m", context=REPORT), TextDelta(0, "Yes."), Finished(ANSWER)]
-    assert behind.wishes == [WISH, WISH]
+    assert (await answers.count_tokens(WISH, PAYER)).input_tokens == len("Be short.")
+    assert behind.wishes == [WISH, WISH, WISH]
     assert revisions.found == []
-    assert answers.count_tokens("", WISH.prompt).input_tokens == len("Be short.")
 
 
 async def test_prompt_precedes_what_the_wish_says_itself(behind: Behind) -> None:
@@ -124,6 +125,21 @@ async def test_defaults_of_the_prompt_hold_where_the_wish_says_nothing(behind: B
     assert [wish.model for wish in behind.wishes] == ["openai/m", "other/m"]
     assert [wish.parameters.temperature for wish in behind.wishes] == [0.7, 0.0]
     assert [wish.parameters.output_tokens_max for wish in behind.wishes] == [50, 50]
+
+
+async def test_count_is_of_all_that_an_answer_would_be_given(behind: Behind) -> None:
+    answers = before(behind)
+    await answers.answer(named(), PAYER)
+    count = await answers.count_tokens(named(), PAYER)
+    answered, counted = behind.wishes
+    assert counted == answered
+    assert count.input_tokens == len(answered.prompt.system)
+
+
+async def test_prompt_that_cannot_be_used_is_not_counted(behind: Behind) -> None:
+    with pytest.raises(InvalidArgument):
+        await before(behind).count_tokens(replace(WISH, prompt_ref=reference()), PAYER)
+    assert behind.wishes == []
 
 
 async def test_answer_and_stream_tell_the_revision(behind: Behind) -> None:
