@@ -275,6 +275,7 @@ def _request(request: GenerationRequest) -> generation_service_pb2.StreamGenerat
         accepts_restart=request.accepts_restart,
         continue_from=request.continue_from,
         is_repeat=request.is_repeat,
+        cache=generation_pb2.CACHE_USE_REFRESH if request.is_anew else generation_pb2.CACHE_USE_UNSPECIFIED,
         purpose=_PURPOSES[request.purpose],
         prompt_ref=None if request.prompt is None else reference_to_inference(request.prompt),
     )

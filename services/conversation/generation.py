@@ -191,6 +191,7 @@ class Generation:
             continue_from=continuation.offered,
             credential_id=claim.credential_id,
             is_repeat=self._is_repeat,
+            is_anew=bool(claim.answer.revision_of),
         )
         return await self._generate(request, continuation)
 

@@ -149,6 +149,7 @@ class GenerationRequest:
         continue_from: the answer as far as an attempt before this one got with it, within `CONTINUE_FROM_LENGTH_MAX`.
         credential_id: with which the answer was asked for; its budgets pay for it.
         is_repeat: an earlier attempt came so far that it was counted as a request.
+        is_anew: there is an answer already and another one is wanted, so that a stored one will not do.
     """
 
     model: str
@@ -165,6 +166,7 @@ class GenerationRequest:
     input_tokens_max: int = 0
     credential_id: str = ""
     is_repeat: bool = False
+    is_anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from dev.valkey import Server
+from parley.inference.v1 import generation_pb2
 from services.conversation import clients
 from services.conversation.app import MIGRATIONS
 from services.conversation.events import PartStarted, ProviderSwitched, TurnEvent
@@ -118,6 +119,17 @@ async def test_the_credential_that_asked_pays_for_the_answer_and_not_for_the_sea
 
     assert peers.auth.credentials == ["", "key_1"]
     assert [asked.is_repeat for asked in peers.generation.requests] == [True]
+
+
+async def test_an_answer_that_shall_be_made_anew_is_not_taken_from_the_cache(adapters: Adapters, peers: Peers) -> None:
+    for is_anew in (False, True):
+        async with adapters.inference.generate(ADA, replace(REQUEST, is_anew=is_anew)) as batches:
+            assert [batch async for batch in batches]
+
+    assert [asked.cache for asked in peers.generation.requests] == [
+        generation_pb2.CACHE_USE_UNSPECIFIED,
+        generation_pb2.CACHE_USE_REFRESH,
+    ]
 
 
 async def steps(adapters: Adapters) -> list[Generated]:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.conversation.actions import Continue, NewQuestion
+from services.conversation.actions import Continue, NewQuestion, Regenerate
 from services.conversation.attempts import (
     HELD_S_MAX,
     PAUSE_S_MAX,
@@ -142,6 +142,15 @@ async def test_the_continuation_of_an_answer_is_a_request_until_it_has_begun(at_
     assert ending(await at_work.watch(longer)).state is TurnState.COMPLETED
 
     assert [request.is_repeat for _, request in at_work.inference.requests] == [False, False, False]
+
+
+async def test_another_answer_to_a_question_is_made_anew(at_work: Rig) -> None:
+    turn = await at_work.ask()
+    await at_work.watch(turn)
+    again = await at_work.act(turn.conversation_id, Regenerate(turn.assistant_message_id))
+    await at_work.watch(again)
+
+    assert [request.is_anew for _, request in at_work.inference.requests] == [False, True]
 
 
 async def test_an_answer_is_paid_for_by_the_credential_that_asked(at_work: Rig) -> None:
