@@ -29,10 +29,17 @@ SCRIPTS: Final = {
 """Models `scripted/<name>` of the shared stack, beside the extractive one."""
 MENDED: Final = "mended"
 """A route whose first target breaks off, and whose second goes on."""
+RECALLED: Final = "recalled"
+"""A route that answers questions of the same meaning from its cache."""
 ROUTES: Final = f"""\
 [[route]]
 name = "{MENDED}"
 targets = [{{ model = "scripted/half" }}, {{ model = "scripted/rest", assistant_prefix = true }}]
+
+[[route]]
+name = "{RECALLED}"
+targets = [{{ model = "extractive" }}]
+cache = {{ exact_s = 3600, semantic = {{}} }}
 """
 
 
