@@ -34,6 +34,11 @@ _JWT_DOTS: Final = 2
 _EXCHANGES: Final = telemetry.counter(
     "parley_edge_token_exchanges", "Credentials exchanged at auth, by how it ended.", ["outcome"]
 )
+_AGE: Final = telemetry.histogram(
+    "parley_edge_identity_age_seconds",
+    "How long ago auth was asked about the credential of a request that was let in.",
+    buckets=(0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0),
+)
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -191,10 +196,11 @@ class Identities:
         return self._clock.monotonic() < until
 
     def _recall(self, digest: bytes) -> Caller:
-        caller, _ = self._remembered[digest]
+        caller, until = self._remembered[digest]
         self._remembered.move_to_end(digest)
         if caller is None:
             raise CredentialsInvalid
+        _AGE.observe(self._clock.monotonic() - (until - REMEMBERED_S))
         return caller
 
     async def _exchange(self, digest: bytes, credential: Credential) -> None:

@@ -29,8 +29,13 @@ _EXPOSED: Final = "x-request-id, request-id, x-parley-turn, x-parley-conversatio
 _REQUESTS: Final = telemetry.counter(
     "parley_edge_requests", "Requests answered, by route and status.", ["route", "method", "status"]
 )
+# With the bounds of what is promised of reads (0.08 and 0.2 s) and of accepting a turn (0.3 s) among them.
+_START_BUCKETS_S: Final = (0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _START_SECONDS: Final = telemetry.histogram(
-    "parley_edge_response_start_seconds", "From the head of a request to the head of its answer.", ["route"]
+    "parley_edge_response_start_seconds",
+    "From the head of a request to the head of its answer.",
+    ["route"],
+    buckets=_START_BUCKETS_S,
 )
 _IN_FLIGHT: Final = telemetry.gauge(
     "parley_edge_requests_in_flight_count", "Requests being answered, streams included."

@@ -8,6 +8,7 @@ from typing import Final
 
 from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
 from services.conversation import clients, tables
+from services.conversation.backlog import BacklogGauges
 from services.conversation.cache_valkey import ValkeyHistoryCache
 from services.conversation.conversations import Conversations, FeedbackBook, Messages
 from services.conversation.generation import Sources
@@ -286,4 +287,5 @@ def common_loops(config: ApiSettings, core: Core) -> list[Loop]:
         periodic("reaper", core.reaper.reap, every_s=config.reap_every_s),
         periodic("sweeper", core.sweeper.sweep, every_s=SWEEP_EVERY_S),
         periodic("queue_gauges", QueueGauges(core.queue).measure, every_s=config.queue_measure_every_s),
+        periodic("backlog_gauges", BacklogGauges(core.store).measure, every_s=config.queue_measure_every_s),
     ]

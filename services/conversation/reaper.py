@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from services.conversation import attempts
+from services.conversation import attempts, metrics
 from services.conversation.generation import ending_of
 from services.conversation.queue.port import Queue
 from services.conversation.recovery import Recovery
@@ -92,5 +92,6 @@ class Reaper:
             _log.exception("turn_not_closed", cause=cause, turn_id=ref.turn_id)
             return
         _CLOSED.labels(cause).inc()
+        metrics.ended(ending)
         turn = claim.turn
         _log.warning("turn_closed", cause=cause, turn_id=turn.id, attempt=turn.attempt, fence=claim.hold.fence)

@@ -54,7 +54,7 @@ class QueueSettings(ValkeySettings):
         description="Seconds of silence after which Kafka takes a worker for dead.",
     )
     queue_measure_every_s: float = Field(
-        default=10.0, gt=0.0, le=600.0, description="Seconds between looks at the depth and age of the queue."
+        default=10.0, gt=0.0, le=600.0, description="Seconds between looks at the depth and age of queue and backlog."
     )
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.conversation.backlog import BacklogStore
 from services.conversation.context import ContextReport
 from services.conversation.events import Draft
 from services.conversation.leftover_store import LeftoverStore
@@ -120,6 +121,7 @@ class Claim:
         sequence_limit: no event above it was ever shown.
         deadline_s: seconds left, negative when the deadline has passed.
         credential_id: see `NewTurn`; empty for a turn that a release before this one took.
+        queued_s: from its acceptance to its first claim; None for a turn that waited for another one before.
     """
 
     hold: Hold
@@ -134,6 +136,7 @@ class Claim:
     deadline_s: float
     continued: Message | None = None
     credential_id: str = ""
+    queued_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,5 +390,7 @@ class WorkStore(Protocol):
         ...
 
 
-class Store(ConversationStore, LeftoverStore, SummaryStore, FeedbackStore, TurnStore, WorkStore, Protocol):
+class Store(
+    BacklogStore, ConversationStore, LeftoverStore, SummaryStore, FeedbackStore, TurnStore, WorkStore, Protocol
+):
     """All of it."""

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final
 
-from services.conversation import attempts
+from services.conversation import attempts, metrics
 from services.conversation.events import Draft
 from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
 from services.conversation.journal.port import Batch
@@ -144,7 +144,8 @@ class TurnRun:
         lease_until = self._renewed_at + self._timing.lease_s
         writer = TurnWriter(self._commit, self.claim, recovered, lease_until=lease_until, clock=self._timing.clock)
         self._folded = recovered.draft.last_sequence
-        generation = Generation(self._sources, self.claim, recovered.draft, writer.put)
+        put = metrics.watched(writer.put, self.claim, clock=self._timing.clock, claimed_at=self._renewed_at)
+        generation = Generation(self._sources, self.claim, recovered.draft, put)
         async with self._kept(writer, recovered.epoch):
             outcome = await self._outcome(generation)
             await writer.flush(wait_s=FLUSH_S)
@@ -236,6 +237,7 @@ class TurnRun:
 
     def _ended(self, draft: Draft, ending: Ending) -> None:
         _ENDED.labels(ending.state.value).inc()
+        metrics.ended(ending)
         self._log.info(
             "turn_ended",
             state=ending.state.value,

@@ -154,12 +154,13 @@ class Attempt:
         usage = self._usage(ended.counts)
         if not self._is_over:
             self._is_over = True
+            seconds = self._clock.monotonic() - self._started
             self._standings.succeeded(
                 self.admission,
-                seconds=self._clock.monotonic() - self._started,
+                seconds=seconds,
                 is_slow=self._first_s > self.target.limits.first_event_s * SLOW_PART,
             )
-            metrics.answered(self.target, ended.finish_reason, usage)
+            metrics.answered(self.target, ended.finish_reason, usage, seconds)
             self._reservation.commit(usage)
         return usage
 

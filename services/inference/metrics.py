@@ -10,6 +10,8 @@ from services.mesh.telemetry import counter, histogram
 
 # First tokens take from 1 ms (built-in model) to minutes (reasoning models).
 _FIRST_TOKEN_BUCKETS_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+# The bounds of gen_ai.client.operation.duration, every second one, and what long answers take beyond.
+_ANSWER_BUCKETS_S: Final = (0.01, 0.04, 0.16, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68)
 
 _ANSWERS: Final = counter(
     "parley_inference_answers", "Answers that came to their end.", ["provider", "model", "finish_reason"]
@@ -28,6 +30,12 @@ _FIRST_TOKEN: Final = histogram(
     "From the start of an attempt to its first text.",
     ["provider", "model"],
     buckets=_FIRST_TOKEN_BUCKETS_S,
+)
+_ANSWER: Final = histogram(
+    "parley_inference_answer_seconds",
+    "From the start of an attempt to its end, of those that came to it.",
+    ["provider", "model"],
+    buckets=_ANSWER_BUCKETS_S,
 )
 _ERRORS: Final = counter("parley_inference_provider_errors", "Attempts that failed.", ["provider", "model", "kind"])
 _SWITCHES: Final = counter(
@@ -53,8 +61,15 @@ def first_token(target: Target, seconds: float) -> None:
     _FIRST_TOKEN.labels(*_labels(target)).observe(seconds)
 
 
-def answered(target: Target, finish_reason: FinishReason, usage: Usage) -> None:
+def answered(target: Target, finish_reason: FinishReason, usage: Usage, seconds: float) -> None:
     """An attempt came to its end."""
+    _ANSWER.labels(*_labels(target)).observe(seconds)
+    _ANSWERS.labels(*_labels(target), finish_reason.value).inc()
+    _consumed(target, usage)
+
+
+def collected(target: Target, finish_reason: FinishReason, usage: Usage) -> None:
+    """An answer came out of a vendor's batch, whose time says nothing of the target's."""
     _ANSWERS.labels(*_labels(target), finish_reason.value).inc()
     _consumed(target, usage)
 

@@ -13,6 +13,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import CompoundSelect, Executable, Select, literal, select
@@ -20,6 +21,7 @@ from sqlalchemy.engine import URL, CursorResult, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import Pool, QueuePool
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
@@ -58,6 +60,14 @@ _ENDED: Final = telemetry.counter(
     "parley_mesh_database_transactions",
     "Units of work by kind (read, change, write), and how they ended.",
     ["kind", "outcome"],
+)
+_SECONDS: Final = telemetry.histogram(
+    "parley_mesh_database_transaction_seconds",
+    "From the wish for a connection to the end of the unit of work, by kind.",
+    ["kind"],
+)
+_CONNECTIONS: Final = telemetry.gauge(
+    "parley_mesh_database_connections_count", "Connections of the pool: used now, and the most there may be.", ["which"]
 )
 
 
@@ -191,6 +201,8 @@ async def open_database(
         pool_wait_s: seconds that a transaction waits for a free connection.
     """
     engine = _create_engine(settings, application=application, pool_wait_s=pool_wait_s)
+    _CONNECTIONS.labels("max").set(settings.database_pool_size)
+    _CONNECTIONS.labels("used").set_function(lambda: _used(engine.pool))
     try:
         yield Database(engine)
     finally:
@@ -292,9 +304,14 @@ def _sqlstate(error: DBAPIError) -> str:
 
 @contextmanager
 def _counted(kind: str) -> Iterator[None]:
-    outcome = "failed"
+    outcome, began = "failed", monotonic()
     try:
         yield
         outcome = "committed"
     finally:
         _ENDED.labels(kind, outcome).inc()
+        _SECONDS.labels(kind).observe(monotonic() - began)
+
+
+def _used(pool: Pool) -> int:
+    return pool.checkedout() if isinstance(pool, QueuePool) else 0

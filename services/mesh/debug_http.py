@@ -15,7 +15,7 @@ from typing import Final
 
 from prometheus_client.exposition import choose_encoder
 
-from services.mesh import telemetry
+from services.mesh import lag, telemetry
 from services.mesh.settings import MeshSettings, effective
 
 REQUEST_BYTES_MAX: Final = 8_192
@@ -24,6 +24,9 @@ CHECK_TIMEOUT_S: Final = 1.0
 
 _JSON: Final = "application/json"
 _log = telemetry.logger("mesh.debug_http")
+_PASSED: Final = telemetry.gauge(
+    "parley_mesh_check_passed_ratio", "Whether what the process needs was there at the last look: 1, or 0.", ["check"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,13 @@ class Health:
         return {check.name: result for check, result in zip(self._checks, results, strict=True) if result}
 
     async def _problem(self, check: Check) -> str:
+        passed = _PASSED.labels(check.name)
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
                 await check.probe()
+            passed.set(1)
         except Exception as error:  # noqa: BLE001 - a probe may fail in any way, and each means: not ready
+            passed.set(0)
             _log.warning("check_failed", check=check.name, error=repr(error))
             return type(error).__name__  # not its text: this port is unauthenticated
         return ""
@@ -89,7 +95,8 @@ async def serving(settings: MeshSettings, health: Health) -> AsyncIterator[int]:
     host, _, port = settings.debug_listen.rpartition(":")
     server = await asyncio.start_server(connected, host.strip("[]"), int(port), limit=REQUEST_BYTES_MAX)
     async with server:
-        yield server.sockets[0].getsockname()[1]
+        with lag.measured():
+            yield server.sockets[0].getsockname()[1]
 
 
 async def _answer(reader: asyncio.StreamReader, settings: MeshSettings, health: Health) -> _Response:
@@ -104,6 +111,8 @@ async def _answer(reader: asyncio.StreamReader, settings: MeshSettings, health: 
     if method != "GET":
         return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "only GET"})
     path = rest.partition(" ")[0].partition("?")[0]
+    if path == "/metrics":
+        await health.problems()  # so that what was scraped is as fresh as the rest
     if path == "/readyz":
         problems = await health.problems()
         status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK

@@ -24,6 +24,7 @@ from redis.exceptions import (
     TimeoutError,  # noqa: A004 - as above
 )
 
+from services.mesh import telemetry
 from services.mesh.errors import Overloaded, Unavailable
 from services.mesh.settings import ValkeySettings
 
@@ -36,6 +37,12 @@ _CLOSED: Final = "the handler is closed"
 """How uvloop's RuntimeError ends when redis-py writes to a connection that was reset while it was being made."""
 
 Argument: TypeAlias = str | bytes | int | float
+
+_COMMANDS: Final = telemetry.counter(
+    "parley_mesh_valkey_commands", "Commands and scripts by what came of them: answered, or failed.", ["outcome"]
+)
+_ANSWERED: Final = _COMMANDS.labels("answered")
+_FAILED: Final = _COMMANDS.labels("failed")
 
 
 class _Sending:
@@ -77,8 +84,14 @@ class Client(Redis):
             Overloaded: no connection of the pool came free.
             Unavailable: the answer did not come. The command may have run or not.
         """
-        with translated():
-            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+        try:
+            with translated():
+                answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+        except (Overloaded, Unavailable):
+            _FAILED.inc()
+            raise
+        _ANSWERED.inc()
+        return answer
 
 
 class Script:

@@ -100,6 +100,7 @@ class MemoryWork(MemoryConversations):
             deadline_s=(row.deadline - self.clock.now()).total_seconds(),
             continued=self.owned_message(row.owner, row.continue_of) if row.continue_of else None,
             credential_id=row.credential_id,
+            queued_s=None if row.has_waited else _since(row.turn),
         )
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
@@ -247,6 +248,7 @@ class MemoryWork(MemoryConversations):
             sequence_limit=new.sequence_limit,
             continue_of=new.continue_of,
             credential_id=new.credential_id,
+            has_waited=state is TurnState.WAITING,
         )
         self.tables.turns[new.id] = row
         if state is TurnState.QUEUED:
@@ -379,3 +381,8 @@ class MemoryWork(MemoryConversations):
     def _touch(self, owner: Owner, conversation_id: str) -> None:
         conversation = self.owned_conversation(owner, conversation_id)
         self.tables.conversations[conversation_id] = (owner, replace(conversation, update_time=self.now()))
+
+
+def _since(turn: Turn) -> float:
+    assert turn.start_time is not None, "a turn that is claimed has begun"
+    return (turn.start_time - turn.create_time).total_seconds()

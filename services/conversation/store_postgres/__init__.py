@@ -1,5 +1,6 @@
 """The store on PostgreSQL. Every change is one transaction or one statement; the fence is checked by the database."""
 
+from services.conversation.store_postgres.backlog import BacklogQueries
 from services.conversation.store_postgres.conversations import ConversationQueries
 from services.conversation.store_postgres.leftovers import LeftoverQueries
 from services.conversation.store_postgres.summaries import SummaryQueries
@@ -7,7 +8,7 @@ from services.conversation.store_postgres.turns import TurnQueries
 from services.conversation.store_postgres.work import WorkQueries
 
 
-class PostgresStore(ConversationQueries, LeftoverQueries, SummaryQueries, TurnQueries, WorkQueries):
+class PostgresStore(BacklogQueries, ConversationQueries, LeftoverQueries, SummaryQueries, TurnQueries, WorkQueries):
     """See `services.conversation.store.Store`."""
 
 

@@ -176,6 +176,7 @@ CLAIMED: Final = (
         _turns.cancel_requested,
         _turns.credential_id,
         func.extract("epoch", _turns.deadline - func.now()).label("deadline_s"),
+        case((_turns.place == 0, func.extract("epoch", _turns.start_time - _turns.create_time))).label("queued_s"),
     )
     .join(
         tables.conversations,

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.inference.money.model import ALERT_PERCENTS, Period
 from services.mesh.telemetry import counter, gauge
 
 RESERVATIONS: Final = counter(
@@ -18,3 +19,6 @@ LAPSED: Final = counter(
 ALERTS: Final = counter(
     "parley_inference_budget_alerts", "Budgets that reached a share of their limit.", ["period", "percent"]
 )
+for _period in Period:
+    for _percent in ALERT_PERCENTS:
+        ALERTS.labels(_period.value, str(_percent))  # from zero, so that the first one is an increase

@@ -18,13 +18,18 @@ _SENT: Final = telemetry.counter("parley_mesh_rpc_messages", "Response messages 
 _FAILED: Final = telemetry.counter(
     "parley_mesh_rpc_errors", "Calls that ended with an error, by its reason.", ["method", "reason"]
 )
+_CALLED: Final = telemetry.counter(
+    "parley_mesh_rpc_calls",
+    "Calls that ended, by the workload that made them: `none` of ours for people's own and for public ones.",
+    ["caller", "service", "code"],
+)
 
 
 class MetricsStage:
     """See the module."""
 
     async def run(self, call: Call, proceed: Proceed) -> None:
-        """Counts the call. Labels are bounded: methods by the contract, codes and reasons by their enums."""
+        """Counts the call. Labels are bounded: by the contract, by enums, and callers by settings."""
         in_flight = _IN_FLIGHT.labels(call.method)
         in_flight.inc()
         try:
@@ -33,5 +38,7 @@ class MetricsStage:
             in_flight.dec()
             _DURATION.labels(call.method, call.code).observe(monotonic() - call.started)
             _SENT.labels(call.method).inc(call.messages_sent)
+            caller = call.principal.caller if call.principal else None
+            _CALLED.labels(caller or "none", call.method[1:].partition("/")[0], call.code).inc()
             if call.reason:
                 _FAILED.labels(call.method, call.reason).inc()

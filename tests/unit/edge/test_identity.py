@@ -24,6 +24,7 @@ from services.mesh.errors import (
     OriginForbidden,
     Unavailable,
 )
+from services.mesh.telemetry import REGISTRY
 from tests.unit.edge.exchanges import exchange
 
 COOKIE = CookieRule.of("https://parley.example", is_secure=True)
@@ -263,3 +264,15 @@ async def test_a_session_that_was_ended_here_is_forgotten_at_once(identities: Id
     await identities.caller(KEY)
 
     assert len(auth.requests) == 2
+
+
+async def test_age_of_what_is_known_is_measured_from_the_question(identities: Identities, clock: ManualClock) -> None:
+    def seconds() -> float:
+        return REGISTRY.get_sample_value("parley_edge_identity_age_seconds_sum") or 0.0
+
+    before = seconds()
+    await identities.caller(KEY)
+    clock.advance(REMEMBERED_S / 2)
+    await identities.caller(KEY)
+
+    assert seconds() - before == pytest.approx(REMEMBERED_S / 2)

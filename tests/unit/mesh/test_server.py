@@ -296,6 +296,21 @@ async def test_failed_check_is_named_without_its_text() -> None:
         )
 
 
+async def test_scrape_asks_the_checks_so_that_it_shows_them_as_they_are() -> None:
+    is_there = True
+
+    async def probe() -> None:
+        if not is_there:
+            raise ConnectionRefusedError
+
+    async with running_worker(MeshSettings(), loops=[], checks=[Check("store", probe)]) as port:
+        _, up = await fetch(port, "GET /metrics HTTP/1.1\r\n\r\n")
+        is_there = False
+        _, down = await fetch(port, "GET /metrics HTTP/1.1\r\n\r\n")
+    assert 'parley_mesh_check_passed_ratio{check="store"} 1.0' in up
+    assert 'parley_mesh_check_passed_ratio{check="store"} 0.0' in down
+
+
 async def test_second_port_shows_metrics_and_config() -> None:
     async with echo_server() as server:
         async with echo_channel(server.port) as channel:
