@@ -116,6 +116,66 @@ proto-check: setup-dev node_modules/.package-lock.json ## Contracts and what is 
 	@$(DEV) -m dev.tools.errors_page --check
 	@$(DEV) -m edge openapi | diff edge/openapi.json - || { echo "edge/openapi.json is not what proto/ says: run 'make proto' and commit the result"; exit 1; }
 
+##@ Deliver
+
+# Of a release: the image's repository, its digest, the charts' repository; and where it goes.
+IMAGE ?= parley
+DIGEST ?=
+CHARTS ?=
+RELEASE ?= parley
+NAMESPACE ?= parley
+# Who may have signed what is deployed: a pattern of the release workflow's address.
+IDENTITY ?=
+ROLLOUT = $(PYTHON) -m dev.tools.rollout
+
+.PHONY: package
+package: ## Build the wheel into dist/
+	@$(PYTHON) -m dev.tools.deployment wheel dist
+
+.PHONY: sbom
+sbom: ## Write the bills of materials of both images into dist/ (CycloneDX, from the locks)
+	@$(PYTHON) -m dev.tools.release sbom
+
+.PHONY: image
+image: ## Build the image for this machine, as IMAGE=parley (needs docker with buildx)
+	@$(PYTHON) -m dev.tools.release image --repository "$(IMAGE)"
+
+.PHONY: release-check
+release-check: ## Whether TAG, pyproject.toml, changelog and chart say one version
+	@$(PYTHON) -m dev.tools.release check --tag "$(TAG)"
+
+.PHONY: image-push
+image-push: ## Build both images and push them to IMAGE=registry/owner/name
+	@$(PYTHON) -m dev.tools.release image-push --repository "$(IMAGE)"
+
+.PHONY: image-sign
+image-sign: ## Sign what image-push pushed, and its bills of materials (needs cosign)
+	@$(PYTHON) -m dev.tools.release image-sign --repository "$(IMAGE)"
+
+.PHONY: image-verify
+image-verify: ## Refuse an image DIGEST that the workflow IDENTITY has not signed
+	@$(PYTHON) -m dev.tools.release image-verify --repository "$(IMAGE)" --digest "$(DIGEST)" --identity '$(IDENTITY)'
+
+.PHONY: chart-push
+chart-push: ## Package, push and sign the chart, to CHARTS=oci://registry/owner/charts (needs helm, cosign)
+	@$(PYTHON) -m dev.tools.release chart --repository "$(CHARTS)"
+
+.PHONY: staging
+staging: ## Install the version with the image DIGEST on the cluster of KUBECONFIG_CONTENT, or go back
+	@$(ROLLOUT) staging --release $(RELEASE) --namespace $(NAMESPACE) --chart $(CHARTS)/parley --repository $(IMAGE) --digest $(DIGEST)
+
+.PHONY: smoke
+smoke: ## One question to the installed release, by `helm test`
+	@$(ROLLOUT) smoke --release $(RELEASE) --namespace $(NAMESPACE)
+
+.PHONY: canary
+canary: ## As staging, for a part of the users first; taken back by itself when PROMETHEUS_URL tells of worse
+	@$(ROLLOUT) canary --release $(RELEASE) --namespace $(NAMESPACE) --chart $(CHARTS)/parley --repository $(IMAGE) --digest $(DIGEST) $(ARGS)
+
+.PHONY: canary-abort
+canary-abort: ## Send everybody to the present version and remove the canary
+	@$(ROLLOUT) canary-abort --release $(RELEASE) --namespace $(NAMESPACE)
+
 ##@ Change
 
 .PHONY: proto

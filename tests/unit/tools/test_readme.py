@@ -66,5 +66,6 @@ def test_help_prints_every_target_with_a_caption_by_group() -> None:
         "Use",
         "Test",
         "Check",
+        "Deliver",
         "Change",
     ]
