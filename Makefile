@@ -44,6 +44,10 @@ demo: setup-run ## Ask the running stack about this project's own documentation
 kafka: setup-run ## Start Apache Kafka for `PARLEY_QUEUE=kafka make run` (needs java 17 and maven)
 	@exec $(RUN) -m dev kafka
 
+.PHONY: observe
+observe: setup-dev ## Start Prometheus beside the running stack (needs prometheus); Ctrl-C stops it alone
+	@exec $(DEV) -m dev.observe run
+
 ##@ Test
 
 .PHONY: test
@@ -86,7 +90,7 @@ bench-gateway: setup-dev ## CPU per request and per token of a stateless call, b
 ##@ Check
 
 .PHONY: check
-check: check-locks check-tidy check-lint check-types check-imports proto-check ## Everything below, as CI does (needs node)
+check: check-locks check-tidy check-lint check-types check-imports check-monitoring proto-check ## Everything below, as CI does (needs node)
 
 .PHONY: check-lint
 check-lint: setup-dev ## Rules and format of Python: ruff
@@ -108,6 +112,10 @@ check-tidy: setup-dev ## Length of files, and a reason beside each exception
 .PHONY: check-locks
 check-locks: setup-dev ## Locks are made from this pyproject.toml
 	@$(DEV) -m dev.tools.locks --check
+
+.PHONY: check-monitoring
+check-monitoring: setup-dev ## Alerts and dashboards are what slo.toml and dev/observe say
+	@$(DEV) -m dev.observe write --check
 
 .PHONY: proto-check
 proto-check: setup-dev node_modules/.package-lock.json ## Contracts and what is made of them: buf lint, format, breaking; stubs, error page, OpenAPI (needs node)
@@ -183,6 +191,10 @@ proto: setup-dev ## Generate stubs, descriptors, docs/errors.md and edge/openapi
 	@$(DEV) -m dev.tools.protos
 	@$(DEV) -m dev.tools.errors_page
 	@$(DEV) -m edge openapi >edge/openapi.json
+
+.PHONY: monitoring
+monitoring: setup-dev ## Write alerts and dashboards of the chart from slo.toml and dev/observe
+	@$(DEV) -m dev.observe write
 
 .PHONY: fmt
 fmt: setup-dev ## Format Python, and proto/ where node is there
