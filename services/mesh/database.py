@@ -5,6 +5,7 @@
     async with database.write() as write:
         await write.execute(insert(...))                        # commits on success, rolls back on any exception
     await database.change(update(...))                          # one statement that commits by itself
+    await database.lane().fetch("SELECT ...", argument)          # the same without SQLAlchemy, for what every call asks
 
 A function that takes a `ReadOnly` may be given either; one that takes a `ReadWrite` cannot be given a reader.
 """
@@ -16,6 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
+import asyncpg
 from sqlalchemy import CompoundSelect, Executable, Select, literal, select
 from sqlalchemy.engine import URL, CursorResult, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -26,6 +28,7 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
 from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
+from services.mesh.lane import Lane
 from services.mesh.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -128,6 +131,18 @@ class Database:
         self.engine = engine
         # A statement that is its own transaction costs one round trip instead of three.
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._lanes: list[Lane] = []
+
+    def lane(self) -> Lane:
+        """A connection beside the pool for one kind of statement; see `lane.py`. What it raises is for `translated`."""
+        self._lanes.append(Lane(self.engine))
+        return self._lanes[-1]
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for lane in self._lanes:
+            await lane.close()
+        await self.engine.dispose()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadOnly]:
@@ -200,13 +215,13 @@ async def open_database(
         application: name that `pg_stat_activity` shows.
         pool_wait_s: seconds that a transaction waits for a free connection.
     """
-    engine = _create_engine(settings, application=application, pool_wait_s=pool_wait_s)
+    database = Database(_create_engine(settings, application=application, pool_wait_s=pool_wait_s))
     _CONNECTIONS.labels("max").set(settings.database_pool_size)
-    _CONNECTIONS.labels("used").set_function(lambda: _used(engine.pool))
+    _CONNECTIONS.labels("used").set_function(lambda: _used(database.engine.pool))
     try:
-        yield Database(engine)
+        yield database
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 def _create_engine(settings: DatabaseSettings, *, application: str, pool_wait_s: float) -> AsyncEngine:
@@ -276,6 +291,13 @@ def translated() -> Iterator[None]:
         if meaning is None:
             raise
         raise meaning from error
+    except asyncpg.PostgresError as error:  # from a lane; constraint violations have no meaning here either
+        meaning = _meaning(error.sqlstate or "", is_disconnect=False)
+        if meaning is None:
+            raise
+        raise meaning from error
+    except asyncpg.InterfaceError as error:  # the same: the connection is gone
+        raise _unavailable() from error
     except PoolTimeoutError as error:
         raise Overloaded("too many transactions wait for a database connection", retry_after_s=1.0) from error
     except OSError as error:  # TimeoutError and ConnectionError of the driver's connect are among these

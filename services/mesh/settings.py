@@ -132,7 +132,7 @@ class DatabaseSettings(MeshSettings):
         ge=1,
         le=200,
         validation_alias="PARLEY_DATABASE_POOL_SIZE",
-        description="Connections that this process opens at most.",
+        description="Connections that this process opens at most; inference opens two more, which its ledger keeps.",
     )
     database_statement_timeout_s: float = Field(
         default=10.0,

@@ -25,9 +25,10 @@ from services.inference.money.model import (
 from services.inference.money.purse import Purpose
 from services.inference.tables import RESERVATIONS, USAGE_DAYS
 from services.mesh.database import ATTEMPTS_MAX, Conflict, Database, ReadWrite, translated
+from services.mesh.lane import Lane
 
-_RESERVE: Final = text("SELECT * FROM inference.reserve(CAST(:calls AS jsonb)) ORDER BY number")
-_SETTLE: Final = text("SELECT * FROM inference.settle(CAST(:postings AS jsonb), :posted_at)")
+_RESERVE: Final = "SELECT * FROM inference.reserve($1::text::jsonb) ORDER BY number"
+_SETTLE: Final = "SELECT * FROM inference.settle($1::text::jsonb, $2)"
 RETENTION_LOCK: Final = 0x7061726C65790003
 """`parley`, 3: advisory locks share one space of numbers in a database."""
 # From one organization to the next, and in each by time: an index of time alone would cost every call a write, for a
@@ -70,18 +71,19 @@ class PostgresLedger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # One statement is one transaction: BEGIN and COMMIT of their own would be two more round trips before a call.
-        self._single = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        # A lane each, so that no call that is to begin waits for the lines of those that are over.
+        self._reserving = database.lane()
+        self._settling = database.lane()
 
     async def reserve(self, holds: Sequence[Hold]) -> list[Decision]:
         """See `store.LedgerStore.reserve`."""
         calls = [_hold_json(number, hold) for number, hold in enumerate(holds)]
-        return [_decision(row) for row in await self._call(_RESERVE, {"calls": json.dumps(calls)})]
+        return [_decision(row) for row in await _call(self._reserving, _RESERVE, json.dumps(calls))]
 
     async def settle(self, postings: Sequence[Posting], at: datetime) -> list[Alert]:
         """See `store.LedgerStore.settle`."""
         lines = json.dumps([_posting_json(posting) for posting in _latest(postings)])
-        return [_alert(row, at) for row in await self._call(_SETTLE, {"postings": lines, "posted_at": at})]
+        return [_alert(row, at) for row in await _call(self._settling, _SETTLE, lines, at)]
 
     async def expired(self, at: datetime, limit: int) -> list[Hold]:
         """See `store.LedgerStore.expired`."""
@@ -107,17 +109,17 @@ class PostgresLedger:
 
         return await self._database.transact(work)
 
-    async def _call(self, statement: Any, parameters: Mapping[str, Any]) -> list[RowMapping]:  # Any: SQLAlchemy's own
-        """Runs a function of the schema as a transaction of its own, again when PostgreSQL asks for that."""
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            try:
-                with translated():
-                    async with self._single.connect() as connection:
-                        return list((await connection.execute(statement, parameters)).mappings())
-            except Conflict:
-                if attempt == ATTEMPTS_MAX:
-                    raise
-        raise AssertionError("there is at least one attempt")
+
+async def _call(lane: Lane, statement: str, *arguments: object) -> Sequence[Mapping[str, Any]]:
+    """Runs a function of the schema as a transaction of its own, again when PostgreSQL asks for that."""
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            with translated():
+                return await lane.fetch(statement, *arguments)
+        except Conflict:
+            if attempt == ATTEMPTS_MAX:
+                raise
+    raise AssertionError("there is at least one attempt")
 
 
 def usage_statement(query: UsageQuery, *, after: UsageKey | None, limit: int) -> Select[*tuple[Any, ...]]:
@@ -188,7 +190,7 @@ def _posting_json(posting: Posting) -> _Json:
     }
 
 
-def _decision(row: RowMapping) -> Decision:
+def _decision(row: Mapping[str, Any]) -> Decision:
     if row["is_granted"]:
         return Granted(room_nanos=row["room_nanos"])
     return Refused(
@@ -219,7 +221,7 @@ def _hold(row: RowMapping) -> Hold:
     )
 
 
-def _alert(row: RowMapping, at: datetime) -> Alert:
+def _alert(row: Mapping[str, Any], at: datetime) -> Alert:
     return Alert(
         organization_id=row["organization_id"],
         subject_id=row["subject_id"],

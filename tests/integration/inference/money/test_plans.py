@@ -1,7 +1,7 @@
 """What the database does for a call and for a query: one round trip, and no reading of whole tables."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -13,6 +13,7 @@ from services.inference.money.model import Dimension, Limits, Period, UsageKey, 
 from services.inference.store_postgres import PostgresStore
 from services.inference.store_postgres.ledger import FORGET, usage_statement
 from services.mesh.database import Database, open_database
+from services.mesh.lane import Lane
 from tests.support.money import NOON, ORGANIZATION, OTHER_ORGANIZATION, database_settings, hold
 
 FILL = text("""
@@ -95,11 +96,19 @@ async def test_old_lines_are_found_by_index(filled: Filled) -> None:
     assert not [node for node in nodes if node["Node Type"] == "Seq Scan"]
 
 
-async def test_reservation_is_one_statement_and_no_transaction_around_it(filled: Filled) -> None:
+async def test_reservation_is_one_statement_and_no_transaction_around_it(
+    filled: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await filled.store.set_budget(ORGANIZATION, ORGANIZATION, Limits(cost_nanos_per_day=10**9), NOON)
     statements: list[str] = []
-    engine = filled.database.engine.sync_engine
+    engine, fetch = filled.database.engine.sync_engine, Lane.fetch
     event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+
+    async def noted(lane: Lane, statement: str, *arguments: object) -> Sequence[Mapping[str, Any]]:
+        statements.append(statement)
+        return await fetch(lane, statement, *arguments)
+
+    monkeypatch.setattr(Lane, "fetch", noted)
 
     await filled.store.reserve([hold(), hold(), hold()])
 
