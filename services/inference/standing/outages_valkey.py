@@ -25,23 +25,26 @@ class ValkeyOutages:
         ended = [name for name, instant in until.items() if instant == 0.0]
         if ended:
             await self._client.execute_command("ZREM", KEY, *ended)
+        await self._client.execute_command("ZREMRANGEBYSCORE", KEY, "-inf", self._over())
         told = [item for name, instant in until.items() if instant > 0.0 for item in (instant, name)]
         if told:
             await self._client.execute_command("ZADD", KEY, *told)
             await self._client.execute_command("EXPIRE", KEY, _KEEP_S)
 
     async def all(self) -> dict[str, float]:
-        """See `Shared.all`; those whose probation is over are swept."""
-        over = self._clock.now().timestamp() - PROBATION_S
-        await self._client.execute_command("ZREMRANGEBYSCORE", KEY, "-inf", over)
+        """See `Shared.all`; without those whose probation is over, which the next `put` sweeps."""
         # Any: the driver's answer, a flat list of members and scores in RESP2.
-        found = await self._client.execute_command("ZRANGE", KEY, 0, -1, "WITHSCORES")
+        found = await self._client.execute_command("ZRANGEBYSCORE", KEY, f"({self._over()!r}", "+inf", "WITHSCORES")
         return _pairs(found)
 
     async def claim(self, name: str, *, life_s: float) -> bool:
         """See `Shared.claim`."""
         answer = await self._client.execute_command("SET", PROBE_PREFIX + name, "1", "NX", "PX", int(life_s * 1_000))
         return answer is not None and answer is not False
+
+    def _over(self) -> float:
+        """The instant up to which probations of ended outages are over."""
+        return self._clock.now().timestamp() - PROBATION_S
 
 
 def _pairs(found: object) -> dict[str, float]:
