@@ -9,16 +9,18 @@ from statistics import median
 from time import monotonic
 from typing import Final
 
-from tests.load.client import Load, Work
+from tests.load.client import Load, Surface, Work
 from tests.load.cpu import cpu_s
 from tests.load.subjects import Subject
 
 WHOLE: Final = Work(name="JSON of 16 tokens", tokens=16, is_stream=False)
 SHORT: Final = Work(name="stream of 4 tokens", tokens=4, is_stream=True)
 LONG: Final = Work(name="stream of 64 tokens", tokens=64, is_stream=True)
+MESSAGES: Final = Work(name="Anthropic stream of 4 tokens", tokens=4, is_stream=True, surface=Surface.MESSAGES)
+HIT: Final = Work(name="stored JSON of 16 tokens", tokens=16, is_stream=False, is_repeated=True)
 REQUESTS: Final[Mapping[int, Mapping[Work, int]]] = {
-    1: {WHOLE: 20, SHORT: 40, LONG: 8},
-    16: {WHOLE: 192, SHORT: 320, LONG: 64},
+    1: {WHOLE: 12, SHORT: 40, LONG: 6, MESSAGES: 40, HIT: 40},
+    16: {WHOLE: 192, SHORT: 320, LONG: 64, MESSAGES: 160, HIT: 320},
 }
 """How often each is asked in a round, by connections: enough for the 10 ms in which the kernel tells CPU time."""
 IDLE_S: Final = 4.0
@@ -46,6 +48,10 @@ class Figures:
 
     spent: dict[tuple[int, Work], list[Mapping[str, float]]] = field(default_factory=lambda: defaultdict(list))
     idle: list[Mapping[str, float]] = field(default_factory=list)
+
+    def knows(self, connections: int, work: Work) -> bool:
+        """Whether it was asked for this."""
+        return bool(self.spent.get((connections, work)))
 
     def request_ms(self, connections: int, work: Work) -> float:
         """CPU of one request over all processes."""
@@ -80,8 +86,9 @@ async def measured(subjects: Sequence[Subject], *, rounds: int) -> dict[str, Fig
         for connections in REQUESTS
     }
     for load in loads.values():
-        for work in (WHOLE, SHORT, LONG):
-            await load.run(work, _WARM_UP * load.connections)
+        for work in REQUESTS[load.connections]:
+            if load.endpoint.answers(work):
+                await load.run(work, _WARM_UP * load.connections)
     for number in range(rounds):
         begun = monotonic()
         for name, cost in (await _idle(subjects)).items():
@@ -89,6 +96,8 @@ async def measured(subjects: Sequence[Subject], *, rounds: int) -> dict[str, Fig
         turn = number % len(subjects)
         for connections, work, requests in _plan():
             for subject in (*subjects[turn:], *subjects[:turn]):
+                if not subject.endpoint.answers(work):
+                    continue
                 before = _read(subject)
                 await loads[subject.name, connections].run(work, requests)
                 cost = _difference(before, _read(subject))

@@ -6,6 +6,7 @@ On bare sockets: a client library would cost more than what is measured, and tak
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import count
 from typing import Final
 
@@ -18,6 +19,13 @@ _SYSTEM: Final = " ".join(["You answer briefly, in plain words, and say what you
 _HEAD_END: Final = b"\r\n\r\n"
 
 
+class Surface(Enum):
+    """In whose words is asked, by path."""
+
+    CHAT = "/v1/chat/completions"
+    MESSAGES = "/anthropic/v1/messages"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """A kind of request.
@@ -25,18 +33,25 @@ class Work:
     Attributes:
         tokens: of each answer.
         is_stream: whether it is sent as it is written.
+        surface: in whose words it is asked; those of messages are streamed.
+        is_repeated: whether it is the same request again and again, for an answer that is stored.
     """
 
     name: str
     tokens: int
     is_stream: bool
+    surface: Surface = Surface.CHAT
+    is_repeated: bool = False
 
     def body(self, model: str, number: int) -> bytes:
         """A request that no other one equals, so that none is answered with the answer of another one."""
-        messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": f"Question {number}?"}]
+        question = {"role": "user", "content": "Question?" if self.is_repeated else f"Question {number}?"}
+        wish = {"model": model, "max_tokens": self.tokens, "stream": self.is_stream}
+        if self.surface is Surface.MESSAGES:
+            return orjson.dumps({**wish, "system": _SYSTEM, "messages": [question]})
         more = {"stream_options": {"include_usage": True}} if self.is_stream else {}
-        wish = {"model": model, "messages": messages, "max_tokens": self.tokens, "store": False}
-        return orjson.dumps({**wish, "stream": self.is_stream, **more})
+        messages = [{"role": "system", "content": _SYSTEM}, question]
+        return orjson.dumps({**wish, "messages": messages, "store": False, **more})
 
     def check(self, body: bytes) -> None:
         """Asserts that an answer is whole."""
@@ -46,11 +61,23 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask, and with which credential."""
+    """Where to ask, and with which credential.
+
+    Attributes:
+        cached_model: a model whose answers are stored; empty where there is none.
+        has_messages: whether it understands `Surface.MESSAGES`.
+    """
 
     port: int
     key: str
     model: str
+    cached_model: str = ""
+    has_messages: bool = False
+
+    def answers(self, work: Work) -> bool:
+        """Whether it knows what `work` asks for."""
+        knows_words = work.surface is Surface.CHAT or self.has_messages
+        return knows_words and (not work.is_repeated or bool(self.cached_model))
 
 
 @dataclass(slots=True)
@@ -83,9 +110,10 @@ class Load:
             writer.close()
 
     async def _answer(self, work: Work, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        body = work.body(self.endpoint.model, next(self._numbers))
+        model = self.endpoint.cached_model if work.is_repeated else self.endpoint.model
+        body = work.body(model, next(self._numbers))
         head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            f"POST {work.surface.value} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"authorization: Bearer {self.endpoint.key}\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         writer.write(head.encode() + body)
@@ -107,7 +135,10 @@ def _length(head: bytes) -> int:
 
 def _texts(body: bytes) -> Iterator[str]:
     for event in body.split(b"\n\n"):
-        data = event.removeprefix(b"data: ")
-        if data not in {event, b"[DONE]"}:  # a comment keeps the connection alive until a late first word
-            for choice in orjson.loads(data)["choices"]:
+        _, is_event, data = event.rpartition(b"data: ")
+        if is_event and data != b"[DONE]":  # a comment keeps the connection alive until a late first word
+            found = orjson.loads(data)
+            for choice in found.get("choices", ()):
                 yield choice["delta"].get("content") or ""
+            if found.get("type") == "content_block_delta":
+                yield found["delta"].get("text") or ""

@@ -1,5 +1,7 @@
 """`python -m tests.load.double`: a provider of OpenAI's chat completions that writes a set number of tokens per second.
 
+It also streams Anthropic's messages, for the pass-through; the platform asks it in OpenAI's words in any case.
+
 It costs little itself: what it writes is made once, and it looks at nothing of a request but its limit of tokens.
 """
 
@@ -32,12 +34,15 @@ class Double:
     def __init__(self, *, tokens_per_s: float) -> None:
         self._pause_s = 1 / tokens_per_s
         self._chunks = [_event(_chunk(number, {"content": _piece(number)})) for number in range(TOKENS_MAX)]
+        self._deltas = [_delta(number) for number in range(TOKENS_MAX)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = orjson.loads(await body_of(receive))
         tokens = request.get("max_completion_tokens") or request["max_tokens"]
         is_stream = bool(request.get("stream"))
+        is_message = scope["path"].endswith("/messages")
+        pieces = self._deltas if is_message else self._chunks
         kind = b"text/event-stream" if is_stream else b"application/json"
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind)]})
         begun = asyncio.get_running_loop().time()
@@ -47,8 +52,8 @@ class Double:
             return
         for number in range(tokens):
             await self._wait(begun, number + 1)
-            await send({"type": "http.response.body", "body": self._chunks[number], "more_body": True})
-        await send({"type": "http.response.body", "body": _ending(tokens)})
+            await send({"type": "http.response.body", "body": pieces[number], "more_body": True})
+        await send({"type": "http.response.body", "body": _message_ending(tokens) if is_message else _ending(tokens)})
 
     async def _wait(self, begun: float, tokens: int) -> None:
         """Until so many tokens are due, so that a late one does not delay the others."""
@@ -85,6 +90,21 @@ def _usage(tokens: int) -> dict[str, object]:
         "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
+
+
+def _delta(number: int) -> bytes:
+    delta = {"type": "text_delta", "text": _piece(number)}
+    return _named({"type": "content_block_delta", "index": 0, "delta": delta})
+
+
+def _message_ending(tokens: int) -> bytes:
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    last: dict[str, object] = {"type": "message_delta", "delta": delta, "usage": {"output_tokens": tokens}}
+    return _named({"type": "content_block_stop", "index": 0}) + _named(last) + _named({"type": "message_stop"})
+
+
+def _named(document: dict[str, object]) -> bytes:
+    return b"event: %b\n%b" % (str(document["type"]).encode(), _event(document))
 
 
 def _event(document: dict[str, object]) -> bytes:

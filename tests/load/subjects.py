@@ -29,6 +29,13 @@ _LIMITS: Final = {
     "cost_nanos_per_month": 10**15,
 }
 _TIMEOUT_S: Final = 30.0
+_CACHED: Final = "cached"
+_ROUTES: Final = f"""
+[[route]]
+name = "{_CACHED}"
+targets = [{{ model = "openai/{MODEL}" }}]
+cache = {{ exact_s = 3600 }}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,8 @@ class Subject:
 def bare(provider: Served) -> Iterator[Subject]:
     """The pass-through."""
     with served("tests.load.bare", "--upstream", provider.url) as proxy:
-        yield Subject("bare", Endpoint(proxy.port, "none", MODEL), {"proxy": proxy.pid})
+        endpoint = Endpoint(proxy.port, "none", MODEL, cached_model=MODEL, has_messages=True)
+        yield Subject("bare", endpoint, {"proxy": proxy.pid})
 
 
 @contextmanager
@@ -62,12 +70,21 @@ def stack(name: str, tree: Path, folder: Path, provider: Served) -> Iterator[Sub
         "PARLEY_LOG_FORMAT": "json",
         "PYTHONPATH": f"{tree}{os.pathsep}{tree / 'generated'}",
     }
+    # What an older checkout lacks is not asked of it.
+    has_cache, has_messages = (tree / "services/inference/cache").exists(), (tree / "edge/compat/anthropic").exists()
+    if has_cache:
+        routes = folder.with_suffix(".toml")
+        routes.write_text(_ROUTES, encoding="utf-8")
+        environment["PARLEY_INFERENCE_PROVIDERS_FILE"] = str(routes)
     running = Stack(folder, environment, tree=tree, command=("-P", str(_UP)))
     try:
         running.start()
         limit(running.url, running.api_key)
         port = int(running.url.rpartition(":")[2])
-        endpoint = Endpoint(port, running.api_key, f"openai/{MODEL}")
+        cached_model = _CACHED if has_cache else ""
+        endpoint = Endpoint(
+            port, running.api_key, f"openai/{MODEL}", cached_model=cached_model, has_messages=has_messages
+        )
         yield Subject(name, endpoint, {role: running.pid(role) for role in ROLES})
     finally:
         running.stop()

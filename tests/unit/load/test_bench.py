@@ -4,8 +4,8 @@ import time
 import orjson
 import pytest
 
-from tests.load.bench import LONG, SHORT, WHOLE, Figures
-from tests.load.client import Work
+from tests.load.bench import HIT, LONG, MESSAGES, SHORT, WHOLE, Figures
+from tests.load.client import Endpoint, Work
 from tests.load.cpu import cpu_s
 from tests.load.double import text
 from tests.load.report import tables
@@ -40,8 +40,31 @@ def test_table_holds_each_subject_against_the_first_two() -> None:
     assert line.split() == ["token", "now", "3.000", "6.00", "2.00"]
 
 
-def test_no_two_requests_are_equal() -> None:
+def test_what_one_subject_lacks_is_told_of_the_others() -> None:
+    bare, before = figures(1.0), figures(3.0)
+    bare.spent[1, HIT] = [{"proxy": 0.002}]
+    now = figures(6.0)
+    now.spent[1, HIT] = [{"edge": 0.001, "inference": 0.005}]
+
+    lines = tables({"bare": bare, "before": before, "now": now})
+    rows = [line.split() for line in lines if line.startswith("  " + HIT.name)]
+
+    assert [row[len(HIT.name.split()) :] for row in rows] == [
+        ["bare", "2.000", "1.00", "-"],
+        ["now", "6.000", "3.00", "-"],
+    ]
+
+
+def test_only_what_is_known_is_asked_for() -> None:
+    old = Endpoint(1, "key", "m")
+    assert [old.answers(work) for work in (SHORT, MESSAGES, HIT)] == [True, False, False]
+    new = Endpoint(1, "key", "m", cached_model="c", has_messages=True)
+    assert all(new.answers(work) for work in (SHORT, MESSAGES, HIT))
+
+
+def test_no_two_requests_are_equal_but_those_for_a_stored_answer() -> None:
     assert SHORT.body("m", 1) != SHORT.body("m", 2)
+    assert HIT.body("m", 1) == HIT.body("m", 2)
 
 
 def test_answer_that_lacks_a_word_is_refused() -> None:
@@ -49,6 +72,14 @@ def test_answer_that_lacks_a_word_is_refused() -> None:
     work.check(event(text(1)) + event(text(2).removeprefix(text(1))) + b"data: [DONE]\n\n")
     with pytest.raises(AssertionError):
         work.check(event(text(1)) + b"data: [DONE]\n\n")
+
+
+def test_answer_in_the_words_of_messages_is_read() -> None:
+    delta = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text(MESSAGES.tokens)}}
+    begun = b"event: message_start\ndata: " + orjson.dumps({"type": "message_start"}) + b"\n\n"
+    MESSAGES.check(begun + b"event: content_block_delta\ndata: " + orjson.dumps(delta) + b"\n\n")
+    with pytest.raises(AssertionError):
+        MESSAGES.check(begun)
 
 
 def test_cpu_time_is_that_of_the_process() -> None:
