@@ -6,7 +6,8 @@ money is on, their reservations outlive it and are settled in full by whoever fi
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,9 @@ from services.mesh.errors import DeadlineExceeded, Overloaded, Unavailable
 PENDING_MAX: Final = 65_536
 """Lines that wait while PostgreSQL is away, ~60 MB."""
 BATCH_MAX: Final = 256
+PACE_S: Final = 0.25
+"""Between two batches, unless one is full before or somebody waits for it. Storing a batch costs PostgreSQL nearly the
+same for one line as for ten, and what follows the answer of a call is in no hurry."""
 LAPSE_BATCH: Final = 256
 _AWAY: Final = (Unavailable, Overloaded, DeadlineExceeded)
 
@@ -41,17 +45,30 @@ class Books:
         rates: buckets per minute that lines put right.
         clock: says when reservations expire.
         pending_max: lines that may wait.
+        pace_s: between two batches.
     """
 
     def __init__(
-        self, store: LedgerStore, rates: Rates, *, clock: Clock = SYSTEM_CLOCK, pending_max: int = PENDING_MAX
+        self,
+        store: LedgerStore,
+        rates: Rates,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        pending_max: int = PENDING_MAX,
+        pace_s: float = PACE_S,
     ) -> None:
         self.store = store
         self.rates = rates
         self._clock = clock
         self._pending_max = pending_max
+        self._pace_s = pace_s
         self._pending: deque[_Entry] = deque()
+        self._leaving: Sequence[_Entry] = ()
+        self._storing = asyncio.Lock()
+        self._next_at = 0.0
+        self._drains = 0
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._all_stored = asyncio.Event()
         self._all_stored.set()
 
@@ -65,6 +82,8 @@ class Books:
         metrics.PENDING.set(len(self._pending))
         self._all_stored.clear()
         self._wake.set()
+        if len(self._pending) >= BATCH_MAX:
+            self._hurry.set()
 
     async def run(self) -> None:
         """Stores lines until cancelled.
@@ -73,24 +92,35 @@ class Books:
             Unavailable, Overloaded, DeadlineExceeded: PostgreSQL is away; the lines wait, the supervisor tries again.
         """
         while True:
-            if not self._pending:
+            if not self._pending and not self._leaving:
                 self._all_stored.set()
                 self._wake.clear()
                 await self._wake.wait()
-            batch = [self._pending.popleft() for _ in range(min(len(self._pending), BATCH_MAX))]
-            try:
-                await self._store_lines([entry.posting for entry in batch])
-            except BaseException:
-                self._pending.extendleft(reversed(batch))
-                raise
-            metrics.PENDING.set(len(self._pending))
-            corrections = [one for entry in batch for one in entry.corrections]
-            if corrections:
-                await self.rates.correct(corrections)
+            await self._gather()
+            await self._store_batch()
 
     async def drain(self) -> None:
-        """Returns when every line is stored."""
-        await self._all_stored.wait()
+        """Returns when every line is stored, without waiting for others to gather."""
+        self._drains += 1
+        self._hurry.set()
+        try:
+            await self._all_stored.wait()
+        finally:
+            self._drains -= 1
+
+    def owes(self, organization_ids: Collection[str]) -> bool:
+        """Whether calls of these organizations are over whose lines are not yet stored."""
+        waiting = (*self._leaving, *self._pending)
+        return any(entry.posting.call.organization_id in organization_ids for entry in waiting)
+
+    async def flush(self) -> None:
+        """Stores what waits now, for somebody who needs it.
+
+        Raises:
+            Unavailable, Overloaded, DeadlineExceeded: PostgreSQL is away; the lines wait.
+        """
+        for _ in range(len(self._pending) // BATCH_MAX + 1):
+            await self._store_batch()
 
     async def lapse(self) -> None:
         """Settles reservations whose holders died, as if they had consumed what they reserved."""
@@ -100,6 +130,34 @@ class Books:
             _log.warning("reservations_lapsed", count=len(held))
             if len(held) < LAPSE_BATCH:
                 return
+
+    async def _gather(self) -> None:
+        """Lets lines gather for as long as the pace says."""
+        time = asyncio.get_running_loop().time
+        if not self._drains and len(self._pending) < BATCH_MAX and time() < self._next_at:
+            self._hurry.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._next_at):
+                    await self._hurry.wait()
+        self._next_at = time() + self._pace_s
+
+    async def _store_batch(self) -> None:
+        async with self._storing:
+            batch = [self._pending.popleft() for _ in range(min(len(self._pending), BATCH_MAX))]
+            if not batch:
+                return
+            self._leaving = batch
+            try:
+                await self._store_lines([entry.posting for entry in batch])
+            except BaseException:
+                self._pending.extendleft(reversed(batch))
+                raise
+            finally:
+                self._leaving = ()
+            metrics.PENDING.set(len(self._pending))
+            corrections = [one for entry in batch for one in entry.corrections]
+            if corrections:
+                await self.rates.correct(corrections)
 
     async def _store_lines(self, postings: Sequence[Posting]) -> None:
         try:

@@ -25,7 +25,7 @@ from services.inference.money.model import (
 from services.inference.money.purse import Estimate, Payer, Reservation
 from services.inference.money.rates import Charge, Measure
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.errors import FieldViolation, ModelUnpriced, QuotaExhausted, RateLimited
+from services.mesh.errors import FieldViolation, MeshError, ModelUnpriced, QuotaExhausted, RateLimited
 from services.mesh.groupcommit import GroupCommit
 from services.mesh.ids import is_id, new_id
 
@@ -158,11 +158,27 @@ class MeteredPurse:
         return decision.room_nanos
 
     async def _hold_all(self, batch: Sequence[_Wanted]) -> list[Decision]:
-        decisions = await self._books.store.reserve([wanted.hold for wanted in batch])
+        store = self._books.store
+        decisions = await store.reserve([wanted.hold for wanted in batch])
+        refused = [number for number, decision in enumerate(decisions) if isinstance(decision, Refused)]
+        if refused and await self._is_room_made([batch[number].hold for number in refused]):
+            again = await store.reserve([batch[number].hold for number in refused])
+            for number, decision in zip(refused, again, strict=True):
+                decisions[number] = decision
         for wanted, decision in zip(batch, decisions, strict=True):
             if wanted.is_left and isinstance(decision, Granted):
                 self._give_back(wanted)
         return decisions
+
+    async def _is_room_made(self, refused: Sequence[Hold]) -> bool:
+        """Stores the lines of calls that are over, if any of them may still hold what the refused ones lack."""
+        if not self._books.owes({hold.call.organization_id for hold in refused}):
+            return False
+        try:
+            await self._books.flush()
+        except MeshError:  # PostgreSQL is away again; what was said of the budget stands
+            return False
+        return True
 
     def _give_back(self, wanted: _Wanted, charges: Sequence[Charge] = ()) -> None:
         corrections = tuple(_corrected(charge, 0) for charge in charges)

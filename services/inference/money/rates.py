@@ -8,8 +8,8 @@ the bucket then is in debt, and refuses until that is filled.
 import asyncio
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -181,7 +181,7 @@ class SharedRates:
     async def correct(self, charges: Sequence[Charge]) -> None:
         """See `Rates.correct`."""
         for organization_id in dict.fromkeys(one.organization_id for one in charges):
-            own = [one for one in charges if one.organization_id == organization_id and _is_kept(one)]
+            own = _summed(one for one in charges if one.organization_id == organization_id and _is_kept(one))
             await self._ask(_CORRECT, own, [one.amount for one in own])
 
     async def _ask(self, script: Script, charges: Sequence[Charge], amounts: Sequence[int]) -> list[int] | None:
@@ -197,6 +197,16 @@ class SharedRates:
             self._resume_at = self._clock.monotonic() + PAUSE_S
             return None
         return answer if isinstance(answer, list) else []
+
+
+def _summed(charges: Iterable[Charge]) -> list[Charge]:
+    """One charge per bucket: calls of one user that end together move the same few buckets."""
+    sums: dict[tuple[str, int], Charge] = {}
+    for one in charges:
+        bucket = one.key, one.per_minute
+        known = sums.get(bucket)
+        sums[bucket] = one if known is None else replace(known, amount=known.amount + one.amount)
+    return list(sums.values())
 
 
 def _is_kept(charge: Charge) -> bool:

@@ -92,6 +92,13 @@ async def test_what_is_taken_afterwards_is_missing_from_the_bucket(rates: Rates)
     await refused(rates, charge())
 
 
+async def test_corrections_of_one_bucket_count_together(rates: Rates) -> None:
+    await rates.take([charge(3)])
+    await rates.correct([charge(-2), charge(1), charge(-1)])
+    await rates.take([charge(2)])
+    await refused(rates, charge())
+
+
 async def test_debt_is_paid_before_anything_is_allowed(rates: Rates) -> None:
     await rates.correct([charge(30)])
     refusal = await refused(rates, charge())

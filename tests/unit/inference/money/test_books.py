@@ -1,19 +1,22 @@
 """The ledger's writer: what happens to lines when the database is away, or refuses one of them."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Final
 
 import pytest
 
-from services.inference.money.books import Books
+from services.inference.money.books import BATCH_MAX, PENDING_MAX, Books
 from services.inference.money.model import Alert, Posting
 from services.inference.money.rates import LocalRates
 from services.inference.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import Unavailable
 from services.mesh.tasks import Loop, supervised
-from tests.support.money import call, spent
+from tests.support.money import ORGANIZATION, OTHER_ORGANIZATION, call, spent
+from tests.support.waiting import until
 
 
 class Stubborn(MemoryStore):
@@ -35,8 +38,22 @@ class Stubborn(MemoryStore):
         return await super().settle(postings, at)
 
 
-def books(store: Stubborn, *, pending_max: int = 100) -> Books:
-    return Books(store, LocalRates(), clock=ManualClock(), pending_max=pending_max)
+NEVER_S: Final = 3_600.0
+"""A pace at which nothing is stored while a test runs unless somebody asks for it."""
+
+
+def books(store: Stubborn, *, pending_max: int = 100, pace_s: float = 0.0) -> Books:
+    return Books(store, LocalRates(), clock=ManualClock(), pending_max=pending_max, pace_s=pace_s)
+
+
+@asynccontextmanager
+async def paced(store: Stubborn) -> AsyncIterator[Books]:
+    """Books that have stored a first line and let others gather."""
+    kept = books(store, pending_max=PENDING_MAX, pace_s=NEVER_S)
+    async with supervised((Loop("books", kept.run),), drain_s=1, jitter=lambda: 0.0):
+        kept.post(spent(call()))
+        await until(lambda: store.tries == [1], within_s=100)
+        yield kept
 
 
 async def stored(kept: Books) -> None:
@@ -85,3 +102,48 @@ async def test_so_many_lines_wait_and_no_more(lines: int, kept_lines: int) -> No
 
 async def test_nothing_to_store_is_stored() -> None:
     await stored(books(Stubborn()))
+
+
+async def test_lines_gather_between_two_batches_until_somebody_waits_for_them() -> None:
+    store = Stubborn()
+    async with paced(store) as kept:
+        for _ in range(5):
+            kept.post(spent(call()))
+            await asyncio.sleep(0)
+        assert store.tries == [1]
+        await kept.drain()
+        assert store.tries == [1, 5]
+
+
+async def test_full_batch_is_stored_at_once() -> None:
+    store = Stubborn()
+    async with paced(store) as kept:
+        for _ in range(BATCH_MAX):
+            kept.post(spent(call()))
+        await until(lambda: store.tries == [1, BATCH_MAX], within_s=100)
+
+
+async def test_flush_stores_what_waits_and_leaves_the_rest_to_the_pace() -> None:
+    store = Stubborn()
+    async with paced(store) as kept:
+        kept.post(spent(call()))
+        assert kept.owes({ORGANIZATION})
+        assert not kept.owes({OTHER_ORGANIZATION})
+        await kept.flush()
+        assert not kept.owes({ORGANIZATION})
+        kept.post(spent(call()))
+        await asyncio.sleep(0)
+        assert store.tries == [1, 1]
+        await kept.drain()
+
+
+async def test_lines_that_a_flush_could_not_store_wait_on() -> None:
+    store = Stubborn()
+    async with paced(store) as kept:
+        store.away = 1
+        kept.post(spent(call()))
+        with pytest.raises(Unavailable):
+            await kept.flush()
+        assert kept.owes({ORGANIZATION})
+        await kept.drain()
+        assert len(store.lines) == 2

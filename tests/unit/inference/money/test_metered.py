@@ -93,10 +93,10 @@ class Bench:
 
 
 @asynccontextmanager
-async def opened() -> AsyncIterator[Bench]:
+async def opened(*, pace_s: float = 0.0) -> AsyncIterator[Bench]:
     clock, store = ManualClock(), SlowStore()
     rates = WatchedRates(clock)
-    books = Books(store, rates, clock=clock)
+    books = Books(store, rates, clock=clock, pace_s=pace_s)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(books.run())
         purse = MeteredPurse(
@@ -180,6 +180,28 @@ async def test_call_that_running_calls_leave_no_room_for_may_come_back_soon(benc
     with pytest.raises(QuotaExhausted) as refused:
         await bench.purse.reserve(PAYER, ESTIMATE)
     assert refused.value.retry_after_s == HELD_RETRY_S
+
+
+async def test_call_is_not_refused_for_what_calls_hold_that_are_over() -> None:
+    async with opened(pace_s=3_600) as bench:
+        await bench.limit(cost_nanos_per_day=100_000)
+        (await bench.purse.reserve(PAYER, ESTIMATE)).commit(usage(1))
+        await bench.lines()
+        over = await bench.purse.reserve(PAYER, ESTIMATE)  # 12,000 are spent, and 50,000 held
+        over.commit(usage(1))
+        await bench.purse.reserve(PAYER, ESTIMATE)
+        assert await bench.standing() == (24_000, 50_000)
+
+
+async def test_call_is_refused_for_what_running_calls_hold_though_others_are_over() -> None:
+    async with opened(pace_s=3_600) as bench:
+        await bench.limit(cost_nanos_per_day=100_000)
+        running = await bench.purse.reserve(PAYER, ESTIMATE)
+        (await bench.purse.reserve(PAYER, ESTIMATE)).commit(usage(1))
+        with pytest.raises(QuotaExhausted):
+            await bench.purse.reserve(PAYER, ESTIMATE)
+        assert await bench.standing() == (12_000, 50_000)
+        running.release()
 
 
 async def test_full_month_is_refused_until_the_next(bench: Bench) -> None:
