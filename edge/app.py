@@ -44,9 +44,9 @@ from services.mesh.limiter import InFlightLimiter
 
 SESSION_PATH: Final = "/api/v1/auth/session"
 
-# Pictures travel in their bodies, by four thirds of what the mesh may carry.
-_WITH_IMAGES: Final = frozenset(
-    {"/v1/chat/completions", "/anthropic/v1/messages", "/anthropic/v1/messages/count_tokens"}
+# Pictures travel in their bodies, by four thirds of what the mesh may carry; of batches, many requests.
+_LARGE: Final = frozenset(
+    {"/v1/chat/completions", "/anthropic/v1/messages", "/anthropic/v1/messages/count_tokens", "/api/v1/batches"}
 )
 _UPLOAD: Final = re.compile(r"/api/v1/knowledge_bases/[^/]+/documents")
 
@@ -161,7 +161,7 @@ def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
     def limit_of(scope: Scope) -> BodyLimit:
         if scope["method"] != "POST":
             return json
-        if scope["path"] in _WITH_IMAGES:
+        if scope["path"] in _LARGE:
             return prompt
         return upload if _UPLOAD.fullmatch(scope["path"]) else json
 

@@ -10,6 +10,7 @@ from typing import Final
 import grpc.aio
 
 from parley.inference.v1 import (
+    batch_service_pb2_grpc,
     budget_service_pb2_grpc,
     cache_service_pb2_grpc,
     generation_service_pb2_grpc,
@@ -20,6 +21,17 @@ from parley.inference.v1 import (
 )
 from services.inference import clients
 from services.inference.answering import Answers
+from services.inference.batches.making import Batches
+from services.inference.batches.metrics import backlog_loop
+from services.inference.batches.ordinary import Ordinary
+from services.inference.batches.pacing import Pace
+from services.inference.batches.paying import Till
+from services.inference.batches.planning import Planner
+from services.inference.batches.reading import ItemReader
+from services.inference.batches.retention import BatchRetention
+from services.inference.batches.runner import Runner, Steps
+from services.inference.batches.store import BatchStore
+from services.inference.batches.vendors import Vendors
 from services.inference.cache.archive import Archive
 from services.inference.cache.cached import CachedAnswers
 from services.inference.cache.entries_valkey import ValkeyEntries
@@ -50,6 +62,7 @@ from services.inference.routes.shelf import Shelf
 from services.inference.routes.source import RoutesError
 from services.inference.routing import Router
 from services.inference.servicers import (
+    BatchServicer,
     BudgetServicer,
     CacheServicer,
     GenerationServicer,
@@ -65,7 +78,9 @@ from services.inference.standing.outages_valkey import ValkeyOutages
 from services.inference.standing.report import Reports
 from services.inference.standing.standings import Standings
 from services.inference.store_postgres import PostgresStore
+from services.inference.store_postgres.batches import PostgresBatches
 from services.inference.store_postgres.prompts import PostgresPrompts
+from services.inference.wire.batches import RequestCodec
 from services.mesh import server, tokens
 from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
@@ -89,6 +104,7 @@ class Money:
 
     purse: Purse = FREE
     spends: Spends | None = None
+    till: Till | None = None
     servicers: list[Register] = field(default_factory=list)
     loops: list[Loop] = field(default_factory=list)
 
@@ -104,6 +120,18 @@ class Prompts:
     def loops(self) -> list[Loop]:
         """What has to run beside the server."""
         return [Loop("inference_prompts", self.book.listen)]
+
+    def answers(self, answers: Answers) -> PromptAnswers:
+        """`answers` for wishes that may name a prompt."""
+        return PromptAnswers(answers, self.book, self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """Batches: who serves them, and what has to run beside the server."""
+
+    servicer: Register
+    loops: list[Loop]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +159,13 @@ async def serve(settings: ServeSettings) -> None:
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
         standing = [Loop("inference_outages", outages.run), Gauges(tactics.standings).loop()]
+        answers = prompts.answers(open_answers(settings, shelf.router, tactics, money, cache))
+        batches = open_batches(settings, PostgresBatches(database), shelf.router, tactics, answers, money)
         await server.serve(
             settings,
-            servicers=wire_up(settings, shelf.router, tactics, money, prompts, cache),
+            servicers=[*wire_up(settings, shelf.router, tactics, money, prompts, cache), batches.servicer],
             verifier=internal_verifier(AUDIENCE, auth),
-            loops=[*shelf.loops(), *standing, *money.loops, *prompts.loops()],
+            loops=[*shelf.loops(), *standing, *money.loops, *prompts.loops(), *batches.loops],
         )
 
 
@@ -167,6 +197,7 @@ async def open_money(
     return Money(
         purse=purse,
         spends=Spends(store),
+        till=Till(books, limits, allows_unpriced=allows_unpriced),
         servicers=[
             lambda grpc_server: budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(budgets, grpc_server),
             lambda grpc_server: usage_service_pb2_grpc.add_UsageServiceServicer_to_server(reports, grpc_server),
@@ -193,6 +224,51 @@ async def open_cache(valkey: Client, embeds: Embeds | None, stack: AsyncExitStac
     return Cache(archive=Archive(ValkeyEntries(valkey), SYSTEM_CLOCK), flights=flights, meanings=Meanings(embeds))
 
 
+def open_answers(
+    settings: Settings, router: Router, tactics: Tactics, money: Money, cache: Cache | None = None
+) -> Answers:
+    """What answers wishes that name no prompt; without a cache each of them anew."""
+    generator = Generator(
+        router,
+        total_s=settings.total_s,
+        context_tokens_assumed=settings.context_tokens_assumed,
+        purse=money.purse,
+        tactics=tactics,
+    )
+    if cache is None:
+        return generator
+    return CachedAnswers(generator, router, cache.archive, cache.flights, cache.meanings)
+
+
+def open_batches(
+    settings: Settings, store: BatchStore, router: Router, tactics: Tactics, answers: PromptAnswers, money: Money
+) -> Offline:
+    """Batches in `store`, answered by the vendors or by `answers`."""
+    assert money.till is not None  # whoever has a store of batches has one of budgets
+    codec, clock, till = RequestCodec(), SYSTEM_CLOCK, money.till
+    pace = Pace(poll_s_min=settings.batch_poll_s, answers=settings.batch_answers)
+    planner = Planner(
+        router,
+        answers,
+        codec,
+        context_tokens_assumed=settings.context_tokens_assumed,
+        is_usable=lambda key_id: not tactics.standings.refused_s(key_id),
+    )
+    vendors = Vendors(store, planner, ItemReader(planner, codec, clock), till, pace=pace, clock=clock)
+    ordinary = Ordinary(store, answers, till, codec, pace=pace, clock=clock)
+    runner = Runner(store, Steps(store, vendors, ordinary, till, clock=clock), pace=pace, clock=clock)
+    retention = BatchRetention(store, days=settings.batch_days)
+    servicer = BatchServicer(Batches(store, planner, till, codec, window_s=settings.batch_hours * 3_600))
+    return Offline(
+        lambda grpc_server: batch_service_pb2_grpc.add_BatchServiceServicer_to_server(servicer, grpc_server),
+        [
+            runner.loop(),
+            backlog_loop(store, clock),
+            periodic("inference_batch_retention", retention.forget, every_s=FORGET_EVERY_S),
+        ],
+    )
+
+
 def wire_up(
     settings: Settings,
     router: Router,
@@ -203,21 +279,13 @@ def wire_up(
 ) -> list[Register]:
     """The servicers; without money nobody counts, without prompts none is named, without a cache no answer is kept."""
     money = money or Money()
-    generator = Generator(
-        router,
-        total_s=settings.total_s,
-        context_tokens_assumed=settings.context_tokens_assumed,
-        purse=money.purse,
-        tactics=tactics,
-    )
-    answers: Answers = generator
+    answers = open_answers(settings, router, tactics, money, cache)
     kept: list[Register] = []
     if cache is not None:
-        answers = CachedAnswers(answers, router, cache.archive, cache.flights, cache.meanings)
         purges = CacheServicer(Purging(cache.archive, router))
         kept += [lambda grpc_server: cache_service_pb2_grpc.add_CacheServiceServicer_to_server(purges, grpc_server)]
     if prompts is not None:
-        answers = PromptAnswers(answers, prompts.book, prompts.examples)
+        answers = prompts.answers(answers)
         servicer = PromptServicer(prompts.library, Previews(prompts.book, prompts.examples, router))
         kept += [lambda grpc_server: prompt_service_pb2_grpc.add_PromptServiceServicer_to_server(servicer, grpc_server)]
     reports = Reports(router, tactics.standings)

@@ -1,9 +1,10 @@
 """What is known of models: windows, prices and where they were read. `routes` reads them from `providers.toml`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Final
+from decimal import ROUND_CEILING, Decimal
+from typing import Final, Self
 
 from services.inference.model import Usage
 
@@ -26,6 +27,20 @@ class Prices:
     def cost_nanos(self, usage: Usage) -> int:
         """Cost of a call, rounded to the nearest billionth of a dollar."""
         return (self._picos(usage) + _THOUSAND // 2) // _THOUSAND
+
+    def at_factor(self, factor: Decimal) -> Self:
+        """These prices times `factor`, never less than they would be exactly."""
+
+        def times(micros: int) -> int:
+            return int((micros * factor).to_integral_value(ROUND_CEILING))
+
+        cached = self.cached_input_micros
+        return replace(
+            self,
+            input_micros=times(self.input_micros),
+            output_micros=times(self.output_micros),
+            cached_input_micros=None if cached is None else times(cached),
+        )
 
     def _picos(self, usage: Usage) -> int:
         """The exact cost: a micro per million tokens is a pico per token. Unpriced cached tokens cost as others do."""
@@ -81,6 +96,11 @@ class ModelCard:
         """How many tokens of an answer so much money pays for; no more than the longest answer."""
         picos = self._prices_at(input_tokens).output_micros
         return min(self.output_tokens_max, nanos * _THOUSAND // picos) if picos else self.output_tokens_max
+
+    def at_factor(self, factor: Decimal) -> Self:
+        """The model at a part of its prices, as for batches: `BatchTerms.price_factor`."""
+        long_prices = None if self.long_prices is None else self.long_prices.at_factor(factor)
+        return replace(self, prices=self.prices.at_factor(factor), long_prices=long_prices)
 
     def _prices_at(self, input_tokens: int) -> Prices:
         is_long = self.long_above_tokens is not None and input_tokens > self.long_above_tokens

@@ -12,6 +12,7 @@ from typing import Final
 
 from services.inference.catalog import Catalog, ModelCard
 from services.inference.providers.base import Limits, Profile, Provider
+from services.inference.providers.batching import BatchEndpoint
 from services.mesh.errors import ModelUnknown
 
 Chance = Callable[[], float]
@@ -25,11 +26,13 @@ class Line:
     Attributes:
         provider: asks with the key.
         made_of: what it was made of, as a digest: one that would be made of the same is taken over.
+        batches: the vendor's batch endpoint with the same key; None where its provider offers none.
         in_use: attempts under way, which keep its connections open when the file no longer names it.
     """
 
     provider: Provider
     made_of: str = ""
+    batches: BatchEndpoint | None = None
     in_use: int = 0
 
     @contextmanager

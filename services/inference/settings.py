@@ -81,6 +81,21 @@ class Settings(ServerSettings, AuthTarget):
         le=36_500,
         description="Days for which the ledger keeps a line; the sums by day, from which usage is told, stay.",
     )
+    batch_hours: float = Field(
+        default=48.0, ge=1.0, le=240.0, description="Hours after which what has no answer of a batch fails."
+    )
+    batch_days: int = Field(
+        default=30, ge=1, le=3_650, description="Days for which the results of a batch are kept after its end."
+    )
+    batch_answers: int = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="Answers of a batch that a process makes at once where no vendor's batch endpoint is used.",
+    )
+    batch_poll_s: float = Field(
+        default=10.0, gt=0.0, le=300.0, description="Seconds between two looks at a young batch of a vendor."
+    )
 
 
 class StorageSettings(DatabaseSettings):

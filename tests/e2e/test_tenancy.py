@@ -22,6 +22,7 @@ from tests.support.tenants import Tenant, registered_tenant, summary
 TIMEOUT_S: Final = 20.0
 PREFIXES: Final = {
     "api_key_id": "key",
+    "batch_id": "bat",
     "conversation_id": "conv",
     "document_id": "doc",
     "knowledge_base_id": "kb",
@@ -113,6 +114,7 @@ def test_rest_gives_the_same_problem_for_foreign_and_random_ids(owner: Tenant, s
         "document_id": "/api/v1/documents/{}",
         "user_id": "/api/v1/users/{}",
         "api_key_id": "/api/v1/api_keys/{}",
+        "batch_id": "/api/v1/batches/{}",
         "prompt": "/api/v1/prompts/{}",
         "summary_id": "/api/v1/summaries/{}",
     }

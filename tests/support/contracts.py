@@ -40,6 +40,7 @@ _FILLERS: Final[Mapping[str, Any]] = {
     "revision": 1,
     "model": "extractive",
     "follow": False,
+    "items": [{"custom_id": "a", "request": {"prompt": {"messages": [{"role": "ROLE_USER", "text": "Who?"}]}}}],
 }
 
 _MESSAGES: Final[Mapping[str, Any]] = {

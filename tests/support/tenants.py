@@ -97,7 +97,10 @@ def _resources(rest: Rest, name: str) -> dict[str, str]:
     message = rest.ask(conversation["id"], QUESTION).message
     assert message is not None
     prompt = rest.post("/api/v1/prompts", {"name": "keeper", "content": {"template": "Be kind."}})
+    request = {"model": "scripted/quick", "prompt": {"messages": [{"role": "user", "text": "Who?"}]}}
+    batch = rest.post("/api/v1/batches", {"items": [{"custom_id": "who", "request": request}]})
     return {
+        "batch_id": batch["id"],
         "prompt": prompt["id"],
         "knowledge_base_id": base_id,
         "document_id": document_id,

@@ -85,6 +85,17 @@ class Books:
         if len(self._pending) >= BATCH_MAX:
             self._hurry.set()
 
+    async def settle(self, postings: Sequence[Posting]) -> None:
+        """Stores lines now, for whoever has to know that they stand; to repeat it changes nothing.
+
+        Raises:
+            Unavailable, Overloaded, DeadlineExceeded: PostgreSQL is away, and they may or may not stand.
+        """
+        await self._settle(postings)
+        for posting in postings:
+            if posting.consumed is not None:
+                metrics.LINES.labels(posting.call.purpose.value).inc()
+
     async def run(self) -> None:
         """Stores lines until cancelled.
 

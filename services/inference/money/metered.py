@@ -95,7 +95,7 @@ class MeteredPurse:
             metrics.RESERVATIONS.labels("free").inc()
             return _Metered(self._books, call, estimate.card)
         binding = {subject: limits[subject] for subject in call.subjects if subject in limits}
-        self._check_price(binding, estimate)
+        check_price(binding, estimate, allows_unpriced=self._allows_unpriced())
         charges = _charges(call, binding, estimate)
         if charges:
             try:
@@ -112,24 +112,11 @@ class MeteredPurse:
             output_tokens_max=_affordable(estimate, room_nanos),
         )
 
-    def _check_price(self, binding: Mapping[str, Limits], estimate: Estimate) -> None:
-        """Refuses what a budget of money cannot hold, unless the operator lets it pass."""
-        if estimate.card is not None or self._allows_unpriced():
-            return
-        bounded = next((subject for subject, limits in binding.items() if limits.bounds_cost), None)
-        if bounded is not None:
-            metrics.RESERVATIONS.labels("refused_price").inc()
-            raise ModelUnpriced(
-                f"the budget of {bounded!r} limits money, and {estimate.model!r} has no price: the operator can give "
-                "it one ([[model]] in providers.toml), or let such models pass (unpriced = 'allow')",
-                metadata={"model": estimate.model, "subject_id": bounded},
-            )
-
     async def _hold(
         self, call: Call, binding: Mapping[str, Limits], estimate: Estimate, charges: Sequence[Charge]
     ) -> int | None:
         """Holds the cost of an attempt; gives the room beside it, None when no money is limited."""
-        cost_nanos = _cost_nanos(estimate)
+        cost_nanos = cost_nanos_of(estimate)
         if not cost_nanos or not any(limits.bounds_cost for limits in binding.values()):
             metrics.RESERVATIONS.labels("free").inc()
             return None
@@ -153,7 +140,7 @@ class MeteredPurse:
         if isinstance(decision, Refused):
             await self._books.rates.correct([_corrected(charge, 0) for charge in charges])
             metrics.RESERVATIONS.labels("refused_cost").inc()
-            raise _refusal(decision, cost_nanos, self._clock.now(), call)
+            raise refusal(decision, cost_nanos, self._clock.now(), call)
         metrics.RESERVATIONS.labels("held").inc()
         return decision.room_nanos
 
@@ -230,6 +217,24 @@ class _Metered:
         self._books.post(Posting(call=self._call, consumed=consumed), corrections)
 
 
+def check_price(binding: Mapping[str, Limits], estimate: Estimate, *, allows_unpriced: bool) -> None:
+    """Refuses what a budget of money cannot hold, unless the operator lets it pass.
+
+    Raises:
+        ModelUnpriced: a budget limits money, and nobody knows what the model costs.
+    """
+    if estimate.card is not None or allows_unpriced:
+        return
+    bounded = next((subject for subject, limits in binding.items() if limits.bounds_cost), None)
+    if bounded is not None:
+        metrics.RESERVATIONS.labels("refused_price").inc()
+        raise ModelUnpriced(
+            f"the budget of {bounded!r} limits money, and {estimate.model!r} has no price: the operator can give "
+            "it one ([[model]] in providers.toml), or let such models pass (unpriced = 'allow')",
+            metadata={"model": estimate.model, "subject_id": bounded},
+        )
+
+
 def _charges(call: Call, binding: Mapping[str, Limits], estimate: Estimate) -> list[Charge]:
     """What the attempt takes of each minute; a repeat is no further request."""
     found: list[Charge] = []
@@ -262,7 +267,7 @@ def _corrected(charge: Charge, amount: int) -> Charge:
     )
 
 
-def _cost_nanos(estimate: Estimate) -> int:
+def cost_nanos_of(estimate: Estimate) -> int:
     """What the attempt will cost at most; 0 when the price is unknown, and let pass."""
     if estimate.card is None:
         return 0
@@ -280,7 +285,7 @@ def _affordable(estimate: Estimate, room_nanos: int | None) -> int | None:
     return affordable if affordable < estimate.card.output_tokens_max else None
 
 
-def _refusal(refused: Refused, cost_nanos: int, now: datetime, call: Call) -> QuotaExhausted:
+def refusal(refused: Refused, cost_nanos: int, now: datetime, call: Call) -> QuotaExhausted:
     """What is spent, how much, and until when."""
     resets_at = refused.period.ends_at(refused.period.starts_on(call.at.date()))
     is_spent = refused.spent_nanos + cost_nanos > refused.limit_nanos

@@ -65,11 +65,22 @@ def payer(
         organization_id=principal.organization_id,
         user_id=principal.subject_id,
         credential_id=principal.credential_id,
-        purpose=_purpose(request.purpose) or Purpose.ANSWER,
+        purpose=purpose_of(request),
         is_repeat=principal.caller in REPEATERS
         and isinstance(request, generation_service_pb2.StreamGenerateRequest)
         and request.is_repeat,
     )
+
+
+def purpose_of(
+    request: generation_service_pb2.GenerateRequest | generation_service_pb2.StreamGenerateRequest,
+) -> Purpose:
+    """What a call is for.
+
+    Raises:
+        InvalidArgument: nobody knows that purpose.
+    """
+    return _purpose(request.purpose) or Purpose.ANSWER
 
 
 def limits(message: budget_pb2.BudgetLimits) -> Limits:
