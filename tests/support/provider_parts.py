@@ -1,4 +1,4 @@
-"""What a model may say besides text, as the streams of both vendors carry it; for the provider double.
+"""What a model may say besides text, as the streams and whole answers of both vendors carry it; for provider doubles.
 
 OpenAI's own chat completions show no thoughts: those here are as vLLM, DeepSeek and OpenRouter write them.
 """
@@ -72,39 +72,69 @@ def openai_events(said: Sequence[Said], model: str) -> Iterator[bytes]:
         yield _chunk(model, [_choice({"tool_calls": [call]})])
     end = _choice({}) | {"finish_reason": "tool_calls" if calls else "stop"}
     yield _chunk(model, [end | (stops[0] if stops else {})])
-    usage = {
-        "prompt_tokens": USAGE["input"],
-        "completion_tokens": USAGE["output"],
-        "total_tokens": USAGE["input"] + USAGE["output"],
-        "prompt_tokens_details": {"cached_tokens": USAGE["cached"]},
-        "completion_tokens_details": {"reasoning_tokens": USAGE["reasoning"]},
-    }
-    yield _chunk(model, [], usage)
+    yield _chunk(model, [], _openai_usage())
     yield b"data: [DONE]\n\n"
+
+
+def openai_whole(said: Sequence[Said], model: str) -> Json:
+    """A whole answer."""
+    message: Json = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
+    thoughts = [part for part in said if isinstance(part, Thought)]
+    if any(thought.signature or thought.encrypted for thought in thoughts):
+        message["reasoning_details"] = [_detail(thought, index) for index, thought in enumerate(thoughts)]
+    elif thoughts:
+        message["reasoning_content"] = "".join(thought.text for thought in thoughts)
+    ending: Json = {"finish_reason": "stop"}
+    for part in said:
+        match part:
+            case Words(text):
+                message["content"] = (message["content"] or "") + text
+            case Declined(text):
+                message["refusal"] = (message["refusal"] or "") + text
+            case Call():
+                call = {"id": part.id, "type": "function", "function": {"name": part.name, "arguments": part.arguments}}
+                message.setdefault("tool_calls", []).append(call)
+                ending["finish_reason"] = "tool_calls"
+            case Stopped(text):
+                ending["stop_reason"] = text
+            case Thought():
+                pass
+    head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": model}
+    choice = {"index": 0, "message": message, "logprobs": None, **ending}
+    return {**head, "choices": [choice], "usage": _openai_usage()}
+
+
+def anthropic_whole(said: Sequence[Said], model: str) -> Json:
+    """A whole answer."""
+    content: list[Json] = []
+    for part in said:
+        match part:
+            case Words(text):
+                content.append({"type": "text", "text": text})
+            case Call():
+                block = {"type": "tool_use", "id": part.id, "name": part.name, "input": json.loads(part.arguments)}
+                content.append(block)
+            case Thought() if part.encrypted:
+                content.append({"type": "redacted_thinking", "data": part.encrypted})
+            case Thought():
+                content.append({"type": "thinking", "thinking": part.text, "signature": part.signature})
+            case Declined() | Stopped():
+                pass
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": content}
+    begun, settled = _anthropic_usage()
+    return head | _anthropic_ending(said) | {"usage": begun | settled}
 
 
 def anthropic_events(said: Sequence[Said], model: str) -> Iterator[bytes]:
     """The events of an answer."""
-    begun = {"input_tokens": USAGE["input"] - USAGE["cached"], "cache_read_input_tokens": USAGE["cached"]}
+    begun, settled = _anthropic_usage()
     message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": model}
     yield _event("message_start", message={**message, "usage": begun | {"output_tokens": 1}})
-    ending: Json = {"stop_reason": "end_turn", "stop_sequence": None}
-    index = 0
-    for part in said:
-        match part:
-            case Declined(text, category):
-                details = {"type": "refusal", "category": category, "explanation": text}
-                ending = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
-            case Stopped(text):
-                ending = {"stop_reason": "stop_sequence", "stop_sequence": text}
-            case Words() | Call() | Thought():
-                if isinstance(part, Call):
-                    ending["stop_reason"] = "tool_use"
-                yield from _block(index, part)
-                index += 1
+    blocks = [part for part in said if isinstance(part, Words | Call | Thought)]
+    for index, part in enumerate(blocks):
+        yield from _block(index, part)
     yield _event("ping")
-    usage = {"output_tokens": USAGE["output"], "output_tokens_details": {"thinking_tokens": USAGE["reasoning"]}}
-    yield _event("message_delta", delta=ending, usage=usage)
+    yield _event("message_delta", delta=_anthropic_ending(said), usage=settled)
     yield _event("message_stop")
 
 
@@ -112,6 +142,45 @@ def halves(text: str) -> tuple[str, ...]:
     """A text in pieces, none of them empty."""
     middle = len(text) // 2
     return tuple(piece for piece in (text[:middle], text[middle:]) if piece)
+
+
+def _openai_usage() -> Json:
+    return {
+        "prompt_tokens": USAGE["input"],
+        "completion_tokens": USAGE["output"],
+        "total_tokens": USAGE["input"] + USAGE["output"],
+        "prompt_tokens_details": {"cached_tokens": USAGE["cached"]},
+        "completion_tokens_details": {"reasoning_tokens": USAGE["reasoning"]},
+    }
+
+
+def _anthropic_usage() -> tuple[Json, Json]:
+    """What is counted before an answer, and after it."""
+    begun = {"input_tokens": USAGE["input"] - USAGE["cached"], "cache_read_input_tokens": USAGE["cached"]}
+    thinking = {"thinking_tokens": USAGE["reasoning"]}
+    return begun, {"output_tokens": USAGE["output"], "output_tokens_details": thinking}
+
+
+def _anthropic_ending(said: Sequence[Said]) -> Json:
+    ending: Json = {"stop_reason": "end_turn", "stop_sequence": None}
+    for part in said:
+        match part:
+            case Declined(text, category):
+                details = {"type": "refusal", "category": category, "explanation": text}
+                ending = {"stop_reason": "refusal", "stop_sequence": None, "stop_details": details}
+            case Stopped(text):
+                ending = {"stop_reason": "stop_sequence", "stop_sequence": text}
+            case Call():
+                ending["stop_reason"] = "tool_use"
+            case Words() | Thought():
+                pass
+    return ending
+
+
+def _detail(thought: Thought, index: int) -> Json:
+    if thought.encrypted:
+        return {"type": "reasoning.encrypted", "data": thought.encrypted, "index": index}
+    return {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, "index": index}
 
 
 def _details(thought: Thought, index: int) -> Iterator[Json]:

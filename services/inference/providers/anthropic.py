@@ -3,8 +3,8 @@
 The SDK makes the request and owns the connection; the stream is read here, for the reasons given in `openai.py`.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from typing import Any, Final, cast
 
 import anthropic
@@ -16,10 +16,12 @@ from services.inference.parts import PartDelta
 from services.inference.prompts.tokens import TokenEstimate
 from services.inference.providers import allowances, anthropic_format, faults, names
 from services.inference.providers.base import Accepted, Ended, Profile, ProviderEvent, Task, Text, TokenCounts
+from services.inference.providers.failures import Failure
 from services.inference.providers.sse import (
     ByteStream,
     MalformedStream,
     ServerEvent,
+    at,
     count_at,
     parse,
     require_events,
@@ -58,7 +60,7 @@ class AnthropicProvider:
         self, *, api_key: str, base_url: str = "", name: str = names.ANTHROPIC, takes_prefix: bool = False
     ) -> None:
         self.profile: Final = Profile(name=name, tokens=TOKENS, takes_prefix=takes_prefix)
-        self._client = anthropic.AsyncAnthropic(
+        self.client: Final = anthropic.AsyncAnthropic(
             api_key=api_key,
             base_url=base_url or BASE_URL,
             max_retries=0,  # one layer retries, and it is not this one
@@ -68,43 +70,87 @@ class AnthropicProvider:
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
         label = f"{self.profile.name}/{task.model}"
-        is_begun = False
-        try:
+        with failing(label) as call:
             async with AsyncExitStack() as stack:
                 response = await stack.enter_async_context(self._request(task))
-                is_begun = True
+                call.is_begun = True
                 require_events(response.headers)
                 if (allowance := allowances.of_anthropic(response.headers)) is not None:
                     yield Accepted(allowance)
                 events = await stack.enter_async_context(aclosing(_read(response.iter_bytes(), label)))
                 async for event in events:
                     yield event
-        except anthropic.APIStatusError as error:
-            raise faults.failure_of(_fault(error), faults.ANTHROPIC, label) from None
-        except (anthropic.APITimeoutError, httpx2.TimeoutException):
-            raise faults.too_slow(label) from None
-        except (anthropic.APIConnectionError, httpx2.HTTPError):
-            raise faults.unreachable(label, is_begun=is_begun) from None
-        except MalformedStream:
-            raise faults.corrupt(label) from None
 
     async def close(self) -> None:
         """See `Provider.close`."""
-        await self._client.close()
+        await self.client.close()
+
+    def body(self, task: Task) -> dict[str, Any]:  # Any: the vendor's JSON
+        """What is asked, in Anthropic's form, for a whole answer.
+
+        Raises:
+            InvalidArgument: the form has no words for it.
+        """
+        wanted = task.parameters
+        named = {"system": anthropic_format.system(task), "stop_sequences": list(wanted.stop)}
+        return (
+            {
+                "model": task.model,
+                "max_tokens": anthropic_format.max_tokens(task),
+                "messages": list(anthropic_format.messages(task)),
+            }
+            | {name: value for name, value in named.items() if value}
+            | _sampling(wanted)
+            | anthropic_format.options(task.tools, wanted)
+        )
 
     def _request(self, task: Task) -> AbstractAsyncContextManager[ByteStream]:
-        wanted, limits = task.parameters, task.limits
-        return self._client.messages.with_streaming_response.create(
-            model=task.model,
-            system=anthropic_format.system(task) or anthropic.omit,
-            messages=cast("list[MessageParam]", list(anthropic_format.messages(task))),  # as the vendor documents them
+        body, limits = self.body(task), task.limits
+        return self.client.messages.with_streaming_response.create(
+            model=body.pop("model"),
+            max_tokens=body.pop("max_tokens"),
+            messages=cast("list[MessageParam]", body.pop("messages")),  # as the vendor documents them
             stream=True,
-            max_tokens=anthropic_format.max_tokens(task),
-            stop_sequences=list(wanted.stop) or anthropic.omit,
             # Claude 5 takes no sampling parameters and the SDK names none any more; older models take them as before.
-            extra_body=_sampling(wanted) | anthropic_format.options(task.tools, wanted) or None,
+            extra_body=body or None,
             timeout=anthropic.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
         )
+
+
+@contextmanager
+def failing(label: str) -> Iterator[faults.Call]:
+    """Whatever goes wrong with a call to the vendor leaves the body as a `Failure`; `label` names the model."""
+    call = faults.Call()
+    try:
+        yield call
+    except anthropic.APIStatusError as error:
+        raise faults.failure_of(_fault(error), faults.ANTHROPIC, label) from None
+    except (anthropic.APITimeoutError, httpx2.TimeoutException):
+        raise faults.too_slow(label) from None
+    except (anthropic.APIConnectionError, httpx2.HTTPError):
+        raise faults.unreachable(label, is_begun=call.is_begun) from None
+    except MalformedStream:
+        raise faults.corrupt(label) from None
+
+
+def answer_of(message: object, label: str) -> tuple[ProviderEvent, ...]:
+    """The events of a whole message.
+
+    Raises:
+        MalformedStream: it is no answer, or one without its end.
+    """
+    reading = _Reading(label)
+    found = reading.whole(message)
+    if reading.finish_reason is None:
+        raise MalformedStream("an answer has no end")
+    return (*found, Ended(reading.finish_reason, reading.counts, reading.stop_text, reading.refusal_category))
+
+
+def failure_in(body: object, label: str) -> Failure:
+    """The failure that an error in a stream, or in the results of a batch, is."""
+    kind, words = text_at(body, "error", "type"), text_at(body, "error", "message")
+    fault = faults.Fault(status=faults.status_of(kind), code=f"{kind} {words}")
+    return faults.failure_of(fault, faults.ANTHROPIC, label)
 
 
 def _sampling(wanted: Parameters) -> dict[str, Any]:  # Any: the vendor's JSON
@@ -167,21 +213,32 @@ class _Reading:
                 self._is_begun = True
                 self._count(parse(event.data), "message", "usage")
             case "message_delta":
-                body = parse(event.data)
-                self._count(body, "usage")
-                reason = text_at(body, "delta", "stop_reason")
-                if reason:
-                    self.finish_reason = _REASONS.get(reason, FinishReason.STOP)
-                    self.stop_text = text_at(body, "delta", "stop_sequence")
-                self.refusal_category = text_at(body, "delta", "stop_details", "category")
-                words = text_at(body, "delta", "stop_details", "explanation")
-                if words:
-                    return [Text(words, is_refusal=True)]
+                return self.end(parse(event.data))
             case "error":
-                raise faults.failure_of(_fault_in_stream(parse(event.data)), faults.ANTHROPIC, self._label)
+                raise failure_in(parse(event.data), self._label)
             case _:  # pings and kinds of events that are yet to be invented
                 pass
         return []
+
+    def end(self, body: object) -> list[Text | PartDelta]:
+        """Reads why the answer ended, and what it cost."""
+        self._count(body, "usage")
+        reason = text_at(body, "delta", "stop_reason")
+        if reason:
+            self.finish_reason = _REASONS.get(reason, FinishReason.STOP)
+            self.stop_text = text_at(body, "delta", "stop_sequence")
+        self.refusal_category = text_at(body, "delta", "stop_details", "category")
+        words = text_at(body, "delta", "stop_details", "explanation")
+        return [Text(words, is_refusal=True)] if words else []
+
+    def whole(self, message: object) -> list[Text | PartDelta]:
+        """Reads a whole message: its blocks as those of a stream that come in one piece, then its end."""
+        found: list[Text | PartDelta] = []
+        blocks = at(message, "content")
+        for index, block in enumerate(blocks if isinstance(blocks, list) else ()):
+            found += self._parts.start({"index": index, "content_block": block})
+            found += self._parts.stop({"index": index})
+        return found + self.end({"delta": message, "usage": at(message, "usage")})
 
     def _count(self, body: object, *path: str) -> None:
         for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
@@ -200,8 +257,3 @@ def _fault(error: anthropic.APIStatusError) -> faults.Fault:
         retry_after_s=faults.retry_after_s(error.response.headers),
         allowance=allowances.of_anthropic(error.response.headers),
     )
-
-
-def _fault_in_stream(body: object) -> faults.Fault:
-    kind, words = text_at(body, "error", "type"), text_at(body, "error", "message")
-    return faults.Fault(status=faults.status_of(kind), code=f"{kind} {words}")

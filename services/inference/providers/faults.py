@@ -51,6 +51,13 @@ class Fault:
     allowance: Allowance | None = None
 
 
+@dataclass(slots=True)
+class Call:
+    """A call under way; `is_begun` once the provider has sent the head of an answer."""
+
+    is_begun: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A row of a vendor's table: the first one that fits tells the kind.
@@ -145,7 +152,7 @@ _ERRORS: Final[Mapping[Kind, tuple[type[MeshError], str]]] = MappingProxyType(
 # Parameters that a caller can set; only these names are ever repeated to it.
 _PARAMETER: Final = re.compile(r"\b(temperature|top_p|stop|stop_sequences|seed|max_tokens|max_completion_tokens)\b")
 
-# Errors inside a stream carry no status, only a type or code.
+# Errors inside a stream, or of a batch, carry no status, only a type or code.
 _STATUS_BY_TYPE: Final[Mapping[str, int]] = MappingProxyType(
     {
         "invalid_request_error": 400,
@@ -154,6 +161,7 @@ _STATUS_BY_TYPE: Final[Mapping[str, int]] = MappingProxyType(
         "authentication_error": 401,
         "invalid_api_key": 401,
         "billing_error": 402,
+        "billing_hard_limit_reached": 402,
         "permission_error": 403,
         "not_found_error": 404,
         "model_not_found": 404,
@@ -161,7 +169,9 @@ _STATUS_BY_TYPE: Final[Mapping[str, int]] = MappingProxyType(
         "rate_limit_error": 429,
         "rate_limit_exceeded": 429,
         "insufficient_quota": 429,
+        "token_limit_exceeded": 429,  # more tokens than the account may have waiting in batches
         "timeout_error": 504,
+        "request_timeout": 504,
         "overloaded_error": 529,
     }
 )
@@ -173,9 +183,9 @@ def failure_of(fault: Fault, table: Table, model: str) -> Failure:
     return Failure(kind, _error(kind, fault, model), allowance=fault.allowance)
 
 
-def status_of(*types: str) -> int:
-    """The status that the first known type or code stands for; that of a server error when none is known."""
-    return next((_STATUS_BY_TYPE[kind] for kind in types if kind in _STATUS_BY_TYPE), _SERVER_ERROR)
+def status_of(*types: str, default: int = _SERVER_ERROR) -> int:
+    """The status that the first known type or code stands for; by default that of a server error when none is known."""
+    return next((_STATUS_BY_TYPE[kind] for kind in types if kind in _STATUS_BY_TYPE), default)
 
 
 def unreachable(model: str, *, is_begun: bool) -> Failure:

@@ -4,8 +4,8 @@ The SDK makes the request and owns the connection; the stream is read here, beca
 off for a complete one and builds several objects per token.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -18,6 +18,7 @@ from services.inference.parts import PartDelta
 from services.inference.prompts.tokens import TokenEstimate
 from services.inference.providers import allowances, faults, names, openai_format
 from services.inference.providers.base import Accepted, Ended, Profile, ProviderEvent, Task, Text, TokenCounts
+from services.inference.providers.failures import Failure
 from services.inference.providers.sse import (
     MalformedStream,
     ServerEvent,
@@ -80,9 +81,9 @@ class OpenAIProvider:
         limit_name = quirks.output_limit or ("max_completion_tokens" if is_vendor else "max_tokens")
         self._has_newer_limit = limit_name == "max_completion_tokens"
         self._takes_reasoning = not is_vendor
-        self._has_key = bool(api_key)
+        self.headers: Final[dict[str, str | openai.Omit]] = {} if api_key else {"Authorization": openai.omit}
         self._takes_stream_options = quirks.stream_options
-        self._client = openai.AsyncOpenAI(
+        self.client: Final = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=base_url or BASE_URL,
             max_retries=0,  # one layer retries, and it is not this one
@@ -91,30 +92,21 @@ class OpenAIProvider:
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
         label = f"{self.profile.name}/{task.model}"
-        is_begun = False
-        try:
+        with failing(label) as call:
             async with AsyncExitStack() as stack:
                 response = await self._open(task)
                 stack.push_async_callback(response.aclose)
-                is_begun = True
+                call.is_begun = True
                 require_events(response.headers)
                 if (allowance := allowances.of_openai(response.headers)) is not None:
                     yield Accepted(allowance)
                 events = await stack.enter_async_context(aclosing(_read(response.aiter_bytes(), label)))
                 async for event in events:
                     yield event
-        except openai.APIStatusError as error:
-            raise faults.failure_of(_fault(error), faults.OPENAI, label) from None
-        except (openai.APITimeoutError, httpx2.TimeoutException):
-            raise faults.too_slow(label) from None
-        except (openai.APIConnectionError, httpx2.HTTPError):
-            raise faults.unreachable(label, is_begun=is_begun) from None
-        except MalformedStream:
-            raise faults.corrupt(label) from None
 
     async def close(self) -> None:
         """See `Provider.close`."""
-        await self._client.close()
+        await self.client.close()
 
     async def _open(self, task: Task) -> httpx2.Response:
         if self._takes_stream_options:
@@ -130,14 +122,17 @@ class OpenAIProvider:
     async def _request(self, task: Task, *, with_usage: bool) -> httpx2.Response:
         """The answer's head; its body is read, and closed, by the caller."""
         limits = task.limits
+        streamed: dict[str, object] = {"stream": True}
+        if with_usage:
+            streamed["stream_options"] = {"include_usage": True}
         # Not `chat.completions.create`, which looks through every message for keys to rename by its type hints; there
         # are none. Measured: a quarter of all that a short call costs this adapter, 2.3 against 1.7 ms.
-        response = await self._client.post(
+        response = await self.client.post(
             "/chat/completions",
             cast_to=httpx2.Response,
-            content=orjson.dumps(self._body(task, with_usage=with_usage)),
+            content=orjson.dumps(self.body(task) | streamed),
             options={
-                "headers": {} if self._has_key else {"Authorization": openai.omit},
+                "headers": self.headers,
                 "timeout": openai.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
             },
             stream=True,
@@ -145,15 +140,17 @@ class OpenAIProvider:
         )
         return cast("httpx2.Response", response)  # as `cast_to` wants; the SDK's types leave it out for streams
 
-    def _body(self, task: Task, *, with_usage: bool) -> dict[str, object]:
+    def body(self, task: Task) -> dict[str, object]:
+        """What is asked, in OpenAI's form, for a whole answer.
+
+        Raises:
+            InvalidArgument: the form has no words for it.
+        """
         wanted = task.parameters
         body: dict[str, object] = {
             "model": task.model,
             "messages": list(openai_format.messages(task, takes_reasoning=self._takes_reasoning)),
-            "stream": True,
         }
-        if with_usage:
-            body["stream_options"] = {"include_usage": True}
         options = {
             "max_completion_tokens" if self._has_newer_limit else "max_tokens": task.output_tokens_max,
             "temperature": wanted.temperature,
@@ -162,6 +159,49 @@ class OpenAIProvider:
             "seed": wanted.seed,
         }
         return body | {name: value for name, value in options.items() if value is not None} | _more(task)
+
+
+@contextmanager
+def failing(label: str) -> Iterator[faults.Call]:
+    """Whatever goes wrong with a call to the vendor leaves the body as a `Failure`; `label` names the model."""
+    call = faults.Call()
+    try:
+        yield call
+    except openai.APIStatusError as error:
+        raise faults.failure_of(_fault(error), faults.OPENAI, label) from None
+    except (openai.APITimeoutError, httpx2.TimeoutException):
+        raise faults.too_slow(label) from None
+    except (openai.APIConnectionError, httpx2.HTTPError):
+        raise faults.unreachable(label, is_begun=call.is_begun) from None
+    except MalformedStream:
+        raise faults.corrupt(label) from None
+
+
+def answer_of(completion: object, label: str) -> tuple[ProviderEvent, ...]:
+    """The events of a whole `chat.completion`: it is read as the one chunk of a stream that says everything.
+
+    Raises:
+        Failure: it is an error.
+        MalformedStream: it is no answer, or one without its end.
+    """
+    if not isinstance(completion, dict):
+        raise MalformedStream("an answer is no object")
+    choice = at(completion, "choices", 0)
+    if isinstance(choice, dict):
+        completion = completion | {"choices": [choice | {"delta": choice.get("message")}]}
+    reading = _Reading(label)
+    found = reading.read(completion)
+    if reading.finish_reason is None:
+        raise MalformedStream("an answer has no end")
+    return (*found, Ended(reading.finish_reason, reading.counts, reading.stop_text))
+
+
+def failure_in(body: object, label: str, *, status: int | None = None) -> Failure:
+    """The failure that an error in a stream, or in the results of a batch, is; `status` where the vendor gave one."""
+    code, kind = text_at(body, "error", "code"), text_at(body, "error", "type")
+    words = f"{text_at(body, 'error', 'param')} {text_at(body, 'error', 'message')}"
+    status = status or count_at(body, "error", "code") or faults.status_of(code, kind)
+    return faults.failure_of(faults.Fault(status=status, code=f"{code} {kind} {words}"), faults.OPENAI, label)
 
 
 def _more(task: Task) -> dict[str, Any]:  # Any: the vendor's JSON
@@ -197,11 +237,12 @@ class _Reading:
 
     def take(self, event: ServerEvent) -> list[Text | PartDelta]:
         """Reads one event and gives what it says of the answer."""
-        if event.data == _END_MARK:
-            return []
-        chunk = parse(event.data)
+        return [] if event.data == _END_MARK else self.read(parse(event.data))
+
+    def read(self, chunk: object) -> list[Text | PartDelta]:
+        """Reads one chunk and gives what it says of the answer."""
         if at(chunk, "error") is not None:
-            raise faults.failure_of(_fault_in_stream(chunk), faults.OPENAI, self._label)
+            raise failure_in(chunk, self._label)
         found = self._parts.take(chunk)
         self._is_refusal = self._is_refusal or any(isinstance(piece, Text) and piece.is_refusal for piece in found)
         reason = text_at(chunk, "choices", 0, "finish_reason")
@@ -240,10 +281,3 @@ def _fault(error: openai.APIStatusError) -> faults.Fault:
         retry_after_s=faults.retry_after_s(error.response.headers),
         allowance=allowances.of_openai(error.response.headers),
     )
-
-
-def _fault_in_stream(chunk: object) -> faults.Fault:
-    code, kind = text_at(chunk, "error", "code"), text_at(chunk, "error", "type")
-    words = text_at(chunk, "error", "message")
-    status = count_at(chunk, "error", "code") or faults.status_of(code, kind)
-    return faults.Fault(status=status, code=f"{code} {kind} {words}")

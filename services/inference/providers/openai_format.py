@@ -112,13 +112,14 @@ class PartReader:
             if text:
                 yield PartDelta(self._number("thought", 0), Reasoning(text=text))
             return
-        for detail in details:
+        for place, detail in enumerate(details):
+            index = count_at(detail, "index")
             piece = Reasoning(
                 text=text_at(detail, "text") or text_at(detail, "summary"),
                 signature=text_at(detail, "signature"),
                 encrypted=text_at(detail, "data"),
             )
-            yield PartDelta(self._number("thought", count_at(detail, "index") or 0), piece)
+            yield PartDelta(self._number("thought", place if index is None else index), piece)
 
     def _call(self, call: object, place: int) -> PartDelta:
         index = count_at(call, "index")

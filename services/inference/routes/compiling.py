@@ -10,6 +10,7 @@ from typing import Final, assert_never
 from services.inference.catalog import Catalog, ModelCard, Prices
 from services.inference.providers import names
 from services.inference.providers.base import Limits, Provider
+from services.inference.providers.batching import BatchTerms
 from services.inference.routes.schema import (
     Address,
     CacheEntry,
@@ -137,8 +138,9 @@ def _source(entry: ProviderEntry, variables: Variables, made: Mapping[str, Line]
 
 
 def _key(entry: ProviderEntry, key: KeyEntry | None, secret: str, base_url: str, made: Mapping[str, Line]) -> Key:
-    made_of = _digest(*_adapted(entry, base_url), secret)
-    line = made.get(made_of) or Line(_adapter(entry, secret, base_url), made_of)
+    terms = _terms(entry, secret)
+    made_of = _digest(*_adapted(entry, base_url), secret, repr(terms))
+    line = made.get(made_of) or _line(entry, secret, base_url, terms, made_of)
     if key is None:
         return Key(id=f"{entry.name}/{_UNNAMED}", line=line)
     name = key.name or (key.env or Path(key.file or "").name).lower()
@@ -160,14 +162,29 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _adapter(entry: ProviderEntry, secret: str, base_url: str) -> Provider:
-    """The adapter of one key; SDKs are loaded when they are first needed."""
+def _terms(entry: ProviderEntry, secret: str) -> BatchTerms | None:
+    """On what terms batches are taken: a local server that merely speaks OpenAI's format has none of the vendor's."""
+    declared = entry.batches
+    if declared is None or (entry.kind == "openai" and not secret):
+        return None
+    return BatchTerms(
+        price_factor=Decimal(declared.price_factor),
+        items_max=declared.items_max,
+        bytes_max=declared.bytes_max,
+        source=declared.source,
+        date=declared.date,
+    )
+
+
+def _line(entry: ProviderEntry, secret: str, base_url: str, terms: BatchTerms | None, made_of: str) -> Line:
+    """The adapters of one key; SDKs are loaded when they are first needed."""
     quirks = entry.quirks
     match entry.kind:
         case "openai" | "openai-compatible":
-            from services.inference.providers import openai  # noqa: PLC0415 - 0.5 s and 20 MB that most starts can spare
+            # 0.5 s and 20 MB that most starts can spare.
+            from services.inference.providers import openai, openai_batches  # noqa: PLC0415
 
-            return openai.OpenAIProvider(
+            adapter = openai.OpenAIProvider(
                 api_key=secret,
                 base_url=base_url,
                 name=entry.name,
@@ -177,16 +194,19 @@ def _adapter(entry: ProviderEntry, secret: str, base_url: str) -> Provider:
                     assistant_prefix=quirks.assistant_prefix,
                 ),
             )
+            return Line(adapter, made_of, None if terms is None else openai_batches.OpenAIBatches(adapter, terms))
         case "anthropic":
-            from services.inference.providers import anthropic  # noqa: PLC0415 - 1.2 s and 50 MB, as above
+            # 1.2 s and 50 MB, as above.
+            from services.inference.providers import anthropic, anthropic_batches  # noqa: PLC0415
 
-            return anthropic.AnthropicProvider(
+            claude = anthropic.AnthropicProvider(
                 api_key=secret, base_url=base_url, name=entry.name, takes_prefix=quirks.assistant_prefix
             )
+            return Line(claude, made_of, None if terms is None else anthropic_batches.AnthropicBatches(claude, terms))
         case "extractive":
             from services.inference.providers import extractive  # noqa: PLC0415 - beside its neighbours
 
-            return extractive.ExtractiveProvider()
+            return Line(extractive.ExtractiveProvider(), made_of)
         case _:
             assert_never(entry.kind)
 

@@ -77,6 +77,16 @@ class QuirksEntry(_Entry):
     assistant_prefix: bool = False
 
 
+class BatchesEntry(_Entry):
+    """A provider takes batches; see `batching.BatchTerms`."""
+
+    price_factor: Annotated[str, Field(pattern=r"^(0\.\d{1,4}|1|1\.0{1,4})$")]
+    items_max: Annotated[int, Field(ge=1)]
+    bytes_max: Annotated[int, Field(ge=1)]
+    source: Annotated[str, Field(min_length=1)]
+    date: date
+
+
 class ProviderEntry(_Entry):
     """A provider.
 
@@ -85,6 +95,7 @@ class ProviderEntry(_Entry):
         kind: whose format it speaks.
         base_url: of its API; the vendor's own when absent.
         keys: its pool; a server that needs none has none.
+        batches: absent, it has no batch endpoint.
     """
 
     name: Name
@@ -93,6 +104,7 @@ class ProviderEntry(_Entry):
     keys: Annotated[tuple[KeyEntry, ...], Field(max_length=KEYS_MAX)] = ()
     limits: LimitsEntry = LimitsEntry()
     quirks: QuirksEntry = QuirksEntry()
+    batches: BatchesEntry | None = None
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -102,6 +114,8 @@ class ProviderEntry(_Entry):
             raise ValueError("Anthropic's format needs at least one key")
         if self.kind == "extractive" and (self.keys or self.base_url is not None):
             raise ValueError("the built-in model has neither keys nor a base_url")
+        if self.kind == "extractive" and self.batches is not None:
+            raise ValueError("the built-in model takes no batches")
         return self
 
 

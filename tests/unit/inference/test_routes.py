@@ -97,7 +97,7 @@ def test_secret_may_stand_in_a_file(tmp_path: Path) -> None:
 
     adapter = book.sources["openai"].keys[0].line.provider
     assert isinstance(adapter, OpenAIProvider)
-    assert adapter._client.api_key == "sk-mounted"
+    assert adapter.client.api_key == "sk-mounted"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ async def test_changed_secret_is_read_again(tmp_path: Path) -> None:
 
     adapter = shelf.router.book.sources["x"].keys[0].line.provider
     assert isinstance(adapter, OpenAIProvider)
-    assert adapter._client.api_key == "sk-newer"
+    assert adapter.client.api_key == "sk-newer"
     await shelf.close()
 
 
@@ -276,11 +276,11 @@ async def test_adapter_that_is_no_longer_named_stays_open_while_it_is_used(tmp_p
         with line.used():
             path.write_text("")
             await shelf.refresh()
-            assert not line.provider._client.is_closed()
+            assert not line.provider.client.is_closed()
 
         await shelf.refresh()
 
-        assert line.provider._client.is_closed()
+        assert line.provider.client.is_closed()
 
 
 async def test_adapter_of_a_refused_file_is_closed(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_adapter_of_a_refused_file_is_closed(tmp_path: Path) -> None:
     assert isinstance(line.provider, OpenAIProvider)
     await shelf.refresh()
 
-    assert line.provider._client.is_closed()
+    assert line.provider.client.is_closed()
     assert shelf.router.book.default == "smart"
     await shelf.close()
 
