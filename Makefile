@@ -54,6 +54,14 @@ observe: setup-dev ## Start Prometheus beside the running stack (needs prometheu
 test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
+.PHONY: test-deploy
+test-deploy: deploy-tools ## Hold the chart to Helm, Kubernetes' schemas, and real processes run as it renders them (needs Go for most)
+	@PARLEY_TEST_DEPLOY=1 $(DEV) -m pytest $(or $(ARGS),tests/deploy)
+
+.PHONY: deploy-tools
+deploy-tools: setup-dev ## Build what test-deploy needs into .build/deploy: Helm, kubeconform (needs Go)
+	@$(DEV) -m dev.tools.deploy
+
 .PHONY: chaos
 chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… QUEUE=kafka
 	@$(DEV) -m tests.chaos run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
@@ -195,6 +203,10 @@ proto: setup-dev ## Generate stubs, descriptors, docs/errors.md and edge/openapi
 .PHONY: monitoring
 monitoring: setup-dev ## Write alerts and dashboards of the chart from slo.toml and dev/observe
 	@$(DEV) -m dev.observe write
+
+.PHONY: chart
+chart: setup-dev ## Write what of helm/parley follows from the product, and the renders that its tests compare
+	@$(DEV) -m tests.deploy
 
 .PHONY: fmt
 fmt: setup-dev ## Format Python, and proto/ where node is there

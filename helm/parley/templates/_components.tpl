@@ -5,6 +5,7 @@ chart knows a service by name.
   serves      grpc, http or nothing       stores            what it holds connections to
   targets     services that it calls      workload          whether it has a secret of its own towards auth
   providers   whether it calls models     queue             whether turns reach it by the queue
+  connections to PostgreSQL beside the pool: two that keep the ledger
 */}}
 {{- define "parley.components" -}}
 edge: {deployable: edge, package: edge, command: serve, serves: http, stores: [], targets: [auth, conversation, retrieval, inference], workload: true}
@@ -13,7 +14,7 @@ conversation: {deployable: conversation, package: services.conversation, command
 conversation-worker: {deployable: conversation, package: services.conversation, command: worker, serves: "", stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true}
 retrieval: {deployable: retrieval, package: services.retrieval, command: serve, serves: grpc, stores: [database, valkey], targets: [auth]}
 retrieval-worker: {deployable: retrieval, package: services.retrieval, command: worker, serves: "", stores: [database, valkey], targets: [auth]}
-inference: {deployable: inference, package: services.inference, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval], workload: true, providers: true}
+inference: {deployable: inference, package: services.inference, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval], workload: true, providers: true, connections: 2}
 {{- end -}}
 
 {{- define "parley.ports" -}}

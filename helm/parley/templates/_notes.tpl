@@ -7,7 +7,7 @@
 {{- $scaling := $component.autoscaling | default $component.queueScaling -}}
 {{- $replicas := eq (include "parley.isScaled" $component) "true" | ternary $scaling.maxReplicas $component.replicas -}}
 {{- $settings := include "parley.settings" (dict "root" $ "name" $name "table" $table) | fromYaml -}}
-{{- $sum = add $sum (mul (add (int $replicas) 1) (int $settings.PARLEY_DATABASE_POOL_SIZE)) -}}
+{{- $sum = add $sum (mul (add (int $replicas) 1) (add (int $settings.PARLEY_DATABASE_POOL_SIZE) (int $table.connections))) -}}
 {{- end -}}
 {{- end -}}
 {{- $sum -}}
