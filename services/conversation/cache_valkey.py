@@ -1,39 +1,55 @@
 """The history cache on Valkey; see `HistoryCache`."""
 
 import json
+import secrets
+from typing import Final
 
-from services.conversation.history import Branch
+from services.conversation.history import Branch, Kept
 from services.conversation.model import ConversationId, Owner, Role
 from services.conversation.ports import PromptMessage
-from services.mesh.valkey import Client
+from services.mesh.valkey import Client, Script
+
+_GET: Final = Script("""
+if redis.call('HSETNX', KEYS[1], 'mark', ARGV[1]) == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return redis.call('HMGET', KEYS[1], 'mark', 'branch')
+""")
+_PUT: Final = Script("""
+if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'branch', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+""")
 
 
 class ValkeyHistoryCache:
-    """One string per conversation. The organization and the user are part of the key."""
+    """One hash per conversation. The organization and the user are part of the key."""
 
     def __init__(self, client: Client, *, prefix: str, keep_s: int) -> None:
         self._client = client
         self._prefix = prefix
         self._keep_s = keep_s
 
-    async def get(self, owner: Owner, conversation_id: ConversationId) -> Branch | None:
+    async def get(self, owner: Owner, conversation_id: ConversationId) -> Kept:
         """See `HistoryCache.get`."""
-        content = await self._client.execute_command("GET", self._key(owner, conversation_id))
-        if content is None:
-            return None
-        stored = json.loads(content)
-        messages = tuple(PromptMessage(Role(role), text) for role, text in stored["messages"])
-        return Branch(stored["leaf_id"], messages)
+        keys, new_mark = [self._key(owner, conversation_id)], secrets.token_hex(8)
+        mark, content = await _GET.run(self._client, keys=keys, args=[new_mark, self._keep_s])
+        return Kept(bytes(mark).decode(), None if content is None else _branch_of(content))
 
-    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> None:
+    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> bool:
         """See `HistoryCache.put`."""
         messages = [(message.role.value, message.text) for message in branch.messages]
         content = json.dumps({"leaf_id": branch.leaf_id, "messages": messages}, ensure_ascii=False)
-        await self._client.execute_command("SET", self._key(owner, conversation_id), content, "EX", self._keep_s)
+        key = self._key(owner, conversation_id)
+        return bool(await _PUT.run(self._client, keys=[key], args=[branch.mark, content, self._keep_s]))
 
     async def drop(self, owner: Owner, conversation_id: str) -> None:
         """See `HistoryCache.drop`."""
         await self._client.execute_command("DEL", self._key(owner, conversation_id))
 
     def _key(self, owner: Owner, conversation_id: str) -> str:
-        return f"{self._prefix}:history:{owner.organization_id}:{owner.user_id}:{conversation_id}"
+        return f"{self._prefix}:branch:{owner.organization_id}:{owner.user_id}:{conversation_id}"
+
+
+def _branch_of(content: bytes) -> Branch:
+    stored = json.loads(content)
+    return Branch(stored["leaf_id"], tuple(PromptMessage(Role(role), text) for role, text in stored["messages"]))

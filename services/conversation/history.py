@@ -2,11 +2,12 @@
 
 A message that has ended never changes and has one parent for ever, so the branch that ends in a given message is always
 the same text. The cache holds one branch per conversation with the id of its last message; it counts only when that is
-the id that the database names as the question's parent. A stale entry is thus a miss, never a wrong prompt.
+the id that the database names as the question's parent. A stale entry is thus a miss, never a wrong prompt. Whoever
+puts a branch there shows the mark that it was given before: what was dropped since nobody puts back, however late.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from services.conversation.model import ConversationId, Message, MessageState, Owner, Role
@@ -26,25 +27,41 @@ _LOOKUPS: Final = telemetry.counter(
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """The last messages of the branch that ends in `leaf_id`, oldest first."""
+    """The last messages of the branch that ends in `leaf_id`, oldest first.
+
+    Attributes:
+        mark: see `Kept`; empty where the cache could not be reached.
+    """
 
     leaf_id: str
     messages: tuple[PromptMessage, ...]
+    mark: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a cache holds of a conversation: the branch that was put last, and the mark of its place.
+
+    A place has another mark each time that it is made anew: after a drop, or after a loss.
+    """
+
+    mark: str
+    branch: Branch | None
 
 
 class HistoryCache(Protocol):
     """One branch per conversation; may lose anything at any time."""
 
-    async def get(self, owner: Owner, conversation_id: ConversationId) -> Branch | None:
-        """The branch that was put last, if it is still there. Raises Unavailable."""
+    async def get(self, owner: Owner, conversation_id: ConversationId) -> Kept:
+        """What is there; makes the place where there is none. Raises Unavailable."""
         ...
 
-    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> None:
-        """Replaces the branch. Raises Unavailable."""
+    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> bool:
+        """Replaces the branch; False when its mark is no longer that of the place. Raises Unavailable."""
         ...
 
     async def drop(self, owner: Owner, conversation_id: str) -> None:
-        """Removes the branch. Raises Unavailable."""
+        """Removes the branch and its place. Raises Unavailable."""
         ...
 
 
@@ -69,17 +86,20 @@ class History:
             NotFound: the conversation is gone.
         """
         leaf_id = question.parent_id
-        if not leaf_id or self._messages_max == 0:
+        if self._messages_max == 0:
             return Branch(leaf_id, ())
-        cached = await self._cached(owner, question.conversation_id)
+        kept = await self._kept(owner, question.conversation_id)  # before the store: a delete takes the mark away
+        if not leaf_id:
+            return Branch("", (), kept.mark)
+        cached = kept.branch
         if cached is not None and cached.leaf_id == leaf_id:
             _LOOKUPS.labels("cache").inc()
-            return cached
+            return replace(cached, mark=kept.mark)
         _LOOKUPS.labels("store").inc()
         messages = await self._store.branch_end(
             owner, question.conversation_id, leaf_id=leaf_id, size=self._messages_max
         )
-        branch = Branch(leaf_id, tuple(PromptMessage(m.role, m.text or "") for m in messages))
+        branch = Branch(leaf_id, tuple(PromptMessage(m.role, m.text or "") for m in messages), kept.mark)
         if all(message.state is not MessageState.IN_PROGRESS for message in messages):
             await self._keep(owner, question.conversation_id, branch)
         return branch
@@ -88,7 +108,7 @@ class History:
         """Keeps a branch with a question and the answer that was stored; call it after the commit only."""
         new = (PromptMessage(question.role, question.text or ""), PromptMessage(Role.ASSISTANT, text))
         messages = _last([*before.messages, *new], self._messages_max)
-        await self._keep(owner, question.conversation_id, Branch(answer_id, messages))
+        await self._keep(owner, question.conversation_id, Branch(answer_id, messages, before.mark))
 
     async def drop(self, owner: Owner, conversation_id: str) -> None:
         """Forgets a conversation's branch."""
@@ -97,14 +117,14 @@ class History:
         except MeshError as error:
             _log.warning("history_not_dropped", reason=error.reason)
 
-    async def _cached(self, owner: Owner, conversation_id: ConversationId) -> Branch | None:
+    async def _kept(self, owner: Owner, conversation_id: ConversationId) -> Kept:
         try:
             return await self._cache.get(owner, conversation_id)
         except MeshError:
-            return None
+            return Kept("", None)
 
     async def _keep(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> None:
-        if sum(len(message.text) for message in branch.messages) > BRANCH_LENGTH_MAX:
+        if not branch.mark or sum(len(message.text) for message in branch.messages) > BRANCH_LENGTH_MAX:
             return
         try:
             await self._cache.put(owner, conversation_id, branch)

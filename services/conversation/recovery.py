@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.conversation.events import BrokenSequenceError, Draft, TurnEvent, TurnFinished
-from services.conversation.journal.port import Batch, Journal
+from services.conversation.journal.port import Batch, Journal, Receipt
 from services.conversation.store import Claim, Ending, Fold, Hold, WorkStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
@@ -66,6 +66,10 @@ class Recovery:
         )
         return Recovered(draft, epoch, limit) if is_held else None
 
+    async def join(self, hold: Hold) -> None:
+        """Makes the turn known to a journal that knows nothing of it. Raises MeshError when it is away."""
+        await self._journal.seize(hold.ref.turn_id, hold.fence)
+
     async def close(self, claim: Claim, ending: Ending) -> bool:
         """Ends a claimed turn with the text that its watchers have seen; False when it was lost meanwhile."""
         recovered = await self.take_over(claim, await self.epoch())
@@ -80,23 +84,31 @@ class Recovery:
         return True
 
     async def _announce(self, hold: Hold, sequence: int, attempt: int, ending: Ending) -> None:
-        """Journals the last event; without it, watchers find the end in PostgreSQL a little later."""
+        """Journals the last event; without it, watchers find the end in PostgreSQL a little later.
+
+        Nobody else can have the turn any more, so the journal's present epoch is the right one.
+        """
         event = TurnEvent(sequence, attempt, TurnFinished(ending.state))
         turn_id = hold.ref.turn_id
         try:
-            await self._journal.append([Batch(turn_id, hold.fence, (event,))])
+            batch = Batch(turn_id, hold.fence, await self._journal.epoch(), (event,))
+            if await self._journal.append([batch]) == [Receipt.DETACHED]:
+                await self.join(hold)
+                await self._journal.append([batch])
             await self._journal.expire(turn_id, keep_s=self._journal_keep_s)
         except MeshError as error:
             _log.warning("end_not_journalled", turn_id=turn_id, reason=error.reason)
 
     async def _replayed(self, claim: Claim, epoch: str) -> Draft | None:
         """The draft with everything that was shown; None when the journal cannot tell."""
-        if not epoch or epoch != claim.journal_epoch:
+        if not epoch:
             return None
         draft = Draft.of(claim.answer)
         turn_id = claim.turn.id
         try:
-            await self._journal.seize(turn_id, claim.hold.fence)
+            await self.join(claim.hold)
+            if epoch != claim.journal_epoch:
+                return None
             while events := await self._journal.read(turn_id, after=draft.last_sequence, limit=READ_MAX):
                 for event in events:
                     draft.apply(event)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from services.conversation import attempts, metrics
 from services.conversation.events import Draft
 from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
-from services.conversation.journal.port import Batch
+from services.conversation.journal.port import Batch, Receipt
 from services.conversation.journal.writer import Loss, TurnWriter
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
 from services.conversation.store import Claim, Ending, Fold, WorkStore
@@ -91,7 +91,7 @@ class TurnRun:
         *,
         store: WorkStore,
         recovery: Recovery,
-        commit: GroupCommit[Batch, bool],
+        commit: GroupCommit[Batch, Receipt],
         timing: Timing,
     ) -> None:
         self.claim = claim
@@ -146,13 +146,13 @@ class TurnRun:
         self._folded = recovered.draft.last_sequence
         put = metrics.watched(writer.put, self.claim, clock=self._timing.clock, claimed_at=self._renewed_at)
         generation = Generation(self._sources, self.claim, recovered.draft, put)
-        async with self._kept(writer, recovered.epoch):
+        async with self._kept(writer):
             outcome = await self._outcome(generation)
             await writer.flush(wait_s=FLUSH_S)
         if isinstance(outcome, Ending):
-            await self._end(writer, generation, recovered.epoch, outcome)
+            await self._end(writer, generation, outcome)
             return None
-        return await self._leave(writer, recovered.epoch, outcome)
+        return await self._leave(writer, outcome)
 
     async def _outcome(self, generation: Generation) -> "Ending | Interrupt | _Pause":
         """Runs the generation until it ends or something ends it."""
@@ -201,9 +201,9 @@ class TurnRun:
         self._log.warning("turn_failed", **_cause(generation, cause), told=told.reason)
         return ending_of(told)
 
-    async def _end(self, writer: TurnWriter, generation: Generation, epoch: str, ending: Ending) -> None:
+    async def _end(self, writer: TurnWriter, generation: Generation, ending: Ending) -> None:
         while writer.has_waiting and not writer.lost.is_set():
-            await self._fold(writer, epoch)
+            await self._fold(writer)
             await writer.flush(wait_s=FLUSH_S)
         claim = self.claim
         if not await self._insist(lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)):
@@ -218,14 +218,14 @@ class TurnRun:
         if generation.past is not None:
             self._sources.ended(claim, generation.past, writer.draft.text)
 
-    async def _leave(self, writer: TurnWriter, epoch: str, cause: "Interrupt | _Pause") -> float | None:
+    async def _leave(self, writer: TurnWriter, cause: "Interrupt | _Pause") -> float | None:
         """Gives the turn to another worker with everything that watchers have seen."""
         if cause is Interrupt.LOST or writer.lost.is_set():
             self._lost(writer.lost_by or Loss.STORE)
             return None
         is_fault = isinstance(cause, _Pause) and cause.is_spent
         pause_s = cause.seconds if isinstance(cause, _Pause) else 0.0
-        await self._insist(lambda: self._fold(writer, epoch))
+        await self._insist(lambda: self._fold(writer))
         if not await self._insist(
             lambda: self._store.release(self.claim.hold, spend_attempt=is_fault, pause_s=pause_s)
         ):
@@ -252,19 +252,19 @@ class TurnRun:
         self._log.warning("turn_lost", by=Loss.SILENCE if self._given_up else by)
 
     @asynccontextmanager
-    async def _kept(self, writer: TurnWriter, epoch: str) -> AsyncIterator[None]:
+    async def _kept(self, writer: TurnWriter) -> AsyncIterator[None]:
         """Journals, folds and renews the lease while the body runs."""
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             scribe = group.create_task(writer.run())
-            group.create_task(self._keep(writer, epoch, stop))
+            group.create_task(self._keep(writer, stop))
             try:
                 yield
             finally:
                 scribe.cancel()
                 stop.set()  # not cancelled: a fold under way ends in its time, and its connection stays good
 
-    async def _keep(self, writer: TurnWriter, epoch: str, stop: asyncio.Event) -> None:
+    async def _keep(self, writer: TurnWriter, stop: asyncio.Event) -> None:
         while not stop.is_set():
             if writer.lost.is_set():
                 self.interrupt(Interrupt.LOST)
@@ -273,13 +273,15 @@ class TurnRun:
                 async with asyncio.timeout(self._timing.fold_every_s):
                     await stop.wait()
             except TimeoutError:
-                await self._keep_once(writer, epoch)
+                await self._keep_once(writer)
 
-    async def _keep_once(self, writer: TurnWriter, epoch: str) -> None:
+    async def _keep_once(self, writer: TurnWriter) -> None:
         try:
-            if writer.draft.last_sequence > self._folded:
+            if writer.is_detached and (epoch := await self._recovery.epoch()):
+                is_held = await self._join(writer, epoch)
+            elif writer.draft.last_sequence > self._folded:
                 await writer.flush(wait_s=self._timing.fold_every_s)
-                is_held = await self._fold(writer, epoch)
+                is_held = await self._fold(writer)
             elif self._timing.clock() - self._renewed_at >= self._timing.heartbeat_s:
                 is_held = await self._renew(writer)
             else:
@@ -290,11 +292,21 @@ class TurnRun:
         if not is_held:
             self.interrupt(Interrupt.LOST)
 
-    async def _fold(self, writer: TurnWriter, epoch: str) -> bool:
+    async def _join(self, writer: TurnWriter, epoch: str) -> bool:
+        """Goes on in a journal that was lost: once PostgreSQL has all that was shown, and says whose the turn is."""
+        writer.epoch = epoch
+        if not await self._fold(writer):
+            return False
+        await self._recovery.join(self.claim.hold)
+        writer.is_detached = False
+        self._log.info("journal_joined_anew", events=self._folded)
+        return True
+
+    async def _fold(self, writer: TurnWriter) -> bool:
         sent_at, fold = self._timing.clock(), Fold.of(writer.draft)
         limit = max(writer.sequence_limit, fold.last_sequence + SEQUENCES_RESERVED)
         is_held = await self._store.fold(
-            self.claim.hold, fold, lease_s=self._timing.lease_s, sequence_limit=limit, epoch=epoch
+            self.claim.hold, fold, lease_s=self._timing.lease_s, sequence_limit=limit, epoch=writer.epoch
         )
         if is_held:
             self._folded = fold.last_sequence

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.conversation.generation import Sources
-from services.conversation.journal.port import Batch, Journal
+from services.conversation.journal.port import Batch, Journal, Receipt
 from services.conversation.queue.port import Delivery, Queue
 from services.conversation.recovery import Recovery
 from services.conversation.stops import NoStops, Stops
@@ -98,7 +98,7 @@ class Worker:
         self._left.clear()
         try:
             async with (
-                GroupCommit[Batch, bool](self._journal.append, name="conversation_journal") as commit,
+                GroupCommit[Batch, Receipt](self._journal.append, name="conversation_journal") as commit,
                 asyncio.TaskGroup() as group,
             ):
                 watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
@@ -124,7 +124,7 @@ class Worker:
                 run.interrupt(Interrupt.HAND_BACK)
         await self._left.wait()  # what the queue was giving meanwhile is given back
 
-    async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool]) -> None:
+    async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, Receipt]) -> None:
         """Takes what waits; all that a dead worker received comes first, or a backlog would hold it up for ever."""
         now, idle_s = asyncio.get_running_loop().time, self._pace.redeliver_after_s
         wait_s = min(RECEIVE_WAIT_S, idle_s)
@@ -163,7 +163,7 @@ class Worker:
     async def _take(
         self,
         group: asyncio.TaskGroup,
-        commit: GroupCommit[Batch, bool],
+        commit: GroupCommit[Batch, Receipt],
         received: Awaitable[Sequence[Delivery]],
         free: int,
     ) -> int:
@@ -201,7 +201,7 @@ class Worker:
     def _start(
         self,
         group: asyncio.TaskGroup,
-        commit: GroupCommit[Batch, bool],
+        commit: GroupCommit[Batch, Receipt],
         found: Sequence[tuple[TurnRef, Delivery | None]],
     ) -> None:
         for ref, delivery in found:
@@ -209,7 +209,7 @@ class Worker:
             group.create_task(self._work(group, commit, ref, delivery), name=f"turn {ref.turn_id}")
 
     async def _work(
-        self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None
+        self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, Receipt], ref: TurnRef, delivery: Delivery | None
     ) -> None:
         _RUNNING.inc()
         try:
@@ -228,7 +228,9 @@ class Worker:
             self._changed.set()
             self._hint()
 
-    async def _answer(self, commit: GroupCommit[Batch, bool], ref: TurnRef, delivery: Delivery | None) -> float | None:
+    async def _answer(
+        self, commit: GroupCommit[Batch, Receipt], ref: TurnRef, delivery: Delivery | None
+    ) -> float | None:
         """See `TurnRun.run`."""
         epoch = await self._recovery.epoch()
         claimed_at = self._timing.clock()

@@ -183,7 +183,7 @@ class Nemesis:
 
     async def _cache_wiped(self) -> None:
         self._world.history.fault("cache_wiped")
-        self._world.servers.cache.branches.clear()
+        self._world.servers.cache.lose_everything()
 
     async def _model(self) -> None:
         mood, chance = self._world.mood, self._chance

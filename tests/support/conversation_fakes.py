@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from services.conversation.context import PromptReference
-from services.conversation.history import Branch
+from services.conversation.history import Branch, Kept
 from services.conversation.model import ConversationId, FinishReason, Owner, RetrievalDecision, Usage
 from services.conversation.ports import (
     Evidence,
@@ -176,15 +177,30 @@ class MemoryHistoryCache:
 
     def __init__(self) -> None:
         self.branches: dict[tuple[Owner, str], Branch] = {}
+        self._marks: dict[tuple[Owner, str], str] = {}
+        self._numbers = count(1)
 
-    async def get(self, owner: Owner, conversation_id: ConversationId) -> Branch | None:
-        return self.branches.get((owner, conversation_id))
+    async def get(self, owner: Owner, conversation_id: ConversationId) -> Kept:
+        key = (owner, conversation_id)
+        if key not in self._marks:
+            self._marks[key] = f"mark-{next(self._numbers)}"
+        return Kept(self._marks[key], self.branches.get(key))
 
-    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> None:
-        self.branches[owner, conversation_id] = branch
+    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> bool:
+        key = (owner, conversation_id)
+        if self._marks.get(key) != branch.mark:
+            return False
+        self.branches[key] = branch
+        return True
 
     async def drop(self, owner: Owner, conversation_id: str) -> None:
         self.branches.pop((owner, conversation_id), None)
+        self._marks.pop((owner, conversation_id), None)
+
+    def lose_everything(self) -> None:
+        """What a wipe does."""
+        self.branches.clear()
+        self._marks.clear()
 
 
 class FakePrompts:

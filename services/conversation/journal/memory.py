@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 
 from services.conversation.events import TurnEvent
-from services.conversation.journal.port import Batch
+from services.conversation.journal.port import Batch, Receipt
 from services.mesh.errors import Unavailable
 
 
@@ -23,9 +23,9 @@ class MemoryJournal:
     async def epoch(self) -> str:
         """See `Journal.epoch`."""
         self._check()
-        return f"epoch-{self._epoch}"
+        return self._name
 
-    async def append(self, batches: Sequence[Batch]) -> list[bool]:
+    async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """See `Journal.append`."""
         self._check()
         return [self._append(batch) for batch in batches]
@@ -89,9 +89,16 @@ class MemoryJournal:
         }
         return {turn_id: events for turn_id, events in above.items() if events}
 
-    def _append(self, batch: Batch) -> bool:
-        if self._fences.get(batch.turn_id, 0) > batch.fence:
-            return False
+    @property
+    def _name(self) -> str:
+        return f"epoch-{self._epoch}"
+
+    def _append(self, batch: Batch) -> Receipt:
+        held = self._fences.get(batch.turn_id)
+        if held is not None and held > batch.fence:
+            return Receipt.OUTDATED
+        if batch.epoch != self._name or (held is None and batch.events[0].sequence > 1):
+            return Receipt.DETACHED
         self._fences[batch.turn_id] = batch.fence
         events = self._events.setdefault(batch.turn_id, [])
         if events and batch.events[0].sequence > events[-1].sequence + 1:
@@ -99,7 +106,7 @@ class MemoryJournal:
         last = events[-1].sequence if events else 0
         events.extend(event for event in batch.events if event.sequence > last)
         self._changed.set()
-        return True
+        return Receipt.TAKEN
 
     def _check(self) -> None:
         if self.is_away:

@@ -6,6 +6,7 @@ because PostgreSQL holds the folded answer. Numbers of events are the turn's own
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from services.conversation.events import TurnEvent
@@ -13,11 +14,23 @@ from services.conversation.events import TurnEvent
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Events of one turn to append, contiguous, under a fence."""
+    """Events of one turn to append, contiguous, under a fence; `epoch` is the one in which its worker joined."""
 
     turn_id: str
     fence: int
+    epoch: str
     events: tuple[TurnEvent, ...]
+
+
+class Receipt(Enum):
+    """What became of a batch."""
+
+    TAKEN = 1
+    OUTDATED = 0
+    """A later worker has the turn."""
+    DETACHED = -1
+    """The journal is not the one that the batch was written for: it was lost since, or has forgotten the turn. Who
+    still holds the turn seizes it in the present epoch; a write that comes late stays without effect."""
 
 
 class Codec(Protocol):
@@ -39,18 +52,22 @@ class Journal(Protocol):
         """Changes whenever acknowledged events may have been lost: restart, failover, wipe. Never empty."""
         ...
 
-    async def append(self, batches: Sequence[Batch]) -> list[bool]:
+    async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """Appends batches of different turns in one round trip. Safe to repeat: what is there already is skipped.
 
-        A batch that does not follow the turn's last event begins the turn's journal anew.
+        A batch that does not follow the turn's last event begins the turn's journal anew. Only events from the first
+        one on are taken of a turn that the journal does not know: it knows those that were appended to, or seized.
 
         Returns:
-            For each batch, whether its fence is still the highest; a batch with a lower one is refused.
+            For each batch, what became of it.
         """
         ...
 
     async def seize(self, turn_id: str, fence: int) -> None:
-        """From now on refuses every lower fence, so that what is read next is the last word of earlier workers."""
+        """From now on refuses every lower fence, so that what is read next is the last word of earlier workers.
+
+        It also makes the turn known, so that events from any one on can be appended.
+        """
         ...
 
     async def read(self, turn_id: str, *, after: int, limit: int) -> list[TurnEvent]:

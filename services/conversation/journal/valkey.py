@@ -1,7 +1,8 @@
 """The journal on Valkey: one stream per turn whose entry ids are the sequences.
 
 So a repeated append cannot add an event twice, and "events after N" is a range of the stream. The fence stands beside
-the stream and is checked in the script that appends.
+the stream and is checked in the script that appends, and so is the epoch: a wipe takes the fences with it, and what an
+outdated worker sent before the wipe may arrive after it.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any, Final
 from redis.exceptions import NoScriptError
 
 from services.conversation.events import TurnEvent
-from services.conversation.journal.port import Batch, Codec
+from services.conversation.journal.port import Batch, Codec, Receipt
 from services.mesh.valkey import Client, Script, translated
 
 EVENTS_MAX: Final = 20_000
@@ -23,28 +24,36 @@ IDLE_LIFE_S: Final = 86_400
 """Of a journal that nobody appends to and nobody ended; no turn lives that long."""
 
 _APPEND_SOURCE: Final = """
-local mine = tonumber(ARGV[1])
-local held = tonumber(redis.call('GET', KEYS[2]) or '0')
-if held > mine then return 0 end
-local life = tonumber(ARGV[3])
+local held = redis.call('GET', KEYS[2])
+if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
+local first, last = tonumber(ARGV[3]), 0
+if redis.call('GET', KEYS[3]) ~= ARGV[2] or (not held and first > 1) then return -1 end
+local life = tonumber(ARGV[4])
 redis.call('SET', KEYS[2], ARGV[1], 'EX', life)
-local first, last = tonumber(ARGV[2]), 0
 local tail = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 if tail[1] then last = tonumber(string.match(tail[1][1], '^%d+')) end
 if last > 0 and first > last + 1 then
   redis.call('DEL', KEYS[1])
   last = 0
 end
-for i = 5, #ARGV do
-  local sequence = first + i - 5
+for i = 6, #ARGV do
+  local sequence = first + i - 6
   if sequence > last then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], string.format('%d-0', sequence), 'e', ARGV[i])
+    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], string.format('%d-0', sequence), 'e', ARGV[i])
   end
 end
 redis.call('EXPIRE', KEYS[1], life)
 return 1
 """
 _APPEND_DIGEST: Final = hashlib.sha1(_APPEND_SOURCE.encode(), usedforsecurity=False).hexdigest()
+_EPOCH: Final = Script("""
+local process = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 1, #process) == process then return held end
+local begun = process .. ':' .. ARGV[1]
+redis.call('SET', KEYS[1], begun)
+return begun
+""")
 _SEIZE: Final = Script("""
 if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -69,16 +78,10 @@ class ValkeyJournal:
 
     async def epoch(self) -> str:
         """See `Journal.epoch`: the server's process, for a restart may lose a second, and a mark that a wipe takes."""
-        mark = secrets.token_hex(8)
-        await self._client.execute_command("SET", self._keys.epoch, mark, "NX")
-        with translated():
-            async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.get(self._keys.epoch)
-                pipeline.info("server")
-                mark_kept, server = await pipeline.execute()
-        return f"{server['run_id']}:{bytes(mark_kept or b'').decode()}"
+        name = await _EPOCH.run(self._client, keys=[self._keys.epoch], args=[secrets.token_hex(8)])
+        return bytes(name).decode()
 
-    async def append(self, batches: Sequence[Batch]) -> list[bool]:
+    async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """See `Journal.append`."""
         with translated():
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -86,13 +89,15 @@ class ValkeyJournal:
                     pipeline.execute_command("EVALSHA", _APPEND_DIGEST, *self._arguments(batch))
                 results = await pipeline.execute(raise_on_error=False)
         if any(isinstance(result, NoScriptError) for result in results):
+            # It may be another process than before: until it knows the script, it has to know its own epoch.
+            await self.epoch()
             await self._client.execute_command("SCRIPT", "LOAD", _APPEND_SOURCE)
             return await self.append(batches)
         for result in results:
             if isinstance(result, Exception):
                 with translated():
                     raise result
-        return [result == 1 for result in results]
+        return [Receipt(result) for result in results]
 
     async def seize(self, turn_id: str, fence: int) -> None:
         """See `Journal.seize`."""
@@ -122,9 +127,10 @@ class ValkeyJournal:
             await self._client.execute_command("UNLINK", *keys)
 
     def _arguments(self, batch: Batch) -> list[Any]:  # Any: keys, numbers and bytes
-        keys = [self._keys.stream(batch.turn_id), self._keys.fence(batch.turn_id)]
+        keys = [self._keys.stream(batch.turn_id), self._keys.fence(batch.turn_id), self._keys.epoch]
         encoded = [self._codec.encode(event) for event in batch.events]
-        return [len(keys), *keys, batch.fence, batch.events[0].sequence, IDLE_LIFE_S, EVENTS_MAX, *encoded]
+        first = batch.events[0].sequence
+        return [len(keys), *keys, batch.fence, batch.epoch, first, IDLE_LIFE_S, EVENTS_MAX, *encoded]
 
 
 class ValkeyTail:
@@ -170,7 +176,7 @@ def _pairs(reply: Any) -> list[tuple[bytes, Any]]:  # Any: redis-py's parsed rep
 
 
 class _Keys:
-    """Names of keys; the braces keep a turn's two keys on one shard of a cluster."""
+    """Names of keys. One server holds them all: the epoch is that of all turns."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix

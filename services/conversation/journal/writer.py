@@ -7,10 +7,10 @@ one shows the same text in fewer events.
 import asyncio
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final
+from typing import Final, assert_never
 
 from services.conversation.events import Payload, TextDelta, TurnEvent
-from services.conversation.journal.port import Batch
+from services.conversation.journal.port import Batch, Receipt
 from services.conversation.recovery import Recovered
 from services.conversation.store import Claim
 from services.mesh.errors import MeshError
@@ -49,6 +49,9 @@ class TurnWriter:
 
     Attributes:
         draft: the answer so far; `draft.last_sequence` is the last number given.
+        epoch: of the journal that it writes in.
+        is_detached: whether that journal refuses it, or never could be reached. It writes nothing before somebody has
+            seen to it that the turn is still this worker's, has joined the present journal, and says so here.
         sequence_limit: no event gets a higher number before a fold has raised the limit.
         lost: is set when a later worker has the turn.
         lost_by: what told so.
@@ -56,7 +59,7 @@ class TurnWriter:
 
     def __init__(
         self,
-        commit: GroupCommit[Batch, bool],
+        commit: GroupCommit[Batch, Receipt],
         claim: Claim,
         recovered: Recovered,
         *,
@@ -64,6 +67,8 @@ class TurnWriter:
         clock: Callable[[], float],
     ) -> None:
         self.draft = recovered.draft
+        self.epoch = recovered.epoch
+        self.is_detached = not recovered.epoch
         self.sequence_limit = recovered.sequence_limit
         self.lost = asyncio.Event()
         self.lost_by: Loss | None = None
@@ -155,17 +160,25 @@ class TurnWriter:
         if self._clock() >= self._lease_until:
             self._lose(Loss.CLOCK)
             return
-        batch = tuple(self._unsent[:BATCH_MAX])
+        if self.is_detached:
+            await asyncio.sleep(RETRY_S)
+            return
+        batch = Batch(self._hold.ref.turn_id, self._hold.fence, self.epoch, tuple(self._unsent[:BATCH_MAX]))
         try:
-            is_held = await self._commit.add(Batch(self._hold.ref.turn_id, self._hold.fence, batch))
+            receipt = await self._commit.add(batch)
         except MeshError:  # PostgreSQL has the answer; watchers fall back to it until the journal is back
             await asyncio.sleep(RETRY_S)
             return
-        if not is_held:
-            self._lose(Loss.JOURNAL)
-            return
-        sent = batch[-1].sequence
-        self._unsent = [event for event in self._unsent if event.sequence > sent]
+        match receipt:
+            case Receipt.TAKEN:
+                sent = batch.events[-1].sequence
+                self._unsent = [event for event in self._unsent if event.sequence > sent]
+            case Receipt.OUTDATED:
+                self._lose(Loss.JOURNAL)
+            case Receipt.DETACHED:
+                self.is_detached = True
+            case _:
+                assert_never(receipt)
 
     def _lose(self, by: Loss) -> None:
         self.lost_by = by

@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 
 from dev import kafka
+from dev.valkey import Server
+from services.conversation.cache_valkey import ValkeyHistoryCache
+from services.conversation.history import HistoryCache
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
@@ -20,7 +24,9 @@ from services.conversation.wire.events import EventCodec
 from services.mesh.database import open_database
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import database_settings, valkey_settings
+from tests.support.conversation_fakes import MemoryHistoryCache
 from tests.support.kafka import joined, own_topic
+from tests.support.valkey import emptied
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -52,13 +58,37 @@ async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
 
 
 @pytest.fixture(params=["memory", "valkey"])
-async def journal_and_tail(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Journal, Tail]]:
+async def history_cache(request: pytest.FixtureRequest) -> AsyncIterator[HistoryCache]:
+    if request.param == "memory":
+        yield MemoryHistoryCache()
+        return
+    settings = valkey_settings(request.getfixturevalue("valkey_url"))
+    async with open_valkey(settings, application="tests") as client:
+        yield ValkeyHistoryCache(client, prefix="test", keep_s=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """A journal, who reads it, and what a wipe of its server does."""
+
+    journal: Journal
+    tail: Tail
+    wipe: Callable[[], object]
+
+
+@pytest.fixture(params=["memory", "valkey"])
+async def hot(request: pytest.FixtureRequest) -> AsyncIterator[Hot]:
     if request.param == "memory":
         journal = MemoryJournal()
-        yield journal, journal
+        yield Hot(journal, journal, journal.lose_everything)
         return
     settings = valkey_settings(request.getfixturevalue("valkey_url"))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_valkey(settings, application="tests"))
         codec = EventCodec()
-        yield ValkeyJournal(client, prefix="test", codec=codec), ValkeyTail(client, prefix="test", codec=codec)
+        server: Server = request.getfixturevalue("valkey_server")
+        yield Hot(
+            ValkeyJournal(client, prefix="test", codec=codec),
+            ValkeyTail(client, prefix="test", codec=codec),
+            lambda: emptied(server),
+        )

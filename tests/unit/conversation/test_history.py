@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.history import BRANCH_LENGTH_MAX, Branch, History
+from services.conversation.history import BRANCH_LENGTH_MAX, Branch, History, Kept
 from services.conversation.model import Message, Owner, Role
 from services.conversation.ports import PromptMessage
 from services.conversation.store import NewTurn
@@ -19,10 +19,10 @@ from tests.support.conversation_rig import Rig, memory_rig, running
 class AwayCache(MemoryHistoryCache):
     """A cache that is away."""
 
-    async def get(self, owner: Owner, conversation_id: str) -> Branch | None:
+    async def get(self, owner: Owner, conversation_id: str) -> Kept:
         raise Unavailable
 
-    async def put(self, owner: Owner, conversation_id: str, branch: Branch) -> None:
+    async def put(self, owner: Owner, conversation_id: str, branch: Branch) -> bool:
         raise Unavailable
 
     async def drop(self, owner: Owner, conversation_id: str) -> None:
@@ -133,9 +133,30 @@ async def test_a_branch_that_is_too_long_is_not_cached() -> None:
     message = await rig.store.message(ADA, first.user_message_id)
     history = History(rig.store, cache, messages_max=100)
 
-    await history.append(ADA, Branch("", ()), message, "msg_2", "x" * BRANCH_LENGTH_MAX)
+    before = await history.before(ADA, message)
+    await history.append(ADA, before, message, "msg_2", "x" * BRANCH_LENGTH_MAX)
 
     assert cache.branches == {}
+    await history.append(ADA, before, message, "msg_2", "x")
+    assert texts(cache.branches[ADA, first.conversation_id])[-1] == "x"
+
+
+async def test_what_was_dropped_since_it_was_read_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = memory_rig(MemoryStore())
+    first = await answered(rig, "one")
+    next_question = await question(rig, first.conversation_id)
+    rig.cache.lose_everything()
+    branch_end = rig.store.branch_end
+
+    async def slowly(owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
+        found = await branch_end(owner, conversation_id, leaf_id=leaf_id, size=size)
+        await rig.cache.drop(ADA, first.conversation_id)
+        return found
+
+    monkeypatch.setattr(rig.store, "branch_end", slowly)
+
+    assert texts(await History(rig.store, rig.cache, messages_max=100).before(ADA, next_question))
+    assert rig.cache.branches == {}
 
 
 async def test_racing_writers_and_readers_never_see_a_stale_branch() -> None:

@@ -1,5 +1,8 @@
 """Nothing of a deleted conversation stays in Valkey, and its answer stops, whatever was away at the delete."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from services.conversation.conversations import Conversations
@@ -20,6 +23,22 @@ from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
 BRANCH = Branch("msg_1", (PromptMessage(Role.USER, "A secret."),))
+
+
+class SlowCache(MemoryHistoryCache):
+    """A cache whose writers stand still for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.opened, self.done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def put(self, owner: Owner, conversation_id: ConversationId, branch: Branch) -> bool:
+        self.reached.set()
+        await self.opened.wait()
+        try:
+            return await super().put(owner, conversation_id, branch)
+        finally:
+            self.done.set()
 
 
 class FickleCache(MemoryHistoryCache):
@@ -72,7 +91,9 @@ async def test_what_is_put_there_while_the_conversation_is_deleted_is_dropped_on
     rig = memory_rig(MemoryStore(clock))
     turn = await rig.ask()
     await conversations(rig).delete(ADA, turn.conversation_id)
-    await rig.cache.put(ADA, ConversationId(turn.conversation_id), BRANCH)
+    conversation_id = ConversationId(turn.conversation_id)
+    mark = (await rig.cache.get(ADA, conversation_id)).mark
+    assert await rig.cache.put(ADA, conversation_id, replace(BRANCH, mark=mark))
 
     await sweeper(rig).sweep()
     assert rig.cache.branches
@@ -80,6 +101,23 @@ async def test_what_is_put_there_while_the_conversation_is_deleted_is_dropped_on
     await sweeper(rig).sweep()
 
     assert not rig.cache.branches
+
+
+async def test_a_worker_that_stood_still_while_all_was_dropped_puts_nothing_back() -> None:
+    clock = ManualClock()
+    rig = memory_rig(MemoryStore(clock))
+    rig.cache = cache = SlowCache()
+    async with running(rig):
+        turn = await rig.ask()
+        await cache.reached.wait()
+        await conversations(rig).delete(ADA, turn.conversation_id)
+        clock.advance(SETTLED_S)
+        await sweeper(rig).sweep()
+
+        cache.opened.set()
+        await cache.done.wait()
+
+    assert not cache.branches
 
 
 async def test_a_hint_alone_stops_the_answer_of_a_deleted_conversation() -> None:

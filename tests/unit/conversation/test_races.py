@@ -90,7 +90,8 @@ async def test_a_watcher_of_what_the_journal_has_lost_sees_the_end() -> None:
         feeds = group.create_task(rig.feeds.run())
         early = group.create_task(rig.watch(turn, after=1))
         await until(lambda: turn.id in rig.feeds._feeds)
-        await rig.journal.append([Batch(turn.id, claim.hold.fence, (TurnEvent(2, 1, PartStarted("p1")),))])
+        part = (TurnEvent(2, 1, PartStarted("p1")),)
+        await rig.journal.append([Batch(turn.id, claim.hold.fence, await rig.journal.epoch(), part)])
         await until(lambda: rig.feeds._feeds[turn.id].position == 2)
         journal.lose_everything()
         late = group.create_task(rig.watch(turn))
@@ -112,9 +113,10 @@ async def _shown(rig: Rig) -> tuple[Turn, Claim]:
     """A turn whose first event is journalled, and not folded yet."""
     turn = await rig.ask()
     ref = TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
-    claim = await rig.store.claim(ref, lease_s=30, epoch=await rig.recovery.epoch(), spend_attempt=True)
+    epoch = await rig.recovery.epoch()
+    claim = await rig.store.claim(ref, lease_s=30, epoch=epoch, spend_attempt=True)
     assert claim is not None
-    await rig.journal.append([Batch(turn.id, claim.hold.fence, (_started(turn),))])
+    await rig.journal.append([Batch(turn.id, claim.hold.fence, epoch, (_started(turn),))])
     return turn, claim
 
 

@@ -16,7 +16,7 @@ from services.conversation.events import (
     TurnStarted,
 )
 from services.conversation.journal.memory import MemoryJournal
-from services.conversation.journal.port import Batch
+from services.conversation.journal.port import Batch, Receipt
 from services.conversation.model import FinishReason, Owner, Turn, TurnState
 from services.conversation.recovery import Recovery
 from services.conversation.store import Answer, Claim, Ending, Fold, TurnRef
@@ -57,7 +57,10 @@ class Author:
             self.draft.has_part = True
             self.draft.apply(event)
             events.append(event)
-        await self.journal.append([Batch(self.turn.id, 1, tuple(events))])
+        batch = Batch(self.turn.id, 1, await self.journal.epoch(), tuple(events))
+        if await self.journal.append([batch]) == [Receipt.DETACHED]:
+            await self.journal.seize(self.turn.id, 1)
+            await self.journal.append([batch])
 
     async def write(self, *words: str) -> None:
         for word in words:
