@@ -1,6 +1,6 @@
 """What a model was given to read for an answer, what was left out, and which prompt of the organization it was."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -77,6 +77,11 @@ class PromptReference:
     alias: str = ""
     revision: int = 0
     variables: tuple[tuple[str, str], ...] = ()
+
+    def at(self, told: str) -> "PromptReference":
+        """The same at the revision that an answer tells, `<prompt id>/<number>`: it leads there for ever."""
+        prompt, _, number = told.rpartition("/")
+        return replace(self, prompt=prompt, alias="", revision=int(number))
 
     def __post_init__(self) -> None:
         check_text("prompt.prompt", self.prompt, PROMPT_NAME_LENGTH_MAX, length_min=1)

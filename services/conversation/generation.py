@@ -10,7 +10,7 @@ from typing import Final, TypeAlias, assert_never
 
 from services.conversation.accounts import Account
 from services.conversation.attempts import is_transient
-from services.conversation.context import ContextReport
+from services.conversation.context import ContextReport, PromptReference
 from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
     CitationAdded,
@@ -182,7 +182,7 @@ class Generation:
             examples=claim.settings.examples,
             messages=(*past.messages, _prompt_of(claim)),
             summary="" if past.summary is None else past.summary.text,
-            prompt=claim.settings.prompt,
+            prompt=self._prompt(),
             input_tokens_max=self._sources.prompt_tokens_max,
             passages=evidence.passages,
             parameters=claim.turn.options.parameters,
@@ -225,6 +225,13 @@ class Generation:
             raise ContextLengthExceeded("the system prompt leaves no room for an answer to go on with")
         return head + self._standing[-room:]
 
+    def _prompt(self) -> PromptReference | None:
+        """The turn's prompt; once an attempt has begun, at the revision that its model was given."""
+        wanted, given = self._claim.turn.options.prompt, self._draft.context
+        if wanted is None or given is None or not given.prompt_revision:
+            return wanted
+        return wanted.at(given.prompt_revision)
+
     async def _search(self, history: Branch) -> Evidence:
         options = self._claim.turn.options
         if not options.knowledge_base_id or options.retrieval_mode is RetrievalMode.NEVER:
@@ -240,12 +247,17 @@ class Generation:
         return await self._sources.retrieval.search(self._claim.owner, question)
 
     def _continuation(self, evidence: Evidence, text: str, citations: Sequence[Citation]) -> Continuation:
-        """Opens the attempt; on other evidence than before, the old text and its citations are void."""
+        """Opens the attempt; on other evidence than before, the old text and its citations are void.
+
+        So they are where an alias led to a prompt that nobody has stored: it may lead to another one now.
+        """
         draft, trace = self._draft, evidence.trace()
         is_takeover = self._claim.turn.attempt > 1 or self._claim.hold.fence > 1
         is_same = draft.retrieval is None or _same(draft.retrieval, trace)
+        prompt = self._prompt()
+        is_settled = prompt is None or prompt.revision > 0
         continuation = Continuation(
-            self._claim.turn.attempt, text, citations, resumes=is_same, base=len(self._standing)
+            self._claim.turn.attempt, text, citations, resumes=is_same and is_settled, base=len(self._standing)
         )
         is_decided = draft.retrieval is not None and is_same
         self._put(*continuation.begin(is_takeover=is_takeover and draft.is_started))

@@ -312,12 +312,17 @@ class GenerationParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnOptions:
-    """How a turn shall be answered, with the conversation's settings already filled in where the caller was silent."""
+    """How a turn shall be answered, with the conversation's settings already filled in where the caller was silent.
+
+    Attributes:
+        prompt: that the conversation named; where an alias leads is settled by the first attempt that begins.
+    """
 
     model: str = ""
     knowledge_base_id: str = ""
     retrieval_mode: RetrievalMode = RetrievalMode.SELECTIVE
     parameters: GenerationParameters = GenerationParameters()
+    prompt: PromptReference | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +345,7 @@ class TurnOverrides:
             knowledge_base_id=self.knowledge_base_id or settings.knowledge_base_id,
             retrieval_mode=self.retrieval_mode or settings.retrieval_mode,
             parameters=self.parameters,
+            prompt=settings.prompt,
         )
 
 

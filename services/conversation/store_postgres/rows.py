@@ -161,6 +161,7 @@ def _options_of(value: Json) -> TurnOptions:
         knowledge_base_id=value["knowledge_base_id"],
         retrieval_mode=RetrievalMode(value["retrieval_mode"]),
         parameters=GenerationParameters(**parameters),
+        prompt=None if value.get("prompt") is None else _reference_of(value["prompt"]),
     )
 
 

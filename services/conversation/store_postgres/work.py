@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -215,11 +216,14 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
     given = {"of_organization": hold.ref.organization_id, "of_turn": hold.ref.turn_id}
     row = (await write.execute(statements.CLAIMED, given)).mappings().one()
     message = message_of(row, "answer_")
+    settings, turn = settings_of(row), turn_of(row, message.last_sequence, "turn_")
+    if "prompt" not in row["turn_options"]:  # a release that took the prompt of the conversation accepted it
+        turn = replace(turn, options=replace(turn.options, prompt=settings.prompt))
     return Claim(
         hold=hold,
         owner=Owner(hold.ref.organization_id, row["user_id"]),
-        settings=settings_of(row),
-        turn=turn_of(row, message.last_sequence, "turn_"),
+        settings=settings,
+        turn=turn,
         question=message_of(row, "question_"),
         answer=message,
         journal_epoch=row["journal_epoch"],

@@ -55,6 +55,21 @@ async def test_a_conversation_keeps_its_prompt_and_workers_see_it(store: Store) 
     assert claim.settings.prompt == REFERENCE
 
 
+async def test_a_turn_keeps_the_prompt_that_it_was_asked_with(store: Store) -> None:
+    settings = ConversationSettings(prompt=REFERENCE)
+    conversation = await store.create_conversation(replace(new_conversation(), settings=settings))
+    turn = await store.create_turn(new_turn(conversation.id))
+    await store.update_conversation(ADA, conversation.id, ConversationSettings(), etag=conversation.etag)
+
+    claim = await store.claim(
+        TurnRef(ADA.organization_id, conversation.id, turn.id), lease_s=30.0, epoch="", spend_attempt=True
+    )
+
+    assert turn.options.prompt == REFERENCE
+    assert claim is not None
+    assert (claim.settings.prompt, claim.turn.options.prompt) == (None, REFERENCE)
+
+
 async def test_a_prompt_can_be_changed_and_taken_away(store: Store) -> None:
     settings = ConversationSettings(prompt=REFERENCE)
     conversation = await store.create_conversation(replace(new_conversation(), settings=settings))
