@@ -8,6 +8,7 @@ from services.conversation.model import MESSAGE_STATE_OF, Message, OnConflict, T
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import DeadlineExceeded
 from tests.simulation.history import Asked, History, Kind, Made, Viewed
+from tests.simulation.summaries import judge_prompt, judge_summaries
 from tests.simulation.tree import branches, judge_tree
 from tests.simulation.world import ATTEMPTS_MAX, LEASE_S, REAP_EVERY_S, REPUBLISH_AFTER_S, TURN_S_MAX
 
@@ -47,7 +48,7 @@ def judge(history: History, store: MemoryStore) -> list[str]:
     for made in history.made.values():
         if made.request_id in history.asked and made.conversation_id not in history.deleted:
             found += _of_turn(history.asked[made.request_id], made, history, store)
-    return [*found, *judge_tree(history, store), *_of_prompts(history, store)]
+    return [*found, *judge_tree(history, store), *_of_prompts(history, store), *judge_summaries(history, store)]
 
 
 def _of_calls(history: History) -> Iterator[str]:
@@ -238,7 +239,6 @@ def _of_agreement(asked: Asked) -> Iterator[str]:
 
 def _of_prompts(history: History, store: MemoryStore) -> Iterator[str]:
     """A model is asked a question behind the whole branch that it stands in, as that ended, and no other text."""
-    for question, before in branches(history, store).items():
+    for question, path in branches(history, store).items():
         for prompt in history.prompts.get(question, []):
-            if prompt.before != before:
-                yield f"order: {question} was asked after {prompt.before}, not {before}"
+            yield from judge_prompt(question, prompt, path, store)

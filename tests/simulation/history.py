@@ -121,10 +121,20 @@ class Made:
 
 @dataclass(slots=True)
 class Prompt:
-    """What a model was asked: the messages before the question, and when."""
+    """What a model was asked: the messages before the question, what stood for those before them, and when."""
 
     at_s: float
     before: tuple[str, ...]
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a summary was to be made of, and from when until when somebody was writing it."""
+
+    record: str
+    began_s: float
+    until_s: float
 
 
 @dataclass
@@ -138,6 +148,7 @@ class History:
         deleted: when conversations were deleted.
         generated: whole answers that a model gave, by question.
         prompts: by question.
+        written: by the text of the summary.
         faults: how often each kind struck.
         violations: what must not happen, noticed when it did.
     """
@@ -149,6 +160,7 @@ class History:
     deleted: dict[str, float] = field(default_factory=dict)
     generated: dict[str, list[str]] = field(default_factory=dict)
     prompts: dict[str, list[Prompt]] = field(default_factory=dict)
+    written: dict[str, Written] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     trace: list[str] = field(default_factory=list)

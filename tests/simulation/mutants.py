@@ -30,6 +30,7 @@ from services.conversation.relay import Relay
 from services.conversation.store import Claim, Ending, Hold, NewTurn, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
+from services.conversation.summary_store import Standing
 from services.conversation.turn_run import TurnRun
 from services.conversation.turns import Ask, Turns
 from services.conversation.watching import Watching
@@ -122,9 +123,26 @@ async def _release_spends(store: MemoryStore, hold: Hold, **options: Any) -> boo
     return await _RELEASE(store, hold, **{**options, "spend_attempt": True})
 
 
-async def _same_epoch(journal: MemoryJournal) -> str:
-    journal._check()
-    return "epoch"
+def _lost_in_silence(journal: MemoryJournal) -> None:
+    journal._events.clear()
+    journal._fences.clear()
+
+
+async def _always_claimed(store: MemoryStore, owner: Owner, conversation_id: str, **claim: Any) -> bool:
+    store.tables.summary_claims.pop(conversation_id, None)
+    return await _CLAIM_SUMMARY(store, owner, conversation_id, **claim)
+
+
+async def _standing_anywhere(store: MemoryStore, owner: Owner, conversation_id: str, *, leaf_id: str) -> Standing:
+    found = await _STANDING(store, owner, conversation_id, leaf_id=leaf_id)
+    of_it = [one for _, one in store.tables.summaries.values() if one.conversation_id == conversation_id]
+    fitting = [one for one in of_it if one.messages_covered < found.length]
+    return Standing(found.length, max(fitting, key=lambda one: one.messages_covered, default=None))
+
+
+async def _counts_one_short(store: MemoryStore, owner: Owner, conversation_id: str, *, leaf_id: str) -> Standing:
+    found = await _STANDING(store, owner, conversation_id, leaf_id=leaf_id)
+    return replace(found, length=found.length - (found.summary is not None))
 
 
 def _none_moves_up(store: MemoryStore, conversation_id: str) -> None:
@@ -213,6 +231,8 @@ _DELETE: Final = MemoryStore.delete_conversation
 _TAKE_OVER: Final = Recovery.take_over
 _READ: Final = Watching._read
 _RELEASE: Final = MemoryStore.release
+_CLAIM_SUMMARY: Final = MemoryStore.claim_summary
+_STANDING: Final = MemoryStore.standing
 
 MUTANTS: Final[dict[str, Change]] = {
     "the database does not check the fence": replaced(StoredTurn, "is_held", _held_by_anybody),
@@ -220,7 +240,7 @@ MUTANTS: Final[dict[str, Change]] = {
     "the end is announced before the commit": replaced(Recovery, "finish", _announced_first),
     "a takeover ignores the journal": replaced(Recovery, "_replayed", _journal_ignored),
     "numbers go on after a loss of the journal": replaced(Recovery, "take_over", _no_jump),
-    "the journal keeps its epoch when it is wiped": replaced(MemoryJournal, "epoch", _same_epoch),
+    "the journal keeps its epoch when it is wiped": replaced(MemoryJournal, "lose_everything", _lost_in_silence),
     "the relay drops what it takes": replaced(Relay, "relay_once", _relay_drops),
     "the reaper sleeps": replaced(Reaper, "reap", _reaps_nothing),
     "lapsed leases are not found": replaced(MemoryStore, "requeue_lapsed", _nothing_lapsed),
@@ -244,5 +264,8 @@ MUTANTS: Final[dict[str, Change]] = {
     "a delete leaves the messages": replaced(MemoryStore, "delete_conversation", _deleted_in_part),
     "a drained worker keeps its turns": replaced(TurnRun, "_leave", _stays_in_hand),
     "what is handed back is not published": replaced(Worker, "_publish", _published_by_nobody),
+    "a summary is made by several at once": replaced(MemoryStore, "claim_summary", _always_claimed),
+    "a summary of another branch is shown": replaced(MemoryStore, "standing", _standing_anywhere),
+    "a message is in no summary and not shown": replaced(MemoryStore, "standing", _counts_one_short),
     "handing back spends an attempt": replaced(MemoryStore, "release", _release_spends),
 }

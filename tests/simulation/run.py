@@ -115,7 +115,11 @@ def _judged(seed: int, kind: str, world: World, faults: tuple[str, ...], errors:
     ends = [made.ended_s for made in history.made.values() if made.ended_s is not None]
     calls = history.asked.values()
     asked = Counter(str(what) for each in calls for what in (each.kind, each.on_conflict))
-    asked.update(delete=len(history.deleted), limit=sum(each.time_s is not None for each in calls))
+    asked.update(
+        summary=len(world.servers.store.tables.summaries),
+        delete=len(history.deleted),
+        limit=sum(each.time_s is not None for each in calls),
+    )
     return Result(
         seed=seed,
         kind=kind,

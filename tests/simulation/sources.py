@@ -82,7 +82,7 @@ class Model:
     ) -> AsyncIterator[AsyncIterator[Sequence[Generated]]]:
         question = request.messages[-1].text
         before = tuple(message.text for message in request.messages[:-1])
-        self._history.prompts.setdefault(question, []).append(Prompt(self._history.clock(), before))
+        self._history.prompts.setdefault(question, []).append(Prompt(self._history.clock(), before, request.summary))
         goes_on = bool(request.system) and self._chance.random() < GOES_ON
         given = request.continue_from
         if given and self._chance.random() >= TAKES_PREFIX:

@@ -41,21 +41,21 @@ def judge_tree(history: History, store: MemoryStore) -> Iterator[str]:
             yield f"tree: {conversation_id} goes on at {leaf}, not {expected.leaf}"
 
 
-def branches(history: History, store: MemoryStore) -> dict[str, tuple[str, ...]]:
-    """The texts before each question, oldest first; questions of deleted conversations are left out."""
+def branches(history: History, store: MemoryStore) -> dict[str, list[tuple[str, str]]]:
+    """Ids and texts of the messages before each question, oldest first; those of deleted conversations are left out."""
     texts: dict[str, str] = {message.id: message.text or "" for _, message in store.tables.messages.values()}
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
     for conversation_id in history.lines:
         if conversation_id in history.deleted:
             continue
         messages = _grown(conversation_id, history, store).messages
         for parent_id, _, role, question in messages.values():
-            path, above = [], parent_id if role is Role.USER else ""
+            path, above = list[tuple[str, str]](), parent_id if role is Role.USER else ""
             while above:
-                path.append(texts.get(above, ""))
+                path.append((above, texts.get(above, "")))
                 above = messages[above][0] if above in messages else ""
             if role is Role.USER:
-                found[question] = tuple(text for text in reversed(path) if text)
+                found[question] = path[::-1]
     return found
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -12,11 +12,13 @@ from services.conversation.conversations import Conversations
 from services.conversation.generation import Sources
 from services.conversation.history import History as Prompts
 from services.conversation.reaper import Reaper, ReaperPace
+from services.conversation.recall import Recall
 from services.conversation.recovery import Recovery
 from services.conversation.references import References
 from services.conversation.relay import Relay
 from services.conversation.stops import Signals
 from services.conversation.store_memory import MemoryStore
+from services.conversation.summaries import Summaries
 from services.conversation.turn_run import Timing
 from services.conversation.turns import TurnLimits, Turns
 from services.conversation.watching import Feeds, Watching
@@ -28,6 +30,7 @@ from tests.simulation.guard import Guard
 from tests.simulation.history import History
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.sources import Model, Mood, Search
+from tests.simulation.summaries import MEASURE, MESSAGES_MAX, Scribe
 from tests.simulation.wire import Weather, Wire
 from tests.support.conversation_fakes import FakeKnowledgeBases, FakePrompts, MemoryHistoryCache
 
@@ -39,6 +42,8 @@ REPUBLISH_AFTER_S: Final = 3.0
 HAND_BACK_AFTER_S: Final = 1.0
 DRAIN_S: Final = 8.0
 JOURNAL_KEEP_S: Final = 10
+SUMMARISES: Final = 0.5
+"""Share of deployments that have long histories summarised."""
 APIS: Final = 2
 WORKERS: Final = 3
 
@@ -110,6 +115,7 @@ class World:
         )
         self.guard = Guard(self.servers.store, self.history)
         self.ids = Ids()
+        self.summarises = chance.random() < SUMMARISES
         self.slots = [Slot(f"api-{n}", self._start_api) for n in range(APIS)]
         self.slots += [Slot(f"worker-{n}", self._start_worker) for n in range(WORKERS)]
         self.graves: list[Process] = []
@@ -155,12 +161,20 @@ class World:
     def _start_worker(self, slot: Slot) -> None:
         mine, recovery = self._backends()
         relay = Relay(mine.store, mine.queue, every_s=1.0)
+        scribe = Scribe(self.chance, self.mood, self.history)
+        summaries = Summaries(mine.store, mine.store, scribe, MEASURE, new_id=self.ids)
+        above_tokens = MEASURE.above_tokens if self.summarises else None
         sources = Sources(
-            history=Prompts(mine.store, mine.cache, messages_max=100),
+            history=Prompts(mine.store, mine.cache, messages_max=MESSAGES_MAX),
             retrieval=Search(self.chance, self.mood, self.wire),
             inference=Model(self.chance, self.mood, self.history),
             passages_max=8,
+            recall=Recall(mine.store, messages_max=MESSAGES_MAX, above_tokens=above_tokens),
         )
+        loops: list[Loop] = []
+        if self.summarises:
+            sources = replace(sources, ended=summaries.ended)
+            loops.append(Loop("summaries", summaries.run))
         worker = Worker(
             WorkerBackends(
                 store=mine.store,
@@ -186,7 +200,7 @@ class World:
                 hand_back_after_s=HAND_BACK_AFTER_S,
             ),
         )
-        self._run(slot, mine, recovery, Loop("turns", worker.run, drain=worker.drain), Loop("relay", relay.run))
+        self._run(slot, mine, recovery, Loop("turns", worker.run, drain=worker.drain), Loop("relay", relay.run), *loops)
 
     def _backends(self) -> tuple[Backends, Recovery]:
         mine = backends(self.servers, self.wire, self.guard)
