@@ -1,6 +1,6 @@
 """Retrieval as its callers see it: the gRPC contract, with the real encoder, database, cache and parser."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -332,32 +332,34 @@ async def test_unknown_mode_is_refused(api: Api) -> None:
     assert [violation.field for violation in refused.fields] == ["mode"]
 
 
-def _calls_on(api: Api, base_id: str, document_id: str) -> dict[str, Awaitable[object]]:
-    """Every method that names a knowledge base or a document."""
+def _calls_on(api: Api, base_id: str, document_id: str) -> dict[str, Callable[[], Awaitable[object]]]:
+    """Every method that names a knowledge base or a document; none is called yet."""
     bases, documents = knowledge_base_service_pb2, document_service_pb2
     metadata = api.metadata
     update = bases.UpdateKnowledgeBaseRequest(
         knowledge_base_id=base_id, knowledge_base=knowledge_base_pb2.KnowledgeBase(display_name="stolen")
     )
     return {
-        "get base": api.bases.GetKnowledgeBase(
+        "get base": lambda: api.bases.GetKnowledgeBase(
             bases.GetKnowledgeBaseRequest(knowledge_base_id=base_id), metadata=metadata
         ),
-        "update base": api.bases.UpdateKnowledgeBase(update, metadata=metadata),
-        "delete base": api.bases.DeleteKnowledgeBase(
+        "update base": lambda: api.bases.UpdateKnowledgeBase(update, metadata=metadata),
+        "delete base": lambda: api.bases.DeleteKnowledgeBase(
             bases.DeleteKnowledgeBaseRequest(knowledge_base_id=base_id), metadata=metadata
         ),
-        "search": api.search(base_id, "vacation"),
-        "list": api.documents.ListDocuments(
+        "search": lambda: api.search(base_id, "vacation"),
+        "list": lambda: api.documents.ListDocuments(
             documents.ListDocumentsRequest(knowledge_base_id=base_id), metadata=metadata
         ),
-        "upload": api.upload(base_id, b"text"),
-        "get": api.documents.GetDocument(documents.GetDocumentRequest(document_id=document_id), metadata=metadata),
-        "text": api.documents.GetDocumentText(
+        "upload": lambda: api.upload(base_id, b"text"),
+        "get": lambda: api.documents.GetDocument(
+            documents.GetDocumentRequest(document_id=document_id), metadata=metadata
+        ),
+        "text": lambda: api.documents.GetDocumentText(
             documents.GetDocumentTextRequest(document_id=document_id), metadata=metadata
         ),
-        "watch": api.settled(document_id),
-        "delete": api.documents.DeleteDocument(
+        "watch": lambda: api.settled(document_id),
+        "delete": lambda: api.documents.DeleteDocument(
             documents.DeleteDocumentRequest(document_id=document_id), metadata=metadata
         ),
     }
@@ -368,8 +370,8 @@ async def test_foreign_and_random_ids_get_the_same_answer(api: Api, other: Api) 
     base = await api.create()
     document = await api.settled((await api.upload(base.id, _HANDBOOK.encode())).id)
     await api.search(base.id, "vacation")
-    foreign = {name: await _refused(call) for name, call in _calls_on(other, base.id, document.id).items()}
-    random = {name: await _refused(call) for name, call in _calls_on(other, new_id("kb"), new_id("doc")).items()}
+    foreign = {name: await _refused(call()) for name, call in _calls_on(other, base.id, document.id).items()}
+    random = {name: await _refused(call()) for name, call in _calls_on(other, new_id("kb"), new_id("doc")).items()}
 
     assert {error.reason for error in foreign.values()} == {Reason.NOT_FOUND}
     assert {name: repr(error) for name, error in foreign.items()} == {
