@@ -1,13 +1,13 @@
 """OpenAI's chat completions, and every server that speaks them (vLLM, llama.cpp, Ollama and others).
 
-The SDK makes the request and owns the connection; the stream is read here, because the SDK takes a stream that was cut
-off for a complete one and builds several objects per token.
+The SDK owns the connections and says the headers; requests are sent and streams are read here, because the SDK takes a
+stream that was cut off for a complete one, builds several objects per token, and more per request.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import httpx2
 import openai
@@ -83,11 +83,15 @@ class OpenAIProvider:
         self._takes_reasoning = not is_vendor
         self.headers: Final[dict[str, str | openai.Omit]] = {} if api_key else {"Authorization": openai.omit}
         self._takes_stream_options = quirks.stream_options
+        self._http: Final = openai.DefaultAsyncHttpxClient()
         self.client: Final = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=base_url or BASE_URL,
             max_retries=0,  # one layer retries, and it is not this one
+            http_client=self._http,
         )
+        self._url: Final = httpx2.URL(f"{(base_url or BASE_URL).rstrip('/')}/chat/completions")
+        self._head: dict[str, str] = {}
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
@@ -125,20 +129,20 @@ class OpenAIProvider:
         streamed: dict[str, object] = {"stream": True}
         if with_usage:
             streamed["stream_options"] = {"include_usage": True}
-        # Not `chat.completions.create`, which looks through every message for keys to rename by its type hints; there
-        # are none. Measured: a quarter of all that a short call costs this adapter, 2.3 against 1.7 ms.
-        response = await self.client.post(
-            "/chat/completions",
-            cast_to=httpx2.Response,
-            content=orjson.dumps(self.body(task) | streamed),
-            options={
-                "headers": self.headers,
-                "timeout": openai.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s),
-            },
-            stream=True,
-            stream_cls=openai.AsyncStream[object],
-        )
-        return cast("httpx2.Response", response)  # as `cast_to` wants; the SDK's types leave it out for streams
+        # On the SDK's connections and with its headers, but not through it: what it does to a request that is written
+        # already (options, headers, retries, types of the answer) took 0.42 of the 1.35 ms of a short call.
+        self._head = self._head or _sent({**self.client.default_headers, **self.client.auth_headers, **self.headers})
+        timeout = httpx2.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s)
+        content = orjson.dumps(self.body(task) | streamed)
+        request = self._http.build_request("POST", self._url, content=content, headers=self._head, timeout=timeout)
+        response = await self._http.send(request, stream=True)
+        if response.is_success:
+            return response
+        try:
+            await response.aread()
+        finally:
+            await response.aclose()
+        raise _refusal(response)
 
     def body(self, task: Task) -> dict[str, object]:
         """What is asked, in OpenAI's form, for a whole answer.
@@ -159,6 +163,22 @@ class OpenAIProvider:
             "seed": wanted.seed,
         }
         return body | {name: value for name, value in options.items() if value is not None} | _more(task)
+
+
+def _sent(headers: Mapping[str, object]) -> dict[str, str]:
+    """Those that have a value: the SDK marks what is left out."""
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
+
+
+def _refusal(response: httpx2.Response) -> openai.APIStatusError:
+    """The error that the SDK would have raised."""
+    try:
+        body = parse(response.content)
+    except MalformedStream:
+        body = None
+    said = at(body, "error") or body
+    kind = openai.BadRequestError if response.status_code == httpx2.codes.BAD_REQUEST else openai.APIStatusError
+    return kind(text_at(said, "message") or response.text, response=response, body=said)
 
 
 @contextmanager
