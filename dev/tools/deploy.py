@@ -20,6 +20,7 @@ PROGRAMS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "helm": "helm.sh/helm/v3/cmd/helm@v3.22.0",
         "kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0",
+        "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
     }
 )
 """By name of the program: the command's package and its version."""
@@ -42,6 +43,7 @@ _SKIPPED: Final = (
     "notes and their warnings (Helm)",
     "values that have to be refused (Helm)",
     "three minors of Kubernetes, and custom resources (kubeconform)",
+    "workflows (actionlint)",
 )
 
 
