@@ -260,14 +260,19 @@ class World:
         sources = {name: Source(name=name, keys=(key,)) for name, key in keys.items()}
         return Router(Book(sources=sources, catalog=Catalog({"openai/m": CARD}), default="openai/m"))
 
-    def till(self, fuse: Fuse) -> Till:
-        books = Books(mortal(self.ledger, fuse), LocalRates(self.clock), clock=self.clock)
+    def till(self, fuse: Fuse, books: Books | None = None) -> Till:
+        books = books or self.books(fuse)
         return Till(books, DirectLimits(self.ledger), allows_unpriced=lambda: False, clock=self.clock)
 
-    def batches(self, fuse: Fuse | None = None, *, window_s: float = 48 * 3_600.0) -> Batches:
+    def books(self, fuse: Fuse) -> Books:
+        return Books(mortal(self.ledger, fuse), LocalRates(self.clock), clock=self.clock)
+
+    def batches(
+        self, fuse: Fuse | None = None, *, window_s: float = 48 * 3_600.0, books: Books | None = None
+    ) -> Batches:
         fuse = fuse or Fuse()
         planner = Planner(self.router(fuse), NoPrompts(), RequestCodec(), context_tokens_assumed=10_000)
-        till, store = self.till(fuse), mortal(self.store, fuse)
+        till, store = self.till(fuse, books), mortal(self.store, fuse)
         return Batches(store, planner, till, RequestCodec(), window_s=window_s, clock=self.clock)
 
     def runner(self, fuse: Fuse | None = None, **changes: Any) -> Runner:  # Any: fields of a pace by name

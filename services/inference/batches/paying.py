@@ -79,6 +79,8 @@ class Till:
             QuotaExhausted: a budget has no room; it tells what, how much, and until when.
             Unavailable: PostgreSQL is away. Some may stand: whoever finds the batch gives them back.
         """
+        if self._books.owes({batch.organization_id}):  # what calls that are over still hold must not stand in the way
+            await self._books.flush()
         holds = [_hold(batch, one) for one in wanted]
         held_nanos = 0
         for first in range(0, len(holds), HOLDS_PER_CALL):

@@ -24,8 +24,8 @@ from services.mesh.errors import (
     Unavailable,
 )
 from services.mesh.ids import new_id
-from tests.support.batches import COST_NANOS, OWNER, World, entries, entry, text_of
-from tests.support.money import ORGANIZATION, PAYER, USER, standing
+from tests.support.batches import COST_NANOS, OWNER, Fuse, World, entries, entry, text_of
+from tests.support.money import ORGANIZATION, PAYER, USER, hold, standing, unused
 
 # Of one question of `ESTIMATE`'s kind: 2,500 tokens of an answer at 1,000 nanos, and its prompt.
 ROOM = 6_000_000
@@ -118,6 +118,16 @@ async def test_batch_waits_for_what_others_hold() -> None:
         await world.create("three?")
     assert refused.value.retry_after_s == HELD_RETRY_S
     assert int(refused.value.metadata["reserved_nanos"]) > 0
+
+
+async def test_what_calls_hold_that_are_over_does_not_stand_in_the_way() -> None:
+    world = World()
+    await limit(world, ORGANIZATION, ROOM)
+    over, books = hold(ROOM, at=world.clock.now()), world.books(Fuse())
+    await world.ledger.reserve([over])
+    books.post(unused(over))
+    batch = await world.create("one?", books=books)
+    assert batch.state is BatchState.RUNNING
 
 
 async def test_what_was_reserved_and_not_used_is_free_when_the_batch_has_ended() -> None:
