@@ -1,5 +1,6 @@
 """Batches for tests: a vendor in memory, runners that can be killed between any two awaits, and what they share."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -139,6 +140,7 @@ class FakeVendor:
         outcomes: what becomes of items, by the words of their question; the others are answered.
         silent: such items have no result.
         looks: times that a batch is still running when it is looked at.
+        gate: while it is closed, submissions wait; `waits` is how many have.
     """
 
     clock: ManualClock
@@ -151,11 +153,18 @@ class FakeVendor:
     looks: int = 1
     failure: Failure | None = None
     final_state: State = State.ENDED
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    waits: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
 
     def size_of(self, item: BatchItem) -> int:
         return 100
 
     async def submit(self, submission: Submission, items: Sequence[BatchItem]) -> str:
+        self.waits += not self.gate.is_set()
+        await self.gate.wait()
         failure = self.refusals.pop(0) if self.refusals else None
         if failure is not None and not self.loses_reply:
             raise failure

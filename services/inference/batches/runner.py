@@ -162,7 +162,7 @@ class Runner:
             self._free.release()
 
     async def _work(self, claim: Claim) -> None:
-        back_at: datetime | None = self._pace.retry_at(1, self._clock.now())
+        back_at: datetime | None = self._clock.now()  # for others, when this process is about to end
         try:
             back_at = await self._taken(claim)
         except* LeaseLostError:
@@ -170,8 +170,10 @@ class Runner:
             back_at = None
         except* MeshError as errors:
             _log.warning("batch_step_failed", batch=claim.batch.id, errors=[repr(one) for one in errors.exceptions])
+            back_at = self._pace.retry_at(1, self._clock.now())
         except* Exception:  # noqa: BLE001 - the worker loop: what breaks one batch must not keep the others waiting
             _log.exception("batch_step_broke", batch=claim.batch.id)
+            back_at = self._pace.retry_at(1, self._clock.now())
         finally:
             if back_at is not None:
                 await asyncio.shield(self._release(claim, back_at))

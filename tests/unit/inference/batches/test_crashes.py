@@ -118,3 +118,18 @@ async def test_runner_works_until_it_is_drained() -> None:
         await runner.drain()
         running.cancel()
     assert len(await world.results(batch)) == 3
+
+
+async def test_batch_of_a_process_that_is_stopped_is_anybodys_at_once() -> None:
+    world = await bounded_world()
+    batch = await world.create(*QUESTIONS)
+    world.vendor.gate.clear()
+    async with asyncio.TaskGroup() as group:
+        stopped = group.create_task(world.runner().step())
+        await until(lambda: world.vendor.waits, within_s=60.0)
+        stopped.cancel()
+    world.vendor.gate.set()
+    now = world.clock.now()
+    claim = await world.store.claim(lease="next", until=now, now=now)
+    assert claim is not None
+    assert claim.batch.id == batch.id
