@@ -19,8 +19,8 @@ LONG: Final = Work(name="stream of 64 tokens", tokens=64, is_stream=True)
 MESSAGES: Final = Work(name="Anthropic stream of 4 tokens", tokens=4, is_stream=True, surface=Surface.MESSAGES)
 HIT: Final = Work(name="stored JSON of 16 tokens", tokens=16, is_stream=False, is_repeated=True)
 REQUESTS: Final[Mapping[int, Mapping[Work, int]]] = {
-    1: {WHOLE: 12, SHORT: 40, LONG: 6, MESSAGES: 40, HIT: 40},
-    16: {WHOLE: 192, SHORT: 320, LONG: 64, MESSAGES: 160, HIT: 320},
+    1: {WHOLE: 10, SHORT: 30, LONG: 6, MESSAGES: 20, HIT: 20},
+    16: {WHOLE: 128, SHORT: 256, LONG: 64, MESSAGES: 128, HIT: 128},
 }
 """How often each is asked in a round, by connections: enough for the 10 ms in which the kernel tells CPU time."""
 IDLE_S: Final = 4.0
