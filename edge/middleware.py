@@ -6,10 +6,12 @@ from http import HTTPStatus
 from time import monotonic
 from typing import Final
 
+from opentelemetry.trace import Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.connection import Connection, connection_of
 from edge.errors import CLIENT_CLOSED, Surfaces
+from edge.tracing import answered, traced
 from services.mesh import context, telemetry
 from services.mesh.errors import Reason
 from services.mesh.ids import new_id
@@ -123,9 +125,9 @@ class Observed:
         observation = _Observation(scope, send, request_id, self._security, self._cors)
         _IN_FLIGHT.inc()
         try:
-            with context.request(request_id):
+            with context.request(request_id), traced(scope, request_id, observation.method) as span:
                 await self._run(observation, receive)
-                observation.record()
+                observation.record(span)
         finally:
             _IN_FLIGHT.dec()
 
@@ -172,6 +174,7 @@ class _Observation:
 
     def __init__(self, scope: Scope, send: Send, request_id: str, security: SecurityHeaders, cors: Cors) -> None:
         self.scope = scope
+        self.method = scope["method"] if scope["method"] in _METHODS else "other"
         self.request_id = request_id
         self.status = 0
         self.reason: str = ""
@@ -203,10 +206,10 @@ class _Observation:
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": b"" if self.scope["method"] == "HEAD" else body})
 
-    def record(self) -> None:
-        """The one line and the figures of this request."""
-        route = self.scope.get(ROUTE_KEY, UNROUTED)
-        method = self.scope["method"] if self.scope["method"] in _METHODS else "other"
+    def record(self, span: Span | None) -> None:
+        """The one line, the figures and the span of this request."""
+        route, method = self.scope.get(ROUTE_KEY, UNROUTED), self.method
+        answered(span, method=method, route=route, status=self.status, reason=self.reason)
         _REQUESTS.labels(route, method, str(self.status)).inc()
         if self.is_started:
             _START_SECONDS.labels(route).observe(self._start_s)

@@ -73,6 +73,7 @@ class NewTurn:
         deadline_s: seconds from now after which the turn has to have ended.
         sequence_limit: the highest sequence that its first worker may use before it folds.
         credential_id: with which it was asked for; its budgets pay for the answer.
+        traceparent: the trace that it was asked for in; empty for none.
     """
 
     owner: Owner
@@ -88,6 +89,7 @@ class NewTurn:
     revision_of: str = ""
     continue_of: str = ""
     credential_id: str = ""
+    traceparent: str = ""
     on_conflict: OnConflict = OnConflict.REJECT
     repeat: Repeat | None = None
 
@@ -122,6 +124,7 @@ class Claim:
         deadline_s: seconds left, negative when the deadline has passed.
         credential_id: see `NewTurn`; empty for a turn that a release before this one took.
         queued_s: from its acceptance to its first claim; None for a turn that waited for another one before.
+        traceparent: see `NewTurn`.
     """
 
     hold: Hold
@@ -137,6 +140,7 @@ class Claim:
     continued: Message | None = None
     credential_id: str = ""
     queued_s: float | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,6 +128,8 @@ turns: Final = Table(
     Column("place", Integer, nullable=False, server_default=text("0")),
     # With which it was asked for: its budgets pay. Empty for turns of releases that did not know it.
     Column("credential_id", Text, nullable=False, server_default=text("''")),
+    # The trace that it was asked for in, so that every worker's part of it belongs to that one.
+    Column("traceparent", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("organization_id", "id"),
     Index("turns_by_conversation", "organization_id", "conversation_id", "id"),
     # One active turn per conversation, whoever races; those that wait are not active.

@@ -19,7 +19,7 @@ from services.conversation.journal.port import Batch, Receipt
 from services.conversation.journal.writer import Loss, TurnWriter
 from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
 from services.conversation.store import Claim, Ending, Fold, WorkStore
-from services.mesh import telemetry
+from services.mesh import spans, telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError
 from services.mesh.groupcommit import GroupCommit
 
@@ -238,6 +238,8 @@ class TurnRun:
     def _ended(self, draft: Draft, ending: Ending) -> None:
         _ENDED.labels(ending.state.value).inc()
         metrics.ended(ending)
+        reason = ending.error.reason if ending.error else ""
+        spans.note({"parley.turn.state": ending.state.value}, error=reason)
         self._log.info(
             "turn_ended",
             state=ending.state.value,

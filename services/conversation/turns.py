@@ -20,6 +20,7 @@ from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
 from services.conversation.references import References
 from services.conversation.stops import Signals
 from services.conversation.store import NewTurn, Store, TurnRef
+from services.mesh import spans
 from services.mesh.errors import invalid_field
 
 NewId = Callable[[str], str]
@@ -108,6 +109,7 @@ class Turns:
                 revision_of=growth.revision_of,
                 continue_of=growth.continue_of,
                 credential_id=ask.credential_id,
+                traceparent=spans.traceparent(),
                 overrides=ask.overrides,
                 on_conflict=ask.on_conflict,
                 deadline_s=time_s,

@@ -16,7 +16,7 @@ from services.conversation.recovery import Recovery
 from services.conversation.stops import NoStops, Stops
 from services.conversation.store import Hold, TurnRef, WorkStore
 from services.conversation.turn_run import Interrupt, Timing, TurnRun
-from services.mesh import telemetry
+from services.mesh import spans, telemetry
 from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 
@@ -248,8 +248,11 @@ class Worker:
             timing=self._timing,
         )
         self._runs[claim.hold] = run
+        turn: spans.Attributes = {"parley.turn.id": ref.turn_id, "parley.turn.attempt": claim.turn.attempt}
+        waited_s = claim.queued_s if claim.hold.fence == 1 else None
         try:
-            return await run.run(epoch, claimed_at=claimed_at)
+            with spans.resumed(claim.traceparent, "turn", turn, waited_s=waited_s):
+                return await run.run(epoch, claimed_at=claimed_at)
         finally:
             del self._runs[claim.hold]
 

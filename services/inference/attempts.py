@@ -4,7 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from services.inference import metrics
+from services.inference import genai, metrics
 from services.inference.continuation import Way, prefix_of, resumed, turns_after, way_of
 from services.inference.model import ContextReport, Generation, Usage
 from services.inference.money.purse import Reservation
@@ -126,12 +126,14 @@ class Attempt:
         self._first_s = 0.0
         self._is_asked = False
         self._is_over = False
+        self._question: genai.Question | None = None
 
     def ask(self, report: ContextReport) -> None:
         """The prompt goes out now."""
         self._is_asked = True
         self._report = report
         self._started = self._clock.monotonic()
+        self._question = genai.ask(self.target.profile.name, self.target.model)
 
     def accept(self, event: Accepted) -> None:
         """The provider said what the key may still ask."""
@@ -161,6 +163,7 @@ class Attempt:
                 is_slow=self._first_s > self.target.limits.first_event_s * SLOW_PART,
             )
             metrics.answered(self.target, ended.finish_reason, usage, seconds)
+            genai.answered(self._question, usage, outcome=ended.finish_reason.value, first_s=self._first_s)
             self._reservation.commit(usage)
         return usage
 
@@ -174,6 +177,7 @@ class Attempt:
             else:
                 self._standings.abandoned(self.admission)
             metrics.failed(self.target, failure.kind, usage)
+            genai.broke_off(self._question, usage, why=failure.kind.value)
             self._settle(usage)
         return usage
 
@@ -183,6 +187,7 @@ class Attempt:
             return None
         self._is_over = True
         usage = self._usage(None) if self._is_asked else None
+        genai.broke_off(self._question, usage, why="")
         self._standings.abandoned(self.admission)
         if usage is not None:
             metrics.abandoned(self.target, usage)

@@ -7,6 +7,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.collector import Collector, collecting
 from tests.support.stack import Stack, running_stack
 
 _HERE: Final = Path(__file__).parent
@@ -44,7 +45,14 @@ cache = {{ exact_s = 3600, semantic = {{}} }}
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    """What the shared stack sends its spans to."""
+    with collecting() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Stack]:
     """One whole stack per test process. Tests may kill its processes (they come back), not change its settings."""
     # Open registration, because tenancy can only be tested with several organizations.
     routes = tmp_path_factory.mktemp("routes") / "providers.toml"
@@ -54,6 +62,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "PARLEY_INFERENCE_PROVIDERS_FILE": str(routes),
         "PARLEY_AUTH_REGISTRATION": "open",
         "PARLEY_CONVERSATION_SUMMARY_MODEL": "scripted/memory",
+        "PARLEY_OTLP_ENDPOINT": collector.url,
     }
     with running_stack(settings) as started:
         yield started

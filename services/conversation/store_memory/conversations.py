@@ -36,6 +36,7 @@ class StoredTurn:
     sequence_limit: int
     continue_of: str = ""
     credential_id: str = ""
+    traceparent: str = ""
     has_waited: bool = False
     fence: int = 0
     journal_epoch: str = ""

@@ -101,6 +101,7 @@ class MemoryWork(MemoryConversations):
             continued=self.owned_message(row.owner, row.continue_of) if row.continue_of else None,
             credential_id=row.credential_id,
             queued_s=None if row.has_waited else _since(row.turn),
+            traceparent=row.traceparent,
         )
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
@@ -248,6 +249,7 @@ class MemoryWork(MemoryConversations):
             sequence_limit=new.sequence_limit,
             continue_of=new.continue_of,
             credential_id=new.credential_id,
+            traceparent=new.traceparent,
             has_waited=state is TurnState.WAITING,
         )
         self.tables.turns[new.id] = row

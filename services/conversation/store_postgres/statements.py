@@ -175,6 +175,7 @@ CLAIMED: Final = (
         _turns.sequence_limit,
         _turns.cancel_requested,
         _turns.credential_id,
+        _turns.traceparent,
         func.extract("epoch", _turns.deadline - func.now()).label("deadline_s"),
         case((_turns.place == 0, func.extract("epoch", _turns.start_time - _turns.create_time))).label("queued_s"),
     )

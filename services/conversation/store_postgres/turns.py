@@ -224,6 +224,7 @@ async def _insert_if_free(
         "sequence_limit": new.sequence_limit,
         "continue_of": new.continue_of,
         "credential_id": new.credential_id,
+        "traceparent": new.traceparent,
     }
     taken = await write.execute(_TAKE_PLACE, given)
     row = taken.mappings().one_or_none()

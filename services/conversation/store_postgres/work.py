@@ -233,6 +233,7 @@ async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
         continued=None if row["continued_id"] is None else message_of(row, "continued_"),
         credential_id=row["credential_id"],
         queued_s=None if row["queued_s"] is None else float(row["queued_s"]),
+        traceparent=row["traceparent"],
     )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from opentelemetry import context, trace
-from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from services.mesh import spans
 from services.mesh.rpc import Call, Proceed
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -29,7 +29,7 @@ class TracingStage:
             await proceed(call)
             return
         carrier = {key: value for key, value in call.metadata if key in _KEYS}
-        if isinstance(trace.get_tracer_provider(), TracerProvider):
+        if spans.are_sent():
             await self._traced(call, carrier, proceed)
         else:
             # No collector here, and perhaps one further on: the caller's trace is passed through. Even a span that

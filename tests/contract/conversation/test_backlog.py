@@ -53,6 +53,14 @@ async def test_claim_tells_how_long_the_turn_was_queued(store: Store) -> None:
     assert 0 <= claim.queued_s < 60
 
 
+async def test_claim_tells_the_trace_that_the_turn_was_asked_for_in(store: Store) -> None:
+    conversation = await store.create_conversation(new_conversation())
+    turn = await store.create_turn(replace(new_turn(conversation.id), traceparent="00-a-b-01"))
+
+    assert (await claimed(store, turn)).traceparent == "00-a-b-01"
+    assert (await claimed(store, await asked(store))).traceparent == ""
+
+
 async def test_wait_for_another_turn_is_not_told_as_time_in_the_queue(store: Store) -> None:
     conversation = await store.create_conversation(new_conversation())
     first = await claimed(store, await store.create_turn(new_turn(conversation.id)))

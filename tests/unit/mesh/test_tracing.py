@@ -1,15 +1,13 @@
 """Spans as a collector gets them. In a process of its own: OpenTelemetry has one tracer provider per process."""
 
-import gzip
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.collector import Collector, collecting
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = f"""
@@ -39,39 +37,10 @@ with exporting(MeshSettings(otlp_endpoint=sys.argv[1]), service="echo"):
 """
 
 
-class Collector:
-    def __init__(self) -> None:
-        self.requests: list[bytes] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                collector.requests.append(
-                    gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body
-                )
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-    thread = threading.Thread(target=collector.server.serve_forever)
-    thread.start()
-    yield collector
-    collector.server.shutdown()
-    thread.join()
-    collector.server.server_close()
+    with collecting() as collector:
+        yield collector
 
 
 def run_against(url: str) -> None:
@@ -80,14 +49,7 @@ def run_against(url: str) -> None:
 
 def test_span_of_a_call_is_a_child_of_the_callers_and_holds_no_content(collector: Collector) -> None:
     run_against(collector.url)
-    spans = [
-        span
-        for body in collector.requests
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
-    by_name = {span.name: span for span in spans}
+    by_name = {span.name: span for _, span in collector.spans()}
     caller = by_name["caller"]
     served = by_name["parley.testing.v1.EchoService/Hello"]
     assert (served.trace_id, served.parent_span_id) == (caller.trace_id, caller.span_id)
