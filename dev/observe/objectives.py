@@ -107,24 +107,24 @@ def read(source: Path = SOURCE) -> tuple[list[Objective], list[Alert]]:
     return [_objective(each) for each in content["slo"]], [_alert(each) for each in content["alert"]]
 
 
-def objective_groups(objectives: Sequence[Objective]) -> list[tuple[str, str, list[Rule]]]:
-    """Groups of rules as name, interval and rules."""
+def ratio_groups(objectives: Sequence[Objective]) -> list[tuple[str, str, list[Rule]]]:
+    """Groups of rules as name, interval and rules: what is recorded of each objective."""
     short = [_record(each, window) for each in objectives for window in _SHORT]
     long = [_record(each, window) for each in objectives for window in _LONG]
     goals: list[Rule] = [
         {"record": OBJECTIVE, "expr": f"vector({each.objective / 100:.6g})", "labels": {"slo": each.name}}
         for each in objectives
     ]
-    alerts = [_burning(each, burn) for each in objectives for burn in BURNS]
-    return [
-        ("parley-slo-ratios", "", [*goals, *short]),
-        ("parley-slo-ratios-long", _LONG_EVERY, long),
-        ("parley-slo-alerts", "", alerts),
-    ]
+    return [("parley-slo-ratios", "", [*goals, *short]), ("parley-slo-ratios-long", _LONG_EVERY, long)]
+
+
+def burn_groups(objectives: Sequence[Objective]) -> list[tuple[str, str, list[Rule]]]:
+    """As `ratio_groups`: the alerts on what is recorded."""
+    return [("parley-slo-alerts", "", [_burning(each, burn) for each in objectives for burn in BURNS])]
 
 
 def alert_groups(alerts: Sequence[Alert]) -> list[tuple[str, str, list[Rule]]]:
-    """As `objective_groups`."""
+    """As `ratio_groups`: the other alerts."""
     rules: list[Rule] = [
         {
             "alert": each.name,
@@ -200,7 +200,9 @@ def _lines(groups: Sequence[tuple[str, str, Sequence[Rule]]]) -> Iterator[str]:
 def _rule(rule: Rule) -> Iterator[str]:
     lead = "      - "
     for key, value in rule.items():
-        if isinstance(value, dict):
+        if key == "labels" and isinstance(value, dict):
+            yield f"{lead}labels: {{" + ", ".join(f"{name}: {_quoted(str(text))}" for name, text in value.items()) + "}"
+        elif isinstance(value, dict):
             yield f"{lead}{key}:"
             yield from (f"          {name}: {_quoted(str(text))}" for name, text in value.items())
         else:

@@ -7,7 +7,7 @@ from typing import Final
 from dev.errors import DevError
 from dev.home import ROOT
 from dev.observe.boards import BOARDS
-from dev.observe.objectives import alert_groups, objective_groups, read, yaml_of
+from dev.observe.objectives import alert_groups, burn_groups, ratio_groups, read, yaml_of
 from dev.observe.panels import text_of
 
 CHART: Final = ROOT / "helm" / "parley"
@@ -17,7 +17,8 @@ def files() -> Mapping[Path, str]:
     """Every generated file with its text."""
     objectives, alerts = read()
     made = {
-        CHART / "alerts" / "slo.yaml": yaml_of(objective_groups(objectives)),
+        CHART / "alerts" / "slo-ratios.yaml": yaml_of(ratio_groups(objectives)),
+        CHART / "alerts" / "slo-alerts.yaml": yaml_of(burn_groups(objectives)),
         CHART / "alerts" / "parley.yaml": yaml_of(alert_groups(alerts)),
     }
     return made | {CHART / "dashboards" / f"{board.name}.json": text_of(board) for board in BOARDS}

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.observe.boards import BOARDS
-from dev.observe.objectives import alert_groups, objective_groups, read
+from dev.observe.objectives import alert_groups, burn_groups, ratio_groups, read
 from dev.observe.promql import Selector, selectors
 from tests.support.rest import Rest
 from tests.support.stack import Stack
@@ -17,7 +17,8 @@ from tests.support.tenants import QUESTION, Tenant, registered_tenant
 from tests.support.waiting import wait_until
 
 _OBJECTIVES, _ALERTS = read()
-_RULES: Final = [rule for _, _, rules in (*objective_groups(_OBJECTIVES), *alert_groups(_ALERTS)) for rule in rules]
+_GROUPS: Final = (*ratio_groups(_OBJECTIVES), *burn_groups(_OBJECTIVES), *alert_groups(_ALERTS))
+_RULES: Final = [rule for _, _, rules in _GROUPS for rule in rules]
 _RECORDED: Final = {str(rule["record"]) for rule in _RULES if "record" in rule}
 _OF_PROMETHEUS: Final = {"up", "ALERTS", "prometheus_rule_evaluation_failures_total"}
 _ELSEWHERE: Final = {"parley_conversation_queue_partitions_count": "registered where Kafka is the queue"}

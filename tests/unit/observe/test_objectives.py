@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dev.home import ROOT
-from dev.observe.objectives import BURNS, Alert, Objective, objective_groups, read, yaml_of
+from dev.observe.objectives import BURNS, Alert, Objective, burn_groups, read, yaml_of
 from dev.observe.written import CHART, files
 
 OBJECTIVES, ALERTS = read()
@@ -42,7 +42,7 @@ def test_slow_events_are_those_above_a_bucket() -> None:
 
 
 def test_both_windows_have_to_burn() -> None:
-    *_, (_, _, (fast, slow)) = objective_groups([objective(bad=("b",), total=("t",))])
+    ((_, _, (fast, slow)),) = burn_groups([objective(bad=("b",), total=("t",))])
 
     assert fast["alert"] == "ParleySomeReadsBudgetBurnFast"
     assert fast["expr"] == (
@@ -64,8 +64,7 @@ def test_quotes_of_an_expression_survive_yaml() -> None:
         "    rules:",
         "      - alert: A",
         "        expr: 'a{b=''c''}'",
-        "        labels:",
-        "          severity: 'page'",
+        "        labels: {severity: 'page'}",
     ]
 
 
