@@ -142,7 +142,6 @@ def handwritten(parts: Parts) -> Mapping[tuple[str, str], ASGIApp]:
         ("POST", UPLOAD_PATH): UploadDocument(parts.border, documents, encoders),
         ("GET", "/healthz"): health_endpoints.alive,
         ("GET", "/readyz"): health_endpoints.Ready(parts.health),
-        ("GET", "/metrics"): health_endpoints.metrics,
     }
     for path, asset in pages.items():
         routes["GET", path] = routes["HEAD", path] = StaticEndpoint(asset)

@@ -1,12 +1,10 @@
-"""/healthz, /readyz and /metrics on the HTTP port, for load balancers that see no other."""
+"""/healthz and /readyz on the HTTP port, for load balancers that see no other; figures are on the debug port alone."""
 
-from prometheus_client.exposition import choose_encoder
 from starlette.types import Receive, Scope, Send
 
 from edge.http import Exchange
 from edge.middleware import ROUTE_KEY
 from edge.transcoding.encoding import dump
-from services.mesh import telemetry
 from services.mesh.debug_http import Health
 
 
@@ -14,14 +12,6 @@ async def alive(scope: Scope, receive: Receive, send: Send) -> None:
     """The process answers."""
     scope[ROUTE_KEY] = "healthz"
     await Exchange(scope, receive, send).respond(200, dump({"status": "alive"}))
-
-
-async def metrics(scope: Scope, receive: Receive, send: Send) -> None:
-    """What Prometheus collects."""
-    scope[ROUTE_KEY] = "metrics"
-    exchange = Exchange(scope, receive, send)
-    encoder, media_type = choose_encoder(",".join(exchange.headers("accept")))
-    await exchange.respond(200, encoder(telemetry.REGISTRY), media_type=media_type)
 
 
 class Ready:

@@ -11,7 +11,7 @@ from edge.transcoding.routes import Template
 from tests.support.edge import running_edge
 
 SNAPSHOT = Path(__file__).parents[3] / "edge" / "openapi.json"
-UNDOCUMENTED = {"/", "/docs", "/favicon.ico", "/healthz", "/metrics", "/openapi.json", "/readyz"}
+UNDOCUMENTED = {"/", "/docs", "/favicon.ico", "/healthz", "/openapi.json", "/readyz"}
 
 
 def parsed() -> dict[str, Any]:  # Any: JSON

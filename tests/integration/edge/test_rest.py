@@ -4,9 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from edge.http import PARAMETERS_MAX
 from parley.conversation.v1 import conversation_pb2
+from services.mesh import telemetry
 from services.mesh.errors import NotFound, RateLimited
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
 
@@ -256,9 +258,13 @@ async def test_other_origins_may_read_only_when_listed_and_never_with_cookies() 
     assert "access-control-allow-origin" not in null.headers
 
 
+async def test_the_public_port_shows_no_figures(edge: EdgeUnderTest) -> None:
+    assert (await edge.client.get("/metrics", headers=KEY_HEADERS)).status_code == 404
+
+
 async def test_metrics_name_routes_and_not_paths(edge: EdgeUnderTest) -> None:
     await edge.client.get(f"{CONVERSATIONS}/conv_secret", headers=KEY_HEADERS)
-    metrics = (await edge.client.get("/metrics")).text
+    metrics = generate_latest(telemetry.REGISTRY).decode()
 
     assert 'route="parley.conversation.v1.ConversationService.GetConversation"' in metrics
     assert "conv_secret" not in metrics

@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 
 from edge import connection
+from services.mesh import telemetry
 from services.mesh.errors import NotFound
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
 from tests.support.fakes.conversation import Told, delta, finished, started
@@ -118,10 +120,9 @@ async def test_a_client_that_leaves_a_unary_call_cancels_it(listening_edge: Edge
     listening_edge.fakes.tokens.gate = asyncio.Event()
     with pytest.raises(httpx.ReadTimeout):
         await listening_edge.client.get(CONVERSATIONS, headers=KEY_HEADERS, timeout=0.3)
-    metrics = await listening_edge.client.get("/metrics")
-    listening_edge.fakes.tokens.gate.set()
 
-    assert 'status="499"' in metrics.text
+    await until(lambda: b'status="499"' in generate_latest(telemetry.REGISTRY))
+    listening_edge.fakes.tokens.gate.set()
 
 
 async def test_a_heartbeat_keeps_a_waiting_stream_open(listening_edge: EdgeUnderTest) -> None:
