@@ -181,8 +181,7 @@ def _line(entry: ProviderEntry, secret: str, base_url: str, terms: BatchTerms | 
     quirks = entry.quirks
     match entry.kind:
         case "openai" | "openai-compatible":
-            # 0.5 s and 20 MB that most starts can spare.
-            from services.inference.providers import openai, openai_batches  # noqa: PLC0415
+            from services.inference.providers import openai, openai_batches  # noqa: PLC0415 - spares most starts 0.5 s
 
             adapter = openai.OpenAIProvider(
                 api_key=secret,
@@ -196,8 +195,7 @@ def _line(entry: ProviderEntry, secret: str, base_url: str, terms: BatchTerms | 
             )
             return Line(adapter, made_of, None if terms is None else openai_batches.OpenAIBatches(adapter, terms))
         case "anthropic":
-            # 1.2 s and 50 MB, as above.
-            from services.inference.providers import anthropic, anthropic_batches  # noqa: PLC0415
+            from services.inference.providers import anthropic, anthropic_batches  # noqa: PLC0415 - spares 1.2 s
 
             claude = anthropic.AnthropicProvider(
                 api_key=secret, base_url=base_url, name=entry.name, takes_prefix=quirks.assistant_prefix
