@@ -136,7 +136,7 @@ async def _always_claimed(store: MemoryStore, owner: Owner, conversation_id: str
 async def _standing_anywhere(store: MemoryStore, owner: Owner, conversation_id: str, *, leaf_id: str) -> Standing:
     found = await _STANDING(store, owner, conversation_id, leaf_id=leaf_id)
     of_it = [one for _, one in store.tables.summaries.values() if one.conversation_id == conversation_id]
-    fitting = [one for one in of_it if one.messages_covered < found.length]
+    fitting = [one for one in of_it if one.messages_covered <= found.length]
     return Standing(found.length, max(fitting, key=lambda one: one.messages_covered, default=None))
 
 

@@ -163,7 +163,7 @@ class World:
         relay = Relay(mine.store, mine.queue, every_s=1.0)
         scribe = Scribe(self.chance, self.mood, self.history)
         summaries = Summaries(mine.store, mine.store, scribe, MEASURE, new_id=self.ids)
-        above_tokens = MEASURE.above_tokens if self.summarises else None
+        above_tokens = 0 if self.summarises else None  # each branch is looked at: short ones stand beside long ones
         sources = Sources(
             history=Prompts(mine.store, mine.cache, messages_max=MESSAGES_MAX),
             retrieval=Search(self.chance, self.mood, self.wire),
