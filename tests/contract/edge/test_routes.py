@@ -13,7 +13,6 @@ HANDWRITTEN = {
     "GET /healthz",
     "GET /anthropic/v1/models",
     "GET /anthropic/v1/models/{model=**}",
-    "GET /metrics",
     "GET /openapi.json",
     "GET /readyz",
     "GET /v1/models",
