@@ -28,7 +28,6 @@ from services.inference.batches.pacing import Pace
 from services.inference.batches.paying import Till
 from services.inference.batches.planning import Planner
 from services.inference.batches.reading import ItemReader
-from services.inference.batches.retention import BatchRetention
 from services.inference.batches.runner import Runner, Steps
 from services.inference.batches.store import BatchStore
 from services.inference.batches.vendors import Vendors
@@ -47,7 +46,6 @@ from services.inference.money.limits import LimitBook
 from services.inference.money.metered import MeteredPurse
 from services.inference.money.purse import FREE, Purse
 from services.inference.money.rates import SharedRates
-from services.inference.money.retention import Retention
 from services.inference.money.spends import Spends
 from services.inference.money.usage import UsageReports
 from services.inference.prompts.examples import Examples
@@ -57,6 +55,7 @@ from services.inference.prompts.preview import Previews
 from services.inference.prompts.resolving import PromptAnswers
 from services.inference.providers import names, scripted
 from services.inference.providers.base import Limits, Provider
+from services.inference.retention import BATCHES_MAX, LINES_MAX, Retention
 from services.inference.routes.compiling import Wishes
 from services.inference.routes.shelf import Shelf
 from services.inference.routes.source import RoutesError
@@ -194,6 +193,7 @@ async def open_money(
         MeteredPurse(books, limits, slack_s=settings.reservation_slack_s, allows_unpriced=allows_unpriced)
     )
     budgets, reports = BudgetServicer(Budgets(store, limits)), UsageServicer(UsageReports(store))
+    retention = Retention(store, "ledger lines", days=settings.ledger_days, at_once=LINES_MAX)
     return Money(
         purse=purse,
         spends=Spends(store),
@@ -206,7 +206,7 @@ async def open_money(
             Loop("inference_limits", limits.listen),
             Loop("inference_books", books.run, drain=books.drain),
             periodic("inference_lapses", books.lapse, every_s=LAPSE_EVERY_S),
-            periodic("inference_retention", Retention(store, days=settings.ledger_days).forget, every_s=FORGET_EVERY_S),
+            periodic("inference_retention", retention.forget, every_s=FORGET_EVERY_S),
         ],
     )
 
@@ -257,7 +257,7 @@ def open_batches(
     vendors = Vendors(store, planner, ItemReader(planner, codec, clock), till, pace=pace, clock=clock)
     ordinary = Ordinary(store, answers, till, codec, pace=pace, clock=clock)
     runner = Runner(store, Steps(store, vendors, ordinary, till, clock=clock), pace=pace, clock=clock)
-    retention = BatchRetention(store, days=settings.batch_days)
+    retention = Retention(store, "batches", days=settings.batch_days, at_once=BATCHES_MAX)
     servicer = BatchServicer(Batches(store, planner, till, codec, window_s=settings.batch_hours * 3_600))
     return Offline(
         lambda grpc_server: batch_service_pb2_grpc.add_BatchServiceServicer_to_server(servicer, grpc_server),

@@ -5,7 +5,7 @@ from typing import Final
 
 from services.inference.money.model import Limits, UsageQuery
 from services.inference.money.model import Period as By
-from services.inference.money.retention import Retention
+from services.inference.retention import LINES_MAX, Retention
 from services.inference.store import Store
 from services.mesh.clock import ManualClock
 from tests.support.money import NOON, ORGANIZATION, OTHER_ORGANIZATION, call, spent, standing_of
@@ -38,7 +38,7 @@ async def test_a_line_is_kept_to_the_very_end_of_its_days(store: Store) -> None:
     clock = ManualClock(NOON)
     await store.settle([spent(call(at=NOON - timedelta(days=400)), 7), spent(call(at=OLD), 7)], NOON)
 
-    await Retention(store, days=400, clock=clock).forget()
+    await Retention(store, "ledger lines", days=400, at_once=LINES_MAX, clock=clock).forget()
     assert await store.forget(NOON, 10) == 1
     assert await store.forget(NOON, 10) == 0
 

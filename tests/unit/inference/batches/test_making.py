@@ -6,13 +6,13 @@ import pytest
 
 from services.inference.batches.making import RESULT_BYTES_MAX, TOLD_MAX, Entry
 from services.inference.batches.model import ITEMS_MAX, OPEN_MAX, BatchState, ItemState
-from services.inference.batches.retention import BatchRetention
 from services.inference.model import FinishReason
 from services.inference.money.metered import HELD_RETRY_S
 from services.inference.money.model import Limits
 from services.inference.prompts.model import Repeat
 from services.inference.providers.base import Ended, Text
 from services.inference.providers.batching import Answered, State
+from services.inference.retention import Retention
 from services.mesh.errors import (
     IdempotencyMismatch,
     InvalidArgument,
@@ -256,7 +256,7 @@ async def test_results_are_kept_for_so_many_days() -> None:
     world = World()
     batch = await world.create("one?")
     await world.finish(batch)
-    retention = BatchRetention(world.store, days=30, clock=world.clock)
+    retention = Retention(world.store, "batches", days=30, at_once=1, clock=world.clock)
     world.clock.advance(29 * 86_400)
     await retention.forget()
     kept = await world.results(batch)
