@@ -6,14 +6,13 @@ import pytest
 import yaml
 
 from dev.tools.canary import CANARY_VALUES, edge_of
-from tests.deploy.renders import HELM, KUBERNETES, NAMESPACE, Manifest, helm
+from tests.deploy.renders import KUBERNETES, NAMESPACE, Manifest, helm
 from tests.deploy.schema import CHART
 
 ROUTES: Final = {"Ingress", "HTTPRoute", "GRPCRoute"}
 ROUTED: Final = ("--set", "ingress.enabled=false,httpRoute.enabled=true,httpRoute.parentRefs[0].name=web")
 SCALERS: Final = {"HorizontalPodAutoscaler", "ScaledObject"}
 
-pytestmark = pytest.mark.skipif(not HELM.exists(), reason="Helm is not built: `make deploy-tools`, with Go")
 every_release = pytest.mark.parametrize("release", ["parley", "chat"])
 
 

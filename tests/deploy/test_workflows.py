@@ -3,8 +3,6 @@
 import subprocess
 from typing import Final
 
-import pytest
-
 from dev.tools.deploy import HOME
 from dev.tools.environment import ROOT
 
@@ -12,7 +10,6 @@ LINTER: Final = HOME / "bin" / "actionlint"
 _LINT_S_MAX: Final = 60.0
 
 
-@pytest.mark.skipif(not LINTER.exists(), reason="actionlint is not built: `make deploy-tools`, with Go")
 def test_linter_of_workflows_finds_nothing() -> None:
     done = subprocess.run(
         # No shell stands in a workflow, so the linters of shell and Python that it would look for have nothing to say.
