@@ -8,33 +8,33 @@ from typing import Final
 
 from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
 from services.conversation import clients, tables
-from services.conversation.backlog import BacklogGauges
-from services.conversation.cache_valkey import ValkeyHistoryCache
-from services.conversation.conversations import Conversations, FeedbackBook, Messages
-from services.conversation.generation import Sources
-from services.conversation.history import History
+from services.conversation.asking.conversations import Conversations, FeedbackBook, Messages
+from services.conversation.asking.references import References
+from services.conversation.asking.turns import TurnLimits, Turns
+from services.conversation.asking.watching import TAIL_WAIT_S, Feeds, Watching
+from services.conversation.history.branches import History
+from services.conversation.history.cache_valkey import ValkeyHistoryCache
+from services.conversation.history.recall import Recall
+from services.conversation.history.summaries import Measure, Summaries
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
-from services.conversation.leftovers import Sweeper
 from services.conversation.ports import KnowledgeBases, Prompts, Writer
 from services.conversation.queue.gauges import QueueGauges
 from services.conversation.queue.port import Queue
 from services.conversation.queue.valkey import ValkeyQueue
-from services.conversation.reaper import Reaper, ReaperPace
-from services.conversation.recall import Recall
-from services.conversation.recovery import Recovery
-from services.conversation.references import References
-from services.conversation.relay import Relay
+from services.conversation.running.backlog import BacklogGauges
+from services.conversation.running.generation import Sources
+from services.conversation.running.leftovers import Sweeper
+from services.conversation.running.reaper import Reaper, ReaperPace
+from services.conversation.running.recovery import Recovery
+from services.conversation.running.relay import Relay
+from services.conversation.running.run import Timing
+from services.conversation.running.stops import Signals, Stops
+from services.conversation.running.stops_valkey import ValkeyStops
+from services.conversation.running.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
 from services.conversation.settings import ApiSettings, QueueSettings, StorageSettings, WorkerSettings
-from services.conversation.stops import Signals, Stops
-from services.conversation.stops_valkey import ValkeyStops
 from services.conversation.store_postgres import PostgresStore
-from services.conversation.summaries import Measure, Summaries
-from services.conversation.turn_run import Timing
-from services.conversation.turns import TurnLimits, Turns
-from services.conversation.watching import TAIL_WAIT_S, Feeds, Watching
 from services.conversation.wire.events import EventCodec
-from services.conversation.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
 from services.mesh import server, settings, tokens
 from services.mesh.client import open_channel
 from services.mesh.database import Database, open_database

@@ -13,11 +13,11 @@ from parley.conversation.v1 import (
     turn_service_pb2,
     turn_service_pb2_grpc,
 )
-from services.conversation.actions import Action, Continue, Edit, NewQuestion, Regenerate
-from services.conversation.conversations import Conversations, FeedbackBook, ImportedMessage, Messages
+from services.conversation.asking.actions import Action, Continue, Edit, NewQuestion, Regenerate
+from services.conversation.asking.conversations import Conversations, FeedbackBook, ImportedMessage, Messages
+from services.conversation.asking.turns import Ask, Turns
+from services.conversation.asking.watching import Watching
 from services.conversation.model import Owner, Repeat, TurnOverrides
-from services.conversation.turns import Ask, Turns
-from services.conversation.watching import Watching
 from services.conversation.wire import changes, events, resources, summaries
 from services.mesh import idempotency, pages, rpc
 from services.mesh.errors import invalid_field

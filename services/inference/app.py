@@ -20,7 +20,6 @@ from parley.inference.v1 import (
     usage_service_pb2_grpc,
 )
 from services.inference import clients
-from services.inference.answering import Answers
 from services.inference.batches.making import Batches
 from services.inference.batches.metrics import backlog_loop
 from services.inference.batches.ordinary import Ordinary
@@ -37,9 +36,10 @@ from services.inference.cache.entries_valkey import ValkeyEntries
 from services.inference.cache.flights import Flights
 from services.inference.cache.purging import Purging
 from services.inference.cache.semantic import Meanings
-from services.inference.course import Tactics
 from services.inference.embedding import Embeds
-from services.inference.generation import Generator
+from services.inference.generating.answering import Answers
+from services.inference.generating.course import Tactics
+from services.inference.generating.generator import Generator
 from services.inference.money.books import Books
 from services.inference.money.budgets import Budgets
 from services.inference.money.limits import LimitBook

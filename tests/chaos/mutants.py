@@ -84,18 +84,18 @@ MUTANTS: Final = (
         frozenset({"I3", "I10"}),
         (
             Edit(
-                f"{_CONVERSATION}/relay.py",
+                f"{_CONVERSATION}/running/relay.py",
                 "            if refs:\n                await self._queue.publish(refs)",
                 "            try:\n                await self._queue.publish(refs)\n            except MeshError:\n"
                 "                pass",
             ),
             Edit(
-                f"{_CONVERSATION}/reaper.py",
+                f"{_CONVERSATION}/running/reaper.py",
                 "stale = await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=BATCH_MAX)",
                 "stale: list[TurnRef] = []",
             ),
             Edit(
-                f"{_CONVERSATION}/worker.py",
+                f"{_CONVERSATION}/running/worker.py",
                 "return await self._store.stale_queued(older_s=self._pace.republish_after_s, limit=limit)",
                 "return []",
             ),
@@ -111,14 +111,14 @@ MUTANTS: Final = (
     _one(
         "queue messages are never acknowledged",
         "I10",
-        f"{_CONVERSATION}/worker.py",
+        f"{_CONVERSATION}/running/worker.py",
         "        try:\n            await self._queue.acknowledge([delivery])",
         "        try:\n            pass",
     ),
     _one(
         "no reaper",
         "I3 I10",
-        f"{_CONVERSATION}/reaper.py",
+        f"{_CONVERSATION}/running/reaper.py",
         '        """One round."""\n',
         '        """One round."""\n        return\n',
     ),
@@ -132,21 +132,21 @@ MUTANTS: Final = (
     _one(
         "the journal is not read at a takeover",
         "I5",
-        f"{_CONVERSATION}/recovery.py",
+        f"{_CONVERSATION}/running/recovery.py",
         "while events := await self._journal.read(turn_id, after=draft.last_sequence, limit=READ_MAX):",
         "while events := ():",
     ),
     _one(
         "numbers are used again when the journal is gone",
         "I5",
-        f"{_CONVERSATION}/recovery.py",
+        f"{_CONVERSATION}/running/recovery.py",
         "            draft.last_sequence = claim.sequence_limit\n",
         "",
     ),
     _one(
         "the end is told before it is stored",
         "I5",
-        f"{_CONVERSATION}/recovery.py",
+        f"{_CONVERSATION}/running/recovery.py",
         "        last = draft.last_sequence + 1\n",
         "        last = draft.last_sequence + 1\n        await self._announce(hold, last, attempt, ending)\n",
     ),
@@ -160,14 +160,14 @@ MUTANTS: Final = (
     _one(
         "the cached history is believed",
         "I4",
-        f"{_CONVERSATION}/history.py",
+        f"{_CONVERSATION}/history/branches.py",
         "cached is not None and cached.leaf_id == leaf_id",
         "cached is not None",
     ),
     _one(
         "a hole in the journal is passed on",
         "I5",
-        f"{_CONVERSATION}/watching.py",
+        f"{_CONVERSATION}/asking/watching.py",
         "        if events and events[0].sequence != place.position + 1:\n            return None\n",
         "",
     ),
@@ -181,7 +181,7 @@ MUTANTS: Final = (
     _one(
         "an attempt writes on without looking at what is there",
         "I3 I5",
-        f"{_CONVERSATION}/continuation.py",
+        f"{_CONVERSATION}/running/continuation.py",
         "        if not is_takeover:",
         "        if not is_takeover or self._old:",
     ),
@@ -195,7 +195,7 @@ MUTANTS: Final = (
     _one(
         "a model that goes on writes over what stands",
         "I5",
-        f"{_CONVERSATION}/continuation.py",
+        f"{_CONVERSATION}/running/continuation.py",
         "        self._matched = self._end = offset",
         "        self._end = offset",
     ),

@@ -8,8 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from services.inference.course import Tactics
-from services.inference.generation import Generator
+from services.inference.generating.course import Tactics
+from services.inference.generating.generator import Generator
 from services.inference.model import Event, Finished, Generation, ProviderSwitched, TextDelta
 from services.inference.providers.failures import Failure
 from services.inference.routes.compiling import Wishes

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Final, cast
 
-from services.conversation.history import HistoryCache
+from services.conversation.history.branches import HistoryCache
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Delivery, Queue
-from services.conversation.stops import Stops
-from services.conversation.store import Store, TurnRef
+from services.conversation.running.stops import Stops
+from services.conversation.store import Store
+from services.conversation.store.work import TurnRef
 from services.conversation.store_memory import MemoryStore
 from tests.simulation.guard import WRITES, Guard
 from tests.simulation.loop import PROCESS, ROOT

@@ -7,7 +7,8 @@ from typing import Any, Final
 from services.conversation.events import TurnFinished
 from services.conversation.journal.port import Batch
 from services.conversation.model import Message, OnConflict, Owner, Turn, TurnState
-from services.conversation.store import Hold, NewTurn, TurnRef
+from services.conversation.store.turns import NewTurn
+from services.conversation.store.work import Hold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from tests.simulation.history import History, Made
 from tests.simulation.wire import immediately

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
-from services.conversation.actions import Action, Actions, Edit, Growth, NewQuestion
-from services.conversation.continuation import Continuation
+from services.conversation.asking.actions import Action, Actions, Edit, Growth, NewQuestion
+from services.conversation.asking.turns import Ask, Turns
+from services.conversation.asking.watching import Watching
 from services.conversation.events import Draft, TurnEvent
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.writer import TurnWriter
@@ -24,17 +25,17 @@ from services.conversation.model import (
     TurnOverrides,
     TurnState,
 )
-from services.conversation.reaper import Reaper
-from services.conversation.recovery import Recovered, Recovery
-from services.conversation.relay import Relay
-from services.conversation.store import Claim, Ending, Hold, NewTurn, TurnRef
+from services.conversation.running.continuation import Continuation
+from services.conversation.running.reaper import Reaper
+from services.conversation.running.recovery import Recovered, Recovery
+from services.conversation.running.relay import Relay
+from services.conversation.running.run import TurnRun
+from services.conversation.running.worker import Worker
+from services.conversation.store.summaries import Standing
+from services.conversation.store.turns import NewTurn
+from services.conversation.store.work import Claim, Ending, Hold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
-from services.conversation.summary_store import Standing
-from services.conversation.turn_run import TurnRun
-from services.conversation.turns import Ask, Turns
-from services.conversation.watching import Watching
-from services.conversation.worker import Worker
 
 Change = Callable[[], AbstractContextManager[object]]
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from services.conversation.actions import Action, Continue, Edit, NewQuestion, Regenerate
+from services.conversation.asking.actions import Action, Continue, Edit, NewQuestion, Regenerate
+from services.conversation.asking.turns import Ask
 from services.conversation.events import BrokenSequenceError, TurnFinished
 from services.conversation.model import (
     ConversationId,
@@ -18,7 +19,6 @@ from services.conversation.model import (
     TurnOverrides,
     TurnState,
 )
-from services.conversation.turns import Ask
 from services.mesh.errors import MeshError, NotFound, TurnAlreadyRunning, Unavailable
 from tests.simulation.client import Client
 from tests.simulation.history import Asked, Kind, Talk, Viewed

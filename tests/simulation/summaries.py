@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
+from services.conversation.history.summaries import Measure
+from services.conversation.history.summary_wording import record
 from services.conversation.model import FinishReason, Message, Owner, Usage
 from services.conversation.ports import GenerationRequest, PromptMessage, WholeText
+from services.conversation.store.summaries import Summary
 from services.conversation.store_memory import MemoryStore
-from services.conversation.summaries import Measure
-from services.conversation.summary_store import Summary
-from services.conversation.summary_wording import record
 from services.mesh.errors import DeadlineExceeded, Unavailable
 from tests.simulation.history import History, Prompt, Written
 from tests.simulation.sources import Mood

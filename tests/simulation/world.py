@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from services.conversation.conversations import Conversations
-from services.conversation.generation import Sources
-from services.conversation.history import History as Prompts
-from services.conversation.reaper import Reaper, ReaperPace
-from services.conversation.recall import Recall
-from services.conversation.recovery import Recovery
-from services.conversation.references import References
-from services.conversation.relay import Relay
-from services.conversation.stops import Signals
+from services.conversation.asking.conversations import Conversations
+from services.conversation.asking.references import References
+from services.conversation.asking.turns import TurnLimits, Turns
+from services.conversation.asking.watching import Feeds, Watching
+from services.conversation.history.branches import History as Prompts
+from services.conversation.history.recall import Recall
+from services.conversation.history.summaries import Summaries
+from services.conversation.running.generation import Sources
+from services.conversation.running.reaper import Reaper, ReaperPace
+from services.conversation.running.recovery import Recovery
+from services.conversation.running.relay import Relay
+from services.conversation.running.run import Timing
+from services.conversation.running.stops import Signals
+from services.conversation.running.worker import Backends as WorkerBackends
+from services.conversation.running.worker import Pace, Worker
 from services.conversation.store_memory import MemoryStore
-from services.conversation.summaries import Summaries
-from services.conversation.turn_run import Timing
-from services.conversation.turns import TurnLimits, Turns
-from services.conversation.watching import Feeds, Watching
-from services.conversation.worker import Backends as WorkerBackends
-from services.conversation.worker import Pace, Worker
 from services.mesh.tasks import Loop, periodic, supervised
 from tests.simulation.backends import Backends, Board, FaultyJournal, FaultyQueue, Ids, LoopClock, Servers, backends
 from tests.simulation.guard import Guard

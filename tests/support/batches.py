@@ -20,8 +20,9 @@ from services.inference.batches.runner import Runner, Steps
 from services.inference.batches.store_memory import MemoryBatches
 from services.inference.batches.vendors import Vendors
 from services.inference.catalog import Catalog
-from services.inference.course import Tactics
-from services.inference.generation import Generator
+from services.inference.generating.course import Tactics
+from services.inference.generating.generator import Generator
+from services.inference.generating.retries import IMPATIENT
 from services.inference.model import FinishReason, Generation
 from services.inference.money.books import Books
 from services.inference.money.model import Limits
@@ -45,7 +46,6 @@ from services.inference.providers.batching import (
     Unrun,
 )
 from services.inference.providers.failures import Failure
-from services.inference.retries import IMPATIENT
 from services.inference.routing import Book, Key, Line, Router, Source
 from services.inference.store_memory import MemoryStore
 from services.inference.wire.batches import RequestCodec

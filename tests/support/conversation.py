@@ -16,8 +16,9 @@ from services.conversation.model import (
     TurnId,
     TurnOverrides,
 )
-from services.conversation.recovery import SEQUENCES_RESERVED
-from services.conversation.store import NewConversation, NewTurn
+from services.conversation.running.recovery import SEQUENCES_RESERVED
+from services.conversation.store.conversations import NewConversation
+from services.conversation.store.turns import NewTurn
 from services.mesh.ids import new_id
 from services.mesh.settings import DatabaseSettings, ValkeySettings
 

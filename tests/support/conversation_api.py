@@ -9,7 +9,7 @@ from parley.conversation.v1 import conversation_pb2, conversation_service_pb2_gr
 from parley.conversation.v1 import conversation_service_pb2 as pb
 from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from parley.conversation.v1.turn_service_pb2_grpc import TurnServiceStub
-from services.conversation.reaper import Reaper
+from services.conversation.running.reaper import Reaper
 from services.mesh.client import unary
 from services.mesh.status import from_rpc_error
 from tests.support.tokens import Issuer

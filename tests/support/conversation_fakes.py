@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from services.conversation.context import PromptReference
-from services.conversation.history import Branch, Kept
+from services.conversation.history.branches import Branch, Kept
 from services.conversation.model import ConversationId, FinishReason, Owner, RetrievalDecision, Usage
 from services.conversation.ports import (
     Evidence,

@@ -6,26 +6,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
-from services.conversation.actions import Action, NewQuestion
+from services.conversation.asking.actions import Action, NewQuestion
+from services.conversation.asking.references import References
+from services.conversation.asking.turns import Ask, TurnLimits, Turns
+from services.conversation.asking.watching import Feeds, Watching
 from services.conversation.events import TurnEvent
-from services.conversation.generation import Sources
-from services.conversation.history import History
+from services.conversation.history.branches import History
+from services.conversation.history.recall import Everything, Past, Recalling
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.model import OnConflict, Owner, Turn, TurnOverrides
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Queue
-from services.conversation.reaper import Reaper, ReaperPace
-from services.conversation.recall import Everything, Past, Recalling
-from services.conversation.recovery import Recovery
-from services.conversation.references import References
-from services.conversation.relay import Relay
-from services.conversation.stops import NoStops, Signals, Stops
-from services.conversation.store import Claim, Store
-from services.conversation.turn_run import Timing
-from services.conversation.turns import Ask, TurnLimits, Turns
-from services.conversation.watching import Feeds, Watching
-from services.conversation.worker import Backends, Pace, Worker
+from services.conversation.running.generation import Sources
+from services.conversation.running.reaper import Reaper, ReaperPace
+from services.conversation.running.recovery import Recovery
+from services.conversation.running.relay import Relay
+from services.conversation.running.run import Timing
+from services.conversation.running.stops import NoStops, Signals, Stops
+from services.conversation.running.worker import Backends, Pace, Worker
+from services.conversation.store import Store
+from services.conversation.store.work import Claim
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, new_conversation
 from tests.support.conversation_fakes import (

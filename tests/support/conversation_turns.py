@@ -11,7 +11,8 @@ from services.conversation.model import (
     TurnState,
     Usage,
 )
-from services.conversation.store import Claim, Ending, Fold, Hold, Store, TurnRef
+from services.conversation.store import Store
+from services.conversation.store.work import Claim, Ending, Fold, Hold, TurnRef
 from tests.support.conversation import ADA, new_conversation, new_turn
 
 DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)

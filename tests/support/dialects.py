@@ -11,7 +11,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk
 
 from services.inference.app import open_shelf, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.settings import Settings
 from tests.support.edge import running_edge
 from tests.support.fakes.auth import API_KEY

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference.catalog import Catalog
-from services.inference.course import Tactics
-from services.inference.generation import Generator
+from services.inference.generating.course import Tactics
+from services.inference.generating.generator import Generator
+from services.inference.generating.retries import IMPATIENT, Patience
 from services.inference.model import (
     Event,
     FinishReason,
@@ -30,7 +31,6 @@ from services.inference.providers.base import (
     bounded,
 )
 from services.inference.providers.failures import Failure
-from services.inference.retries import IMPATIENT, Patience
 from services.inference.routing import Book, Key, Line, Router, Source
 from services.inference.standing.standings import Standings
 from services.mesh.clock import SYSTEM_CLOCK, Clock

@@ -17,7 +17,7 @@ from parley.inference.v1 import (
     provider_service_pb2_grpc,
 )
 from services.inference.app import open_shelf, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.routes.shelf import Shelf
 from services.inference.settings import Settings
 from services.mesh.client import open_channel, streaming, unary

@@ -15,7 +15,7 @@ from dev.ports import free_ports
 from services.conversation.queue.kafka.cluster import KafkaOptions
 from services.conversation.queue.kafka.queue import KafkaQueue
 from services.conversation.queue.port import PARTITIONS
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.mesh.errors import Unavailable
 from services.mesh.ids import new_id
 from tests.support.servers import own_folder, started

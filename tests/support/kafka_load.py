@@ -10,7 +10,7 @@ from itertools import count
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.kafka.cluster import KafkaOptions
 from services.conversation.queue.kafka.queue import KafkaQueue, open_kafka_queue
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.mesh.errors import Unavailable
 from tests.support.kafka import WITHIN_S, published
 from tests.support.waiting import until

@@ -11,8 +11,8 @@ from typing import Final, assert_never
 
 from services.conversation.events import Payload, TextDelta, TurnEvent
 from services.conversation.journal.port import Batch, Receipt
-from services.conversation.recovery import Recovered
-from services.conversation.store import Claim
+from services.conversation.running.recovery import Recovered
+from services.conversation.store.work import Claim
 from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 

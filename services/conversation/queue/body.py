@@ -5,7 +5,7 @@ from typing import Any
 
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.port import DeadLetter
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 _NAMES = 3
 

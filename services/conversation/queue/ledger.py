@@ -12,7 +12,7 @@ from itertools import count
 from time import monotonic
 
 from services.conversation.queue.port import Delivery, backoff_s
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 
 @dataclass(slots=True)

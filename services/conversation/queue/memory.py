@@ -10,7 +10,7 @@ from time import monotonic
 
 from services.conversation.queue.body import dead_letter, encode
 from services.conversation.queue.port import DELIVERIES_MAX, DeadLetter, Delivery, Load, backoff_s, partition_of
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from zlib import crc32
 
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 PARTITIONS: Final = 64
 """Fixed for the life of a deployment: another number would move conversations between partitions."""

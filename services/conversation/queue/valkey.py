@@ -19,7 +19,7 @@ from services.conversation.queue.port import (
     Load,
     partition_of,
 )
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.mesh.valkey import Client, Script
 
 GROUP: Final = "workers"

@@ -1,7 +1,7 @@
 """The backlog in memory."""
 
-from services.conversation.backlog import Backlog
 from services.conversation.model import TurnState
+from services.conversation.store.backlog import Backlog
 from services.conversation.store_memory.conversations import MemoryConversations
 
 

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from services.conversation.leftover_store import Leftover
 from services.conversation.model import (
     Conversation,
     ConversationSettings,
@@ -19,8 +18,10 @@ from services.conversation.model import (
     Turn,
     TurnId,
 )
-from services.conversation.store import Hold, NewConversation, TurnRef
-from services.conversation.summary_store import Summary
+from services.conversation.store.conversations import NewConversation
+from services.conversation.store.leftovers import Leftover
+from services.conversation.store.summaries import Summary
+from services.conversation.store.work import Hold, TurnRef
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
 

@@ -4,8 +4,8 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from services.conversation.model import Owner, Usage
+from services.conversation.store.summaries import NewSummary, Standing, Summary
 from services.conversation.store_memory.conversations import MemoryConversations
-from services.conversation.summary_store import NewSummary, Standing, Summary
 from services.mesh.errors import NotFound
 
 

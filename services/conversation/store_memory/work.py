@@ -22,7 +22,8 @@ from services.conversation.model import (
     TurnState,
     title_of,
 )
-from services.conversation.store import Answer, Claim, Ending, Fold, Hold, Lapsed, NewTurn, TurnRef
+from services.conversation.store.turns import Answer, NewTurn
+from services.conversation.store.work import Claim, Ending, Fold, Hold, Lapsed, TurnRef
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
 from services.mesh.errors import NotFound, TurnAlreadyRunning
 

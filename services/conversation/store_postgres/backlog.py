@@ -5,8 +5,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Float, func, select, text
 
 from services.conversation import tables
-from services.conversation.backlog import Backlog
 from services.conversation.model import TurnState
+from services.conversation.store.backlog import Backlog
 from services.conversation.store_postgres.turns import is_active
 from services.mesh.database import Database
 

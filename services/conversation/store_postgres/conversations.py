@@ -33,7 +33,7 @@ from services.conversation.model import (
     Role,
     TurnId,
 )
-from services.conversation.store import NewConversation
+from services.conversation.store.conversations import NewConversation
 from services.conversation.store_postgres.leftovers import remember_leftover
 from services.conversation.store_postgres.rows import conversation_of, feedback_of, message_of, settings_values
 from services.mesh.database import Database, ReadOnly, ReadWrite

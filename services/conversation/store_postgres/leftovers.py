@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy import delete, insert, select, tuple_
 
 from services.conversation import tables
-from services.conversation.leftover_store import Leftover
 from services.conversation.model import Owner
+from services.conversation.store.leftovers import Leftover
 from services.conversation.store_postgres.statements import from_now
 from services.mesh.database import Database, ReadWrite
 

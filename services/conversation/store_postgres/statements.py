@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from services.conversation import tables
 from services.conversation.model import TurnState
-from services.conversation.store import Fold, Hold
+from services.conversation.store.work import Fold, Hold
 from services.conversation.store_postgres.rows import MESSAGE_COLUMNS, SETTINGS_COLUMNS, TURN_COLUMNS, json_of
 
 _conversations: Final = tables.conversations.c

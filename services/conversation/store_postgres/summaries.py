@@ -7,10 +7,10 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
 from services.conversation.model import ConversationId, Owner, Usage
+from services.conversation.store.summaries import NewSummary, Standing, Summary
 from services.conversation.store_postgres.conversations import leaf_depth, of_the_conversation, segments_of_branch
 from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import from_now
-from services.conversation.summary_store import NewSummary, Standing, Summary
 from services.mesh.database import Database, ReadWrite
 from services.mesh.errors import NotFound
 

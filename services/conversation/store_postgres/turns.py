@@ -33,7 +33,7 @@ from services.conversation.model import (
     TurnState,
     title_of,
 )
-from services.conversation.store import Answer, NewTurn
+from services.conversation.store.turns import Answer, NewTurn
 from services.conversation.store_postgres.conversations import message_values, remember
 from services.conversation.store_postgres.places import (
     IS_UNBEGUN,

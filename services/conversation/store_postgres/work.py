@@ -16,7 +16,7 @@ from services.conversation.model import (
     TurnId,
     TurnState,
 )
-from services.conversation.store import Claim, Ending, Fold, Hold, Lapsed, TurnRef
+from services.conversation.store.work import Claim, Ending, Fold, Hold, Lapsed, TurnRef
 from services.conversation.store_postgres import statements
 from services.conversation.store_postgres.places import STRANDED, move_up, move_up_if_free
 from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of

@@ -1,7 +1,7 @@
 """Summaries, to the wire."""
 
 from parley.conversation.v1 import message_pb2
-from services.conversation.summary_store import Summary
+from services.conversation.store.summaries import Summary
 from services.conversation.wire.resources import time_to_wire, usage_to_wire
 
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.inference.answering import Answers
 from services.inference.batches import metrics
 from services.inference.batches.model import Batch, Claim, Item
 from services.inference.batches.outcomes import after_answering, failed, succeeded
@@ -12,6 +11,7 @@ from services.inference.batches.pacing import Pace
 from services.inference.batches.paying import Till
 from services.inference.batches.planning import Codec
 from services.inference.batches.store import BatchQueue
+from services.inference.generating.answering import Answers
 from services.mesh import telemetry
 from services.mesh.clock import Clock
 from services.mesh.errors import Internal, MeshError

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from services.inference.attempts import Fitted, first_fitted
 from services.inference.batches.model import ITEM_PREFIX, Batch, Item
 from services.inference.catalog import ModelCard
+from services.inference.generating.attempts import Fitted, first_fitted
 from services.inference.model import Answer, Generation
 from services.inference.money.purse import Estimate, Payer, Purpose
 from services.inference.prompts.examples import Choice

@@ -10,13 +10,13 @@ from services.inference.batches.outcomes import failed, succeeded
 from services.inference.batches.paying import consumed_of
 from services.inference.batches.planning import Codec, Plan, Planner
 from services.inference.catalog import ModelCard
-from services.inference.continuation import Placed
+from services.inference.generating.continuation import Placed
+from services.inference.generating.writing import Writing
 from services.inference.model import Answer, Usage
 from services.inference.money.model import Consumed
 from services.inference.parts import PartDelta
 from services.inference.prompts.resolving import told
 from services.inference.providers.base import Accepted, Cited, Ended, ProviderEvent, Text
-from services.inference.writing import Writing
 from services.mesh.clock import Clock
 from services.mesh.errors import MeshError
 

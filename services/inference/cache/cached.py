@@ -12,7 +12,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from services.inference import genai
-from services.inference.answering import Answers
 from services.inference.cache import metrics
 from services.inference.cache.archive import Archive, Entry, Known, Neighbour, Place
 from services.inference.cache.flights import Flights
@@ -20,7 +19,8 @@ from services.inference.cache.key import exact_name, question_of, scope_name
 from services.inference.cache.replay import replayed, shared
 from services.inference.cache.semantic import Meaning, Meanings
 from services.inference.cache.stale import LastGood
-from services.inference.generation import TokenCount
+from services.inference.generating.answering import Answers
+from services.inference.generating.generator import TokenCount
 from services.inference.model import (
     Answer,
     CacheHit,

@@ -5,8 +5,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Final
 
-from services.inference.answering import Answers
-from services.inference.generation import TokenCount
+from services.inference.generating.answering import Answers
+from services.inference.generating.generator import TokenCount
 from services.inference.model import (
     EXAMPLES_MAX,
     Answer,

@@ -13,9 +13,9 @@ from parley.inference.v1 import (
     provider_service_pb2_grpc,
 )
 from services.inference import wire
-from services.inference.answering import Answers
 from services.inference.cache.purging import Purging
-from services.inference.merging import merging
+from services.inference.generating.answering import Answers
+from services.inference.generating.merging import merging
 from services.inference.money.spends import Spends
 from services.inference.routing import Router
 from services.inference.servicers.prompts import author

@@ -8,8 +8,8 @@ import pytest
 
 from dev import kafka
 from dev.valkey import Server
-from services.conversation.cache_valkey import ValkeyHistoryCache
-from services.conversation.history import HistoryCache
+from services.conversation.history.branches import HistoryCache
+from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason, PromptReference
 from services.conversation.model import ConversationSettings, TurnState
-from services.conversation.store import Ending, Fold, Store, TurnRef
+from services.conversation.store import Store
+from services.conversation.store.work import Ending, Fold, TurnRef
 from tests.support.conversation import ADA, new_conversation, new_turn
 from tests.support.conversation_fakes import FINISHED
 

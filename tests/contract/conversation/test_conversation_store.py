@@ -6,7 +6,8 @@ from datetime import datetime
 import pytest
 
 from services.conversation.model import ConversationSettings, Example, MessageId, Owner, Rating, Repeat, Role
-from services.conversation.store import NewMessage, Store
+from services.conversation.store import Store
+from services.conversation.store.conversations import NewMessage
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, MeshError, NotFound
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, new_conversation, new_turn

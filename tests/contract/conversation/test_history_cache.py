@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from services.conversation.history import Branch, HistoryCache
+from services.conversation.history.branches import Branch, HistoryCache
 from services.conversation.model import ConversationId, Role
 from services.conversation.ports import PromptMessage
 from tests.support.conversation import ADA, BOB, EVE

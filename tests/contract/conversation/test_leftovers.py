@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.conversation.leftover_store import Leftover
 from services.conversation.store import Store
+from services.conversation.store.leftovers import Leftover
 from services.mesh.errors import NotFound
 from tests.support.conversation import ADA, EVE, new_conversation, new_turn
 

@@ -8,7 +8,7 @@ import pytest
 
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.port import DELIVERIES_MAX, PARTITIONS, Delivery, Load, Queue, partition_of
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 WITHIN_S = 120.0
 """For a broker that has much else to do."""

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.conversation.stops import Stops
-from services.conversation.stops_valkey import ValkeyStops
+from services.conversation.running.stops import Stops
+from services.conversation.running.stops_valkey import ValkeyStops
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import valkey_settings
 from tests.support.conversation_fakes import MemoryStops

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from services.conversation.model import ConversationId, Owner, Turn, TurnState, Usage
-from services.conversation.store import Ending, Fold, NewTurn, Store, TurnRef
-from services.conversation.summary_store import NewSummary
+from services.conversation.store import Store
+from services.conversation.store.summaries import NewSummary
+from services.conversation.store.turns import NewTurn
+from services.conversation.store.work import Ending, Fold, TurnRef
 from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, new_conversation, new_turn

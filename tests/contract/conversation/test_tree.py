@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from services.conversation.model import FinishReason, MessageId, MessageState, Owner, Turn, TurnState
-from services.conversation.store import Ending, Fold, NewTurn, Store
+from services.conversation.store import Store
+from services.conversation.store.turns import NewTurn
+from services.conversation.store.work import Ending, Fold
 from services.mesh.errors import NotFound
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, another_answer, new_conversation, new_turn

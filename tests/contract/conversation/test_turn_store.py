@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from services.conversation.model import ConversationSettings, MessageState, Owner, Repeat, TurnState
-from services.conversation.store import Hold, Store
+from services.conversation.store import Store
+from services.conversation.store.work import Hold
 from services.mesh.errors import IdempotencyMismatch, NotFound, TurnAlreadyRunning
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, new_conversation, new_turn

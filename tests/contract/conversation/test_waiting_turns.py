@@ -15,7 +15,8 @@ from services.conversation.model import (
     Turn,
     TurnState,
 )
-from services.conversation.store import Claim, Ending, Fold, Store, TurnRef
+from services.conversation.store import Store
+from services.conversation.store.work import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.errors import NotFound, TurnAlreadyRunning

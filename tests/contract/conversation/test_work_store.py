@@ -6,7 +6,8 @@ import pytest
 
 from services.conversation.events import Draft
 from services.conversation.model import FinishReason, MessageState, TurnError, TurnState
-from services.conversation.store import Ending, Fold, Lapsed, Store
+from services.conversation.store import Store
+from services.conversation.store.work import Ending, Fold, Lapsed
 from tests.support.conversation import ADA, EVE, new_conversation, new_turn
 from tests.support.conversation_turns import DONE, FOLD, asked, claimed, fold, ref_of
 

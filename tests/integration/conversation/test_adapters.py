@@ -26,7 +26,7 @@ from services.conversation.ports import (
     Question,
 )
 from services.conversation.queue.valkey import ValkeyQueue
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.conversation.wire.events import EventCodec
 from services.mesh import tokens
 from services.mesh.client import open_channel

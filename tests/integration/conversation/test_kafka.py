@@ -17,7 +17,7 @@ from services.conversation.journal.memory import MemoryJournal
 from services.conversation.model import ConversationId, TurnId, TurnState
 from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions, translated
 from services.conversation.queue.kafka.queue import open_kafka_queue
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.database import open_database
 from services.mesh.errors import Unavailable

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.kafka.cluster import KafkaOptions
 from services.conversation.queue.kafka.queue import KafkaQueue, open_kafka_queue
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.mesh.errors import Unavailable
 from tests.support.kafka import WITHIN_S, joined, own_topic, published, received, until_away, until_depth
 from tests.support.kafka_mock import MockCluster, Request, mock_cluster

@@ -16,7 +16,7 @@ from services.conversation.model import (
     Turn,
     TurnState,
 )
-from services.conversation.store import Ending, Fold, TurnRef
+from services.conversation.store.work import Ending, Fold, TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.database import open_database
 from services.mesh.errors import TurnAlreadyRunning

@@ -12,9 +12,9 @@ from parley.conversation.v1 import conversation_service_pb2 as pb
 from parley.conversation.v1 import turn_pb2
 from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from services.conversation import app
-from services.conversation.generation import Sources
-from services.conversation.history import History
-from services.conversation.relay import Relay
+from services.conversation.history.branches import History
+from services.conversation.running.generation import Sources
+from services.conversation.running.relay import Relay
 from services.conversation.settings import WorkerSettings
 from services.mesh import server
 from tests.support.conversation_api import User

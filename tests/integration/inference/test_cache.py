@@ -18,7 +18,7 @@ from parley.inference.v1 import (
     generation_service_pb2_grpc,
 )
 from services.inference.app import open_cache, open_shelf, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.settings import Settings
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.errors import InvalidArgument, ModelUnknown, ScopeMissing, Unavailable

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.course import Tactics
-from services.inference.generation import Generator
+from services.inference.generating.course import Tactics
+from services.inference.generating.generator import Generator
+from services.inference.generating.retries import Patience
 from services.inference.model import Event, Generation, TextDelta
-from services.inference.retries import Patience
 from services.inference.standing.standings import Standings
 from tests.faults.matrix import VENDORS, Case, Stage, staged
 from tests.support.inference import prompt

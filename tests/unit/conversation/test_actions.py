@@ -4,10 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.actions import Action, Continue, Edit, NewQuestion, Regenerate
-from services.conversation.continuation import Extension
+from services.conversation.asking.actions import Action, Continue, Edit, NewQuestion, Regenerate
 from services.conversation.events import AttemptStarted, ProviderSwitched
-from services.conversation.generation import CONTINUED_LENGTH_MAX, EVENT_TEXT_LENGTH_MAX
 from services.conversation.model import (
     FinishReason,
     Message,
@@ -18,7 +16,9 @@ from services.conversation.model import (
     TurnState,
 )
 from services.conversation.ports import GeneratedCitation, GeneratedText, PromptMessage
-from services.conversation.store import NewMessage
+from services.conversation.running.continuation import Extension
+from services.conversation.running.generation import CONTINUED_LENGTH_MAX, EVENT_TEXT_LENGTH_MAX
+from services.conversation.store.conversations import NewMessage
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, BOB, EVE, ending, kinds, new_conversation, replayed, text_of

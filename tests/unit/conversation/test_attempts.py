@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
-from services.conversation.actions import Continue, NewQuestion, Regenerate
-from services.conversation.attempts import (
+from services.conversation.asking.actions import Continue, NewQuestion, Regenerate
+from services.conversation.asking.turns import Ask
+from services.conversation.model import OnConflict, Turn, TurnOverrides, TurnState
+from services.conversation.queue.memory import MemoryQueue
+from services.conversation.running.attempts import (
     HELD_S_MAX,
     PAUSE_S_MAX,
     TRANSIENT,
@@ -14,10 +17,7 @@ from services.conversation.attempts import (
     is_transient,
     pause_s,
 )
-from services.conversation.model import OnConflict, Turn, TurnOverrides, TurnState
-from services.conversation.queue.memory import MemoryQueue
 from services.conversation.store_memory import MemoryStore
-from services.conversation.turns import Ask
 from services.mesh.clock import ManualClock
 from services.mesh.errors import (
     ERROR_BY_REASON,

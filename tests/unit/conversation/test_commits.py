@@ -3,7 +3,7 @@
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.kafka.commits import REFUSED_S, Commits
 from services.conversation.queue.ledger import Ledger
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 
 class Worker:

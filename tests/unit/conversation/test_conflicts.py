@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.conversation.actions import NewQuestion, Regenerate
+from services.conversation.asking.actions import NewQuestion, Regenerate
 from services.conversation.model import OnConflict, TurnState
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock

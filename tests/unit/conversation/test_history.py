@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.history import BRANCH_LENGTH_MAX, Branch, History, Kept
+from services.conversation.history.branches import BRANCH_LENGTH_MAX, Branch, History, Kept
 from services.conversation.model import Message, Owner, Role
 from services.conversation.ports import PromptMessage
-from services.conversation.store import NewTurn
+from services.conversation.store.turns import NewTurn
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import NotFound, Unavailable
 from tests.support.conversation import ADA, EVE, new_conversation, new_turn

@@ -12,7 +12,7 @@ from services.conversation.queue.kafka import intake as module
 from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions
 from services.conversation.queue.kafka.intake import KafkaIntake
 from services.conversation.queue.ledger import Ledger
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 OPTIONS = KafkaOptions(bootstrap="127.0.0.1:1", topic="turns", group="workers")
 KEPT, LEAVING = 4, 3

@@ -6,7 +6,7 @@ from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.body import UnreadableError, dead_letter, decode, encode
 from services.conversation.queue.ledger import Ledger
 from services.conversation.queue.port import BACKOFF_MAX, JITTER, backoff_s
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 
 class Clock:

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.conversations import Conversations
-from services.conversation.history import Branch, History
+from services.conversation.asking.conversations import Conversations
+from services.conversation.asking.references import References
+from services.conversation.history.branches import Branch, History
 from services.conversation.journal.memory import MemoryJournal
-from services.conversation.leftovers import SETTLED_S, Sweeper
 from services.conversation.model import ConversationId, Owner, Role
 from services.conversation.ports import PromptMessage
-from services.conversation.references import References
-from services.conversation.stops import Signals
+from services.conversation.running.leftovers import SETTLED_S, Sweeper
+from services.conversation.running.stops import Signals
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import Unavailable

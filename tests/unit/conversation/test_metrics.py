@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation import metrics
 from services.conversation.events import PartStarted, TextDelta
-from services.conversation.generation import CANCELLED, ending_of
-from services.conversation.store import Claim, Ending
+from services.conversation.running import metrics
+from services.conversation.running.generation import CANCELLED, ending_of
+from services.conversation.store.work import Claim, Ending
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import Reason, Unavailable
 from services.mesh.telemetry import REGISTRY

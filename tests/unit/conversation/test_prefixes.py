@@ -5,12 +5,12 @@ from typing import Any, Final
 
 import pytest
 
-from services.conversation.accounts import together
-from services.conversation.actions import Continue
-from services.conversation.continuation import Continuation
+from services.conversation.asking.actions import Continue
 from services.conversation.events import AttemptStarted, CitationAdded, ProviderSwitched, TextDelta, TurnEvent
 from services.conversation.model import ANSWER_PART_ID, Citation, FinishReason, Turn, TurnState, Usage
 from services.conversation.ports import CONTINUE_FROM_LENGTH_MAX, Evidence
+from services.conversation.running.accounts import together
+from services.conversation.running.continuation import Continuation
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from tests.support.conversation import ADA, has_snapshot, kinds, replayed, text_of

@@ -3,7 +3,7 @@
 from services.conversation.model import ConversationId, TurnId
 from services.conversation.queue.kafka.cluster import Span
 from services.conversation.queue.kafka.published import TRUSTED_S, Published
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 REF = TurnRef("org_acme", ConversationId("conv_1"), TurnId("turn_1"))
 

@@ -8,7 +8,7 @@ from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Batch
 from services.conversation.model import FinishReason, Turn, TurnState
 from services.conversation.queue.memory import MemoryQueue
-from services.conversation.store import Claim, Ending, Fold, TurnRef
+from services.conversation.store.work import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from tests.support.conversation import ADA, ending, replayed

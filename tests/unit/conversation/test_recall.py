@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.actions import Edit
+from services.conversation.asking.actions import Edit
 from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason, PromptReference
-from services.conversation.history import Branch
+from services.conversation.history.branches import Branch
+from services.conversation.history.recall import Past, Recall
 from services.conversation.model import ConversationSettings, Message, Owner, Role, Turn, TurnState
 from services.conversation.ports import GenerationStarted, PromptMessage, Purpose
-from services.conversation.recall import Past, Recall
+from services.conversation.store.summaries import NewSummary, Standing
 from services.conversation.store_memory import MemoryStore
-from services.conversation.summary_store import NewSummary, Standing
 from services.mesh.errors import NotFound, Unavailable
 from services.mesh.ids import new_id
 from tests.support.conversation import ADA, new_conversation

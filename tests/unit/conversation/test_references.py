@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from services.conversation.asking.references import References
 from services.conversation.context import PromptReference
 from services.conversation.model import Repeat
-from services.conversation.references import References
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import InvalidArgument, NotFound, Unavailable
 from tests.support.conversation import ADA, new_conversation

@@ -1,8 +1,8 @@
 """An answer that another model begins again: watchers are told from where, and what stood there is void."""
 
-from services.conversation.continuation import Continuation
 from services.conversation.events import AttemptStarted, ProviderSwitched, TextDelta
 from services.conversation.model import ANSWER_PART_ID
+from services.conversation.running.continuation import Continuation
 
 
 def switched(offset: int) -> ProviderSwitched:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.actions import NewQuestion
+from services.conversation.asking.actions import NewQuestion
+from services.conversation.asking.turns import Ask
 from services.conversation.model import (
     GenerationParameters,
     OnConflict,
@@ -15,7 +16,6 @@ from services.conversation.model import (
     TurnState,
 )
 from services.conversation.store_memory import MemoryStore
-from services.conversation.turns import Ask
 from services.mesh.errors import (
     IdempotencyMismatch,
     InvalidArgument,

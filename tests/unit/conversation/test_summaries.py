@@ -5,12 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from services.conversation.model import FinishReason, MessageId, Role
-from services.conversation.ports import Purpose
-from services.conversation.recall import Recall
-from services.conversation.store import NewMessage
-from services.conversation.store_memory import MemoryStore
-from services.conversation.summaries import (
+from services.conversation.history.recall import Recall
+from services.conversation.history.summaries import (
     PAUSE_S,
     USELESS_PAUSE_S,
     Grown,
@@ -19,7 +15,11 @@ from services.conversation.summaries import (
     Summaries,
     UselessError,
 )
-from services.conversation.summary_wording import WORDING_REVISION
+from services.conversation.history.summary_wording import WORDING_REVISION
+from services.conversation.model import FinishReason, MessageId, Role
+from services.conversation.ports import Purpose
+from services.conversation.store.conversations import NewMessage
+from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import QuotaExhausted, Unavailable
 from services.mesh.ids import new_id

@@ -7,14 +7,14 @@ from typing import Any, Final
 import pytest
 from structlog.testing import capture_logs
 
-from services.conversation.actions import Continue
+from services.conversation.asking.actions import Continue
 from services.conversation.events import AttemptStarted, Draft, TurnEvent
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.model import FinishReason, Turn, TurnState
 from services.conversation.ports import Evidence
 from services.conversation.queue.memory import MemoryQueue
-from services.conversation.recovery import SEQUENCES_RESERVED
-from services.conversation.store import Claim, TurnRef
+from services.conversation.running.recovery import SEQUENCES_RESERVED
+from services.conversation.store.work import Claim, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from tests.support.conversation import ADA, ending, has_snapshot, kinds, replayed, text_of

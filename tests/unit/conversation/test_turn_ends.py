@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.conversation.actions import NewQuestion
+from services.conversation.asking.actions import NewQuestion
+from services.conversation.asking.turns import Ask
 from services.conversation.model import FinishReason, MessageState, TurnOverrides, TurnState
 from services.conversation.queue.port import Delivery
 from services.conversation.store_memory import MemoryStore
-from services.conversation.turns import Ask
 from services.mesh.errors import (
     ContentFiltered,
     ContextLengthExceeded,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from services.conversation.accounts import together
-from services.conversation.actions import Continue
+from services.conversation.asking.actions import Continue
 from services.conversation.events import UsageUpdated
 from services.conversation.model import FinishReason, Turn, TurnState, Usage
-from services.conversation.store import Ending, Fold, Hold
+from services.conversation.running.accounts import together
+from services.conversation.store.work import Ending, Fold, Hold
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import ContentFiltered, MeshError, Unavailable

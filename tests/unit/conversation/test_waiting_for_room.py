@@ -1,7 +1,7 @@
 """Turns under limits per minute of their own: they wait for as long as their time allows, and spend nothing on it."""
 
-from services.conversation.attempts import waits_for_room
 from services.conversation.model import TurnState
+from services.conversation.running.attempts import waits_for_room
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import QuotaExhausted, RateLimited
 from tests.support.conversation import ADA, ending, text_of

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.conversation.asking.watching import BUFFER_MAX
 from services.conversation.events import (
     AttemptStarted,
     Draft,
@@ -18,10 +19,10 @@ from services.conversation.events import (
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Batch, Receipt
 from services.conversation.model import FinishReason, Owner, Turn, TurnState
-from services.conversation.recovery import Recovery
-from services.conversation.store import Answer, Claim, Ending, Fold, TurnRef
+from services.conversation.running.recovery import Recovery
+from services.conversation.store.turns import Answer
+from services.conversation.store.work import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
-from services.conversation.watching import BUFFER_MAX
 from services.mesh.errors import InvalidArgument, NotFound
 from tests.support.conversation import ADA, ending, has_snapshot, kinds, replayed
 from tests.support.conversation_rig import Rig, memory_rig, running

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.conversation.actions import Continue
+from services.conversation.asking.actions import Continue
 from services.conversation.events import (
     CitationAdded,
     ProviderSwitched,

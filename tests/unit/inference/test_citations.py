@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.citations import CitationReader
+from services.inference.generating.citations import CitationReader
 from services.inference.model import Passage, PassageCitation
 from tests.support.inference import SEA, SKY
 

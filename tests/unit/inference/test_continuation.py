@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.inference.continuation import (
+from services.inference.generating.continuation import (
     AfterAgreement,
     AfterOverlap,
     AfterPrefix,

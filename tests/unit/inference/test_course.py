@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from services.inference.catalog import ModelCard, Prices
-from services.inference.course import RETRY_AFTER_S, Course, Next, Tactics
+from services.inference.generating.course import RETRY_AFTER_S, Course, Next, Tactics
+from services.inference.generating.retries import IMPATIENT, RESERVE, SHARE, Budgets, Patience
 from services.inference.providers.failures import ACTIONS, TRANSIENT, Action, Failure, Kind
-from services.inference.retries import IMPATIENT, RESERVE, SHARE, Budgets, Patience
 from services.inference.routing import Target
 from services.inference.standing.standings import REFUSED_KEY_S
 from services.mesh.clock import ManualClock

@@ -3,7 +3,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from services.inference.merging import merging
+from services.inference.generating.merging import merging
 from services.mesh.errors import ProviderUnavailable
 
 

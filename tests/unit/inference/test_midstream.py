@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.inference.catalog import Catalog
-from services.inference.continuation import ANCHOR_CHARS
+from services.inference.generating.continuation import ANCHOR_CHARS
 from services.inference.model import (
     Event,
     Finished,

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Final
 
 from services.conversation.queue.kafka.cluster import Span
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 
 TRUSTED_S: Final = 60.0
 """After this a turn is written again, whatever we remember: a memory may be wrong, a second message never harms."""

@@ -15,7 +15,7 @@ from services.conversation.queue.kafka.reader import KafkaReader
 from services.conversation.queue.kafka.sender import KafkaSender, Letter
 from services.conversation.queue.ledger import Ledger
 from services.conversation.queue.port import DELIVERIES_MAX, DeadLetter, Delivery, Load, partition_of
-from services.conversation.store import TurnRef
+from services.conversation.store.work import TurnRef
 from services.mesh.errors import Unavailable
 from services.mesh.tasks import Loop, supervised
 

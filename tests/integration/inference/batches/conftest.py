@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.inference.app import open_answers, open_batches, open_money, open_prompts, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
 from services.inference.store_postgres.batches import PostgresBatches
 from services.mesh.database import Database, open_database

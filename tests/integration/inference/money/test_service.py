@@ -22,7 +22,7 @@ from parley.inference.v1 import (
     usage_service_pb2_grpc,
 )
 from services.inference.app import open_money, open_shelf, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
 from services.mesh.client import open_channel, streaming, unary
 from services.mesh.database import open_database

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.inference.app import open_prompts, wire_up
-from services.inference.course import Tactics
+from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
 from services.mesh.database import open_database
 from services.mesh.server import Register

@@ -8,7 +8,7 @@ import pytest
 
 from parley.inference.v1 import budget_pb2, generation_service_pb2
 from services.inference.catalog import Catalog
-from services.inference.generation import Generator
+from services.inference.generating.generator import Generator
 from services.inference.model import Generation
 from services.inference.money.purse import FREE, Estimate, Payer, Purpose, Reservation
 from services.inference.wire import money

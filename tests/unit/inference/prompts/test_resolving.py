@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.inference.generation import TokenCount
+from services.inference.generating.generator import TokenCount
 from services.inference.model import (
     EXAMPLES_MAX,
     Answer,

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
 
-from services.conversation.accounts import Account
-from services.conversation.attempts import is_transient
 from services.conversation.context import ContextReport, PromptReference
-from services.conversation.continuation import Continuation, Extension, Written
 from services.conversation.events import (
     CitationAdded,
     Draft,
@@ -22,7 +19,8 @@ from services.conversation.events import (
     TurnStarted,
     UsageUpdated,
 )
-from services.conversation.history import Branch, History
+from services.conversation.history.branches import Branch, History
+from services.conversation.history.recall import Everything, Past, Recalling
 from services.conversation.model import (
     ANSWER_PART_ID,
     SYSTEM_PROMPT_LENGTH_MAX,
@@ -50,8 +48,10 @@ from services.conversation.ports import (
     Question,
     Retrieval,
 )
-from services.conversation.recall import Everything, Past, Recalling
-from services.conversation.store import Claim, Ending
+from services.conversation.running.accounts import Account
+from services.conversation.running.attempts import is_transient
+from services.conversation.running.continuation import Continuation, Extension, Written
+from services.conversation.store.work import Claim, Ending
 from services.mesh import telemetry
 from services.mesh.errors import (
     ContextLengthExceeded,

@@ -9,7 +9,7 @@ from typing import Final
 
 from services.conversation.events import BrokenSequenceError, Draft, TurnEvent, TurnFinished
 from services.conversation.journal.port import Batch, Journal, Receipt
-from services.conversation.store import Claim, Ending, Fold, Hold, WorkStore
+from services.conversation.store.work import Claim, Ending, Fold, Hold, WorkStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference import metrics
+from services.inference.generating.retries import Budgets, Patience
 from services.inference.providers.failures import ACTIONS, TRANSIENT, Action, Failure, Kind
-from services.inference.retries import Budgets, Patience
 from services.inference.routing import Target
 from services.inference.standing.standings import Admission, Blocked, Standings
 from services.mesh.errors import (

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from services.inference import genai, metrics
-from services.inference.attempts import Attempt, Fitted, first_fitted, fitted, total
-from services.inference.continuation import Placed, Plain, Seam, Way, seam_of, way_of
-from services.inference.course import Course, Next, Tactics
+from services.inference.generating.attempts import Attempt, Fitted, first_fitted, fitted, total
+from services.inference.generating.continuation import Placed, Plain, Seam, Way, seam_of, way_of
+from services.inference.generating.course import Course, Next, Tactics
+from services.inference.generating.writing import Writing
 from services.inference.model import (
     Answer,
     ContextReport,
@@ -31,7 +32,6 @@ from services.inference.providers.base import Accepted, Cited, Ended, Limits, Pr
 from services.inference.providers.failures import Failure
 from services.inference.routing import Router, Target
 from services.inference.standing.standings import Admission
-from services.inference.writing import Writing
 from services.mesh import deadline
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import ContextLengthExceeded, MeshError, ModelUnpriced, Reason

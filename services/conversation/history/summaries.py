@@ -12,6 +12,9 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Final
 
+from services.conversation.history.recall import Past
+from services.conversation.history.summary_wording import WORDING_REVISION, instructions, record, shortened
+from services.conversation.history.tokens import tokens_of
 from services.conversation.model import (
     ConversationId,
     FinishReason,
@@ -22,11 +25,9 @@ from services.conversation.model import (
     Role,
 )
 from services.conversation.ports import GenerationRequest, PromptMessage, Purpose, WholeText, Writer
-from services.conversation.recall import Past
-from services.conversation.store import Claim, ConversationStore
-from services.conversation.summary_store import NewSummary, Standing, SummaryStore
-from services.conversation.summary_wording import WORDING_REVISION, instructions, record, shortened
-from services.conversation.tokens import tokens_of
+from services.conversation.store.conversations import ConversationStore
+from services.conversation.store.summaries import NewSummary, Standing, SummaryStore
+from services.conversation.store.work import Claim
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 

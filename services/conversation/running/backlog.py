@@ -1,8 +1,8 @@
 """Shows what waits in PostgreSQL, as the queue's gauges show what waits in the queue: the truth that alerts look at."""
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from services.conversation.store.backlog import BacklogStore
 from services.mesh.telemetry import gauge
 
 _OUTBOX: Final = gauge(
@@ -12,31 +12,6 @@ _OVERDUE: Final = gauge(
     "parley_conversation_turns_overdue_seconds", "How far the latest of the turns that have not ended is past its time."
 )
 _ACTIVE: Final = gauge("parley_conversation_turns_active_count", "Turns that have not ended, by state.", ["state"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """What has not been done yet, of all organizations; ages are 0 where there is nothing.
-
-    Attributes:
-        outbox_oldest_s: age of the oldest turn in the outbox.
-        overdue_s: how far the latest turn is past its deadline.
-        queued: turns that no worker has.
-        running: turns that a worker has.
-    """
-
-    outbox_oldest_s: float
-    overdue_s: float
-    queued: int
-    running: int
-
-
-class BacklogStore(Protocol):
-    """Knows the backlog."""
-
-    async def backlog(self) -> Backlog:
-        """As of now."""
-        ...
 
 
 class BacklogGauges:

@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.conversation.generation import Sources
 from services.conversation.journal.port import Batch, Journal, Receipt
 from services.conversation.queue.port import Delivery, Queue
-from services.conversation.recovery import Recovery
-from services.conversation.stops import NoStops, Stops
-from services.conversation.store import Hold, TurnRef, WorkStore
-from services.conversation.turn_run import Interrupt, Timing, TurnRun
+from services.conversation.running.generation import Sources
+from services.conversation.running.recovery import Recovery
+from services.conversation.running.run import Interrupt, Timing, TurnRun
+from services.conversation.running.stops import NoStops, Stops
+from services.conversation.store.work import Hold, TurnRef, WorkStore
 from services.mesh import spans, telemetry
 from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from services.conversation.context import ContextPart, ContextReport, Omission, OmissionReason
-from services.conversation.history import Branch
+from services.conversation.history.branches import Branch
+from services.conversation.history.tokens import tokens_of
 from services.conversation.model import ConversationId, Owner
 from services.conversation.ports import PromptMessage
-from services.conversation.summary_store import Standing, Summary, SummaryStore
-from services.conversation.tokens import tokens_of
+from services.conversation.store.summaries import Standing, Summary, SummaryStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, NotFound
 

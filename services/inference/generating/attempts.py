@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.inference import genai, metrics
-from services.inference.continuation import Way, prefix_of, resumed, turns_after, way_of
+from services.inference.generating.continuation import Way, prefix_of, resumed, turns_after, way_of
 from services.inference.model import ContextReport, Generation, Usage
 from services.inference.money.purse import Reservation
 from services.inference.parts import PartDelta, PartsRead

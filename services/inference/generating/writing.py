@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from services.inference.citations import CitationReader
-from services.inference.continuation import Placed
+from services.inference.generating.citations import CitationReader
+from services.inference.generating.continuation import Placed
 from services.inference.model import Event, Passage, PassageCitation, TextDelta
 from services.inference.parts import Part, PartDelta, PartsRead, ToolCall
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from services.conversation.events import PartStarted, TextDelta
-from services.conversation.store import Claim, Ending
+from services.conversation.store.work import Claim, Ending
 from services.mesh.telemetry import counter, histogram
 
 # With the bounds of what is promised: 1 and 5 s in the queue, 0.15 and 0.4 s until the model begins.

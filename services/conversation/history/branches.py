@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from services.conversation.model import ConversationId, Message, MessageState, Owner, Role
 from services.conversation.ports import PromptMessage
-from services.conversation.store import ConversationStore
+from services.conversation.store.conversations import ConversationStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 

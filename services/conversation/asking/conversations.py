@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from services.conversation.asking.references import References
 from services.conversation.bounds import check_text
 from services.conversation.context import PromptReference
-from services.conversation.history import History
+from services.conversation.history.branches import History
 from services.conversation.journal.port import Journal
 from services.conversation.model import (
     COMMENT_LENGTH_MAX,
@@ -25,15 +26,9 @@ from services.conversation.model import (
     Role,
     title_of,
 )
-from services.conversation.references import References
-from services.conversation.stops import Signals
-from services.conversation.store import (
-    ConversationStore,
-    FeedbackStore,
-    NewConversation,
-    NewMessage,
-)
-from services.conversation.summary_store import Summary, SummaryStore
+from services.conversation.running.stops import Signals
+from services.conversation.store.conversations import ConversationStore, FeedbackStore, NewConversation, NewMessage
+from services.conversation.store.summaries import Summary, SummaryStore
 from services.mesh import telemetry
 from services.mesh.errors import EtagMismatch, MeshError, invalid_field
 

@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from services.conversation.queue.port import Queue
-from services.conversation.store import WorkStore
+from services.conversation.store.work import WorkStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from services.conversation.history.tokens import tokens_of
 from services.conversation.model import Role
 from services.conversation.ports import PromptMessage
-from services.conversation.tokens import tokens_of
 
 _INSTRUCTIONS: Final = """\
 You keep the memory of an assistant. You are shown the older part of a conversation between a user and an assistant, \

@@ -6,7 +6,7 @@ The order is prompts, cache, generator: what a wish stands for is known before a
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from services.inference.generation import TokenCount
+from services.inference.generating.generator import TokenCount
 from services.inference.model import Answer, Event, Generation
 from services.inference.money.purse import Payer
 

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.conversation.relay import Relay
+from services.conversation.running.relay import Relay
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 

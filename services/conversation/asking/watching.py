@@ -15,7 +15,7 @@ from typing import Final
 from services.conversation.events import Snapshot, TurnEvent, TurnFinished
 from services.conversation.journal.port import Journal, Tail
 from services.conversation.model import Owner
-from services.conversation.store import Answer, TurnStore
+from services.conversation.store.turns import Answer, TurnStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, invalid_field
 

@@ -6,9 +6,9 @@ or adding to a journal: what a delete may have left is remembered with it, and d
 
 from typing import Final
 
-from services.conversation.history import HistoryCache
+from services.conversation.history.branches import HistoryCache
 from services.conversation.journal.port import Journal
-from services.conversation.leftover_store import LeftoverStore
+from services.conversation.store.leftovers import LeftoverStore
 from services.mesh import telemetry
 
 SETTLED_S: Final = 60.0

@@ -12,13 +12,13 @@ from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final
 
-from services.conversation import attempts, metrics
 from services.conversation.events import Draft
-from services.conversation.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
 from services.conversation.journal.port import Batch, Receipt
 from services.conversation.journal.writer import Loss, TurnWriter
-from services.conversation.recovery import SEQUENCES_RESERVED, Recovered, Recovery
-from services.conversation.store import Claim, Ending, Fold, WorkStore
+from services.conversation.running import attempts, metrics
+from services.conversation.running.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
+from services.conversation.running.recovery import SEQUENCES_RESERVED, Recovered, Recovery
+from services.conversation.store.work import Claim, Ending, Fold, WorkStore
 from services.mesh import spans, telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError
 from services.mesh.groupcommit import GroupCommit

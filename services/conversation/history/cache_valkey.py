@@ -4,7 +4,7 @@ import json
 import secrets
 from typing import Final
 
-from services.conversation.history import Branch, Kept
+from services.conversation.history.branches import Branch, Kept
 from services.conversation.model import ConversationId, Owner, Role
 from services.conversation.ports import PromptMessage
 from services.mesh.valkey import Client, Script

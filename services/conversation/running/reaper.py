@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-from services.conversation import attempts, metrics
-from services.conversation.generation import ending_of
 from services.conversation.queue.port import Queue
-from services.conversation.recovery import Recovery
-from services.conversation.store import Ending, TurnRef, WorkStore
+from services.conversation.running import attempts, metrics
+from services.conversation.running.generation import ending_of
+from services.conversation.running.recovery import Recovery
+from services.conversation.store.work import Ending, TurnRef, WorkStore
 from services.mesh import telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError
 

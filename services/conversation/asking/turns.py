@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.conversation.actions import Action, Actions, Regenerate
-from services.conversation.generation import CANCELLED
+from services.conversation.asking.actions import Action, Actions, Regenerate
+from services.conversation.asking.references import References
 from services.conversation.model import (
     ConversationId,
     MessageId,
@@ -16,10 +16,12 @@ from services.conversation.model import (
     TurnOverrides,
     TurnState,
 )
-from services.conversation.recovery import SEQUENCES_RESERVED, Recovery
-from services.conversation.references import References
-from services.conversation.stops import Signals
-from services.conversation.store import NewTurn, Store, TurnRef
+from services.conversation.running.generation import CANCELLED
+from services.conversation.running.recovery import SEQUENCES_RESERVED, Recovery
+from services.conversation.running.stops import Signals
+from services.conversation.store import Store
+from services.conversation.store.turns import NewTurn
+from services.conversation.store.work import TurnRef
 from services.mesh import spans
 from services.mesh.errors import invalid_field
 
