@@ -1,4 +1,4 @@
-"""Get what the chart is checked with into .build/deploy: Helm and kubeconform built from Go modules, and schemas.
+"""Get what the chart is checked with into .build/deploy: programs built from Go modules, and schemas.
 
 Nothing of it is needed to use or to change Parley. Where Go is missing, what can therefore not be checked is named.
 """
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from dev.tools import controlplane
 from dev.tools.environment import ROOT, UV_HOME
 
 HOME: Final = ROOT / ".build" / "deploy"
@@ -29,9 +30,11 @@ MODULES: Final[Mapping[str, str]] = MappingProxyType(
         "prometheus-operator": "github.com/prometheus-operator/prometheus-operator@v0.85.0",
         "gateway-api": "sigs.k8s.io/gateway-api@v1.6.3",
         "keda": "github.com/kedacore/keda/v2@v2.21.0",
+        "kwok": controlplane.STAGES,
     }
 )
-"""Their sources hold the schemas of the custom resources that the chart makes; Go verifies their checksums."""
+"""Their sources hold the schemas of the custom resources that the chart makes, and how simulated nodes behave; Go
+verifies their checksums."""
 FOUND: Final = HOME / "modules.json"
 """Folders of these sources."""
 SCHEMAS: Final = (
@@ -44,6 +47,7 @@ _SKIPPED: Final = (
     "values that have to be refused (Helm)",
     "three minors of Kubernetes, and custom resources (kubeconform)",
     "workflows (actionlint)",
+    "installation, upgrade, rollback and removal on a control plane (Kubernetes)",
 )
 
 
@@ -58,6 +62,7 @@ def main() -> int:
     found = {name: _source(module) for name, module in MODULES.items()}
     FOUND.write_text(json.dumps(found, indent=1), encoding="utf-8")
     _fetch_schemas()
+    controlplane.build(HOME)
     return 0
 
 

@@ -60,12 +60,17 @@ def made_schemas(folder: Path) -> Schemas:
         definitions = _definitions(minor)
         for kind, schema in _kinds(definitions):
             _write(folder / minor / kind, schema)
-    sources = json.loads((TOOLS / "modules.json").read_text(encoding="utf-8"))
-    for module, path in _CUSTOM:
-        definition = yaml.load((Path(sources[module]) / path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    for definition in custom_resources():
         for kind, schema in _versions(definition):
             _write(folder / "custom" / kind, schema)
     return Schemas(folder)
+
+
+def custom_resources() -> list[Json]:
+    """Definitions of the custom resources, as a cluster takes them."""
+    sources = json.loads((TOOLS / "modules.json").read_text(encoding="utf-8"))
+    files = [Path(sources[module]) / path for module, path in _CUSTOM]
+    return [yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) for path in files]
 
 
 def _definitions(minor: str) -> Mapping[str, Json]:
