@@ -8,13 +8,14 @@ Fields of the groups are `PARLEY_<FIELD>` everywhere. Each variable may be given
 is the value, so that secrets can be mounted.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -56,7 +57,9 @@ Target = Annotated[str, BeforeValidator(_targets)]
 class MeshSettings(BaseSettings):
     """What every process has: its logs and its second port."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", validate_default=True, populate_by_name=True, enable_decoding=False
+    )
 
     debug_listen: Address = Field(
         default="127.0.0.1:0",
@@ -79,6 +82,18 @@ class MeshSettings(BaseSettings):
     otlp_endpoint: str = Field(
         default="", validation_alias="PARLEY_OTLP_ENDPOINT", description="OTLP/HTTP collector of spans; empty for none."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _decode(cls, value: object, info: ValidationInfo) -> object:
+        # Here, and not in pydantic's sources, so that a file is read as the environment is and both errors have a name.
+        is_mapping = get_origin(cls.model_fields[info.field_name or ""].annotation) is dict
+        if not is_mapping or not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("is not a JSON object") from None
 
     @classmethod
     def settings_customise_sources(

@@ -25,6 +25,7 @@ class Settings(ServerSettings, DatabaseSettings, WorkloadSettings, AuthTarget):
 
     volume: int = Field(default=3, ge=1, le=11, description="How loud.")
     pepper: SecretStr = SecretStr("")
+    voices: dict[str, SecretStr] = Field(default={}, description="Who sings.")
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +81,19 @@ def test_value_may_be_mounted_as_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     settings = load(Settings)
     assert settings.workload_secret.get_secret_value() == "a-mounted-secret-of-24b"
     assert settings.pepper.get_secret_value() == "hot"
+
+
+def test_mapping_is_json_in_environment_and_file_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "voices").write_text('{"alto": "a"}\n')
+    monkeypatch.setenv("PARLEY_ECHO_VOICES_FILE", str(tmp_path / "voices"))
+    assert load(Settings).voices == {"alto": SecretStr("a")}
+    monkeypatch.setenv("PARLEY_ECHO_VOICES", '{"bass": "b"}')
+    assert load(Settings).voices == {"bass": SecretStr("b")}
+    for malformed in ('{"hunter2', "[1]"):
+        monkeypatch.setenv("PARLEY_ECHO_VOICES", malformed)
+        with pytest.raises(SettingsError, match="PARLEY_ECHO_VOICES: ") as caught:
+            load(Settings)
+        assert "hunter2" not in str(caught.value)
 
 
 def test_environment_wins_over_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
