@@ -8,26 +8,27 @@
     await database.lane().fetch("SELECT ...", argument)          # the same without SQLAlchemy, for what every call asks
 
 A function that takes a `ReadOnly` may be given either; one that takes a `ReadWrite` cannot be given a reader.
+
+Stores of data that may be spread over several instances take `Places` (see `places`), of which a `Database` is one.
 """
 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from time import monotonic
 from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
 
-import asyncpg
-from sqlalchemy import CompoundSelect, Executable, Select, literal, select
+from sqlalchemy import ColumnElement, CompoundSelect, Executable, Select, literal, select, true
 from sqlalchemy.engine import URL, CursorResult, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import Pool, QueuePool
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
-from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
+from services.mesh.database_errors import Conflict as Conflict  # noqa: PLC0414 - these three belong to the interface
+from services.mesh.database_errors import constraint_of as constraint_of  # noqa: PLC0414 - as above
+from services.mesh.database_errors import translated as translated  # noqa: PLC0414 - as above
 from services.mesh.lane import Lane
 from services.mesh.settings import DatabaseSettings
 
@@ -44,14 +45,9 @@ ATTEMPTS_MAX: Final = 4
 BACKOFF_S: Final = 0.02
 
 _DRIVER: Final = "postgresql+asyncpg"
-_RETRIABLE: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
-_QUERY_CANCELLED: Final = "57014"
-_CHARACTER_NOT_IN_REPERTOIRE: Final = "22021"
-# Classes of PostgreSQL's Appendix A that mean "not now, and not by the caller's fault": connection, authorization of
-# our own login, missing database, resources, locks and states, operator intervention, system error.
-_UNAVAILABLE_CLASSES: Final = frozenset({"08", "28", "3D", "53", "55", "57", "58"})
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 Ts = TypeVarTuple("Ts")
 
 # Any: columns hold anything, and what a statement without column types returns is not known.
@@ -179,16 +175,36 @@ class Database:
 
         `work` must have no effect outside of the transaction. Its last failure is raised as `Unavailable`.
         """
-        for attempt in range(1, attempts_max + 1):
-            try:
-                async with self.write() as transaction:
-                    return await work(transaction)
-            except Conflict as conflict:
-                if attempt == attempts_max:
-                    raise
-                _log.warning("transaction_repeated", attempt=attempt, error=repr(conflict.__cause__))
-                await asyncio.sleep(BACKOFF_S * 2**attempt * jitter())
-        raise AssertionError("attempts_max is at least 1")
+        return await repeated(self.write, work, attempts_max=attempts_max, jitter=jitter)
+
+    def of(self, organization_id: str) -> "Database":
+        """See `Places`: every organization is here."""
+        del organization_id
+        return self
+
+    def parts(
+        self, items: Sequence[Item], organization_of: Callable[[Item], str]
+    ) -> Sequence[tuple["Database", list[Item]]]:
+        """See `Places`: there is one part."""
+        del organization_of
+        return ((self, list(items)),)
+
+    def each(self) -> Sequence["Database"]:
+        """See `Places`."""
+        return (self,)
+
+    def alone(self) -> Sequence["Database"]:
+        """See `Places`."""
+        return (self,)
+
+    def present(self, organization_id: ColumnElement[str]) -> ColumnElement[bool]:
+        """See `Whole`: everything is."""
+        del organization_id
+        return true()
+
+    def lanes(self) -> "OneLane":
+        """See `Places`."""
+        return OneLane(self.lane())
 
     async def ping(self) -> None:
         """Whether PostgreSQL answers; for readiness.
@@ -200,8 +216,41 @@ class Database:
             await read.execute(select(literal(1)))
 
 
-class Conflict(Unavailable):
-    """PostgreSQL chose this transaction to lose against another one; a repeat usually succeeds."""
+class OneLane:
+    """See `Lanes`: the lane of the one instance."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    async def ask(
+        self,
+        items: Sequence[Item],
+        organization_of: Callable[[Item], str],
+        ask: Callable[[Lane, Sequence[Item]], Awaitable[T]],
+    ) -> list[tuple[Sequence[int], T]]:
+        """See `Lanes.ask`."""
+        del organization_of
+        return [(range(len(items)), await ask(self._lane, items))]
+
+
+async def repeated(
+    begin: Callable[[], AbstractAsyncContextManager[ReadWrite]],
+    work: Callable[[ReadWrite], Awaitable[T]],
+    *,
+    attempts_max: int = ATTEMPTS_MAX,
+    jitter: Callable[[], float] = random.random,
+) -> T:
+    """Does `work` in a transaction that `begin` begins, and again as `Database.transact` does."""
+    for attempt in range(1, attempts_max + 1):
+        try:
+            async with begin() as transaction:
+                return await work(transaction)
+        except Conflict as conflict:
+            if attempt == attempts_max:
+                raise
+            _log.warning("transaction_repeated", attempt=attempt, error=repr(conflict.__cause__))
+            await asyncio.sleep(BACKOFF_S * 2**attempt * jitter())
+    raise AssertionError("attempts_max is at least 1")
 
 
 @asynccontextmanager
@@ -216,11 +265,11 @@ async def open_database(
         pool_wait_s: seconds that a transaction waits for a free connection.
     """
     database = Database(_create_engine(settings, application=application, pool_wait_s=pool_wait_s))
-    _CONNECTIONS.labels("max").set(settings.database_pool_size)
-    _CONNECTIONS.labels("used").set_function(lambda: _used(database.engine.pool))
+    _OPEN[database] = settings.database_pool_size
     try:
         yield database
     finally:
+        del _OPEN[database]
         await database.close()
 
 
@@ -263,67 +312,6 @@ def normalized_url(url: str) -> URL:
     return parsed.set(drivername=_DRIVER)
 
 
-def constraint_of(error: IntegrityError) -> str:
-    """Name of the constraint that refused a change, as `tables.py` names it."""
-    cause = getattr(error.orig, "__cause__", None)
-    return str(getattr(cause, "constraint_name", None) or "")
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """What the driver says, in our words; its own text goes to the log as the cause.
-
-    Constraint violations pass unchanged, because only the store knows what they mean; so do errors of our SQL.
-
-    Raises:
-        Conflict: serialization failure or deadlock.
-        DeadlineExceeded: the statement took longer than it may.
-        InvalidArgument: a text holds a NUL character, the one that PostgreSQL has no place for.
-        Overloaded: no connection of the pool came free.
-        Unavailable: PostgreSQL is away, starting, stopping, full or out of disk, or refuses our login.
-    """
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except DBAPIError as error:
-        meaning = _meaning(_sqlstate(error), is_disconnect=error.connection_invalidated)
-        if meaning is None:
-            raise
-        raise meaning from error
-    except asyncpg.PostgresError as error:  # from a lane; constraint violations have no meaning here either
-        meaning = _meaning(error.sqlstate or "", is_disconnect=False)
-        if meaning is None:
-            raise
-        raise meaning from error
-    except asyncpg.InterfaceError as error:  # the same: the connection is gone
-        raise _unavailable() from error
-    except PoolTimeoutError as error:
-        raise Overloaded("too many transactions wait for a database connection", retry_after_s=1.0) from error
-    except OSError as error:  # TimeoutError and ConnectionError of the driver's connect are among these
-        raise _unavailable() from error
-
-
-def _meaning(sqlstate: str, *, is_disconnect: bool) -> MeshError | None:
-    if sqlstate in _RETRIABLE:
-        return Conflict("another change was faster; try again")
-    if sqlstate == _CHARACTER_NOT_IN_REPERTOIRE:
-        return InvalidArgument("a text holds a NUL character")
-    if sqlstate == _QUERY_CANCELLED:
-        return DeadlineExceeded("the database did not answer in time")
-    if is_disconnect or sqlstate[:2] in _UNAVAILABLE_CLASSES:
-        return _unavailable()
-    return None
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable("the database cannot be reached now", retry_after_s=1.0)
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlstate", None) or "")
-
-
 @contextmanager
 def _counted(kind: str) -> Iterator[None]:
     outcome, began = "failed", monotonic()
@@ -337,3 +325,9 @@ def _counted(kind: str) -> Iterator[None]:
 
 def _used(pool: Pool) -> int:
     return pool.checkedout() if isinstance(pool, QueuePool) else 0
+
+
+# Of this process, each with the most connections of its pool; with shards there are several.
+_OPEN: Final[dict[Database, int]] = {}
+_CONNECTIONS.labels("max").set_function(lambda: sum(_OPEN.values()))
+_CONNECTIONS.labels("used").set_function(lambda: sum(_used(database.engine.pool) for database in _OPEN))
