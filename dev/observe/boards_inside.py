@@ -178,6 +178,12 @@ PROCESSES: Final = Board(
             queries=rates("parley_retrieval_documents_total", "outcome"),
         ),
         Panel(
+            title="Documents that wait",
+            description="For a worker, or in the hands of one; counted up to 10,000.",
+            unit="short",
+            queries=(Query("max(parley_retrieval_documents_pending_count)", "pending"),),
+        ),
+        Panel(
             title="Time to load or refresh an index",
             description="What one in twenty exceeds.",
             unit="s",

@@ -13,7 +13,6 @@ from parley.retrieval.v1 import (
     search_service_pb2_grpc,
 )
 from services.mesh import tokens
-from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import open_database
@@ -50,6 +49,7 @@ MIGRATIONS: Final = Migrations(NAME, METADATA, Path(__file__).parent / "migratio
 _ENCODER_THREADS_MAX: Final = 4
 _SEARCHES_WAITING_MAX: Final = 512
 _PURGE_EVERY_S: Final = 30.0
+_MEASURE_EVERY_S: Final = 10.0
 _DEFAULT_REFERENCE_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -95,6 +95,7 @@ async def run_ingestion(settings: Settings) -> None:
             loops=(
                 Loop("ingestion", ingestor.run, ingestor.stop),
                 periodic("purge", ingestor.purge, every_s=_PURGE_EVERY_S),
+                periodic("queue", ingestor.measure, every_s=_MEASURE_EVERY_S),
             ),
             checks=(Check("database", store.ping),),
         )
@@ -161,6 +162,3 @@ def _sandbox_limits(settings: Settings) -> SandboxLimits:
         memory_bytes=settings.parse_memory_bytes,
         parallel_max=settings.parse_parallel_max,
     )
-
-
-DEPLOYABLE: Final = Deployable(name=NAME, settings=Settings, serve=run_api, worker=run_ingestion, migrations=MIGRATIONS)

@@ -26,10 +26,14 @@ from services.retrieval.store import LeaseLostError, QueueStore
 _BATCH_CHUNKS: Final = 32
 _TOMBSTONES_KEPT: Final = timedelta(days=1)  # longer than any client repeats a request
 _PURGED_DOCUMENTS_MAX: Final = 20
+_PENDING_MAX: Final = 10_000  # more would scale no further, and be slow to count
 
 _log = telemetry.logger("retrieval.ingestion")
 _DOCUMENTS: Final = telemetry.counter(
     "parley_retrieval_documents", "Documents by how their processing ended.", ["outcome"]
+)
+_PENDING: Final = telemetry.gauge(
+    "parley_retrieval_documents_pending_count", "Documents that wait for a worker or are in the hands of one."
 )
 _CHUNKS: Final = telemetry.counter("parley_retrieval_chunks", "Chunks that were embedded.")
 _SECONDS: Final = telemetry.histogram(
@@ -111,6 +115,10 @@ class Ingestor:
             outcome=outcome,
         )
         return True
+
+    async def measure(self) -> None:
+        """Shows what is in the queue; every worker shows the same figure, by which their number is scaled."""
+        _PENDING.set(await self._store.pending(documents_max=_PENDING_MAX))
 
     async def purge(self) -> None:
         """Removes rows of deleted knowledge bases, until none are left."""

@@ -203,6 +203,10 @@ class QueueStore(Protocol):
         """Puts the document back into the queue, not to be claimed before `retry_at`. Losing the lease is no error."""
         ...
 
+    async def pending(self, *, documents_max: int) -> int:
+        """How many documents wait for a worker or are in the hands of one; counts up to the bound."""
+        ...
+
     async def purge(self, *, documents_max: int, tombstones_before: datetime) -> int:
         """Removes rows of deleted knowledge bases, some documents at a time; how many went.
 

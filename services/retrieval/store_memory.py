@@ -235,6 +235,15 @@ class MemoryStore:
         row.lease, row.claimable_at = None, retry_at
         row.document = replace(row.document, state=DocumentState.QUEUED, progress=0.0, update_time=now)
 
+    async def pending(self, *, documents_max: int) -> int:
+        """See `QueueStore`."""
+        unsettled = [
+            row
+            for row in self._documents.values()
+            if not row.document.is_settled and not self._knowledge_bases[row.document.knowledge_base_id].deleted_at
+        ]
+        return min(len(unsettled), documents_max)
+
     async def purge(self, *, documents_max: int, tombstones_before: datetime) -> int:
         """See `QueueStore`."""
         gone = [
