@@ -1,7 +1,6 @@
-"""See `cli.py`."""
+"""`python -m services.auth serve | migrate | bootstrap | config`."""
 
-import sys
+from services.auth.cli import DEPLOYABLE
+from services.mesh.cli import main
 
-from services.auth.cli import main
-
-main(sys.argv[1:])
+main(DEPLOYABLE)

@@ -76,9 +76,3 @@ class Settings(ServerSettings, DatabaseSettings, ValkeySettings):
         if self.signing_key_period_s < 2 * self.signing_key_publish_ahead_s:
             raise ValueError("signing_key_period_s must be at least twice signing_key_publish_ahead_s")
         return self
-
-
-class StoreSettings(DatabaseSettings):
-    """Of `migrate` and `bootstrap`, which need the database and nothing else."""
-
-    model_config = service_config("auth")

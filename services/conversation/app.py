@@ -32,10 +32,10 @@ from services.conversation.running.stops import Signals, Stops
 from services.conversation.running.stops_valkey import ValkeyStops
 from services.conversation.running.worker import RECEIVE_WAIT_S, Backends, Pace, Worker
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
-from services.conversation.settings import ApiSettings, QueueSettings, StorageSettings, WorkerSettings
+from services.conversation.settings import ApiSettings, QueueSettings, WorkerSettings
 from services.conversation.store_postgres import PostgresStore
 from services.conversation.wire.events import EventCodec
-from services.mesh import server, settings, tokens
+from services.mesh import server, tokens
 from services.mesh.client import open_channel
 from services.mesh.database import Database, open_database
 from services.mesh.debug_http import Check
@@ -71,10 +71,8 @@ class Core:
     stops: Stops
 
 
-async def serve(storage: StorageSettings) -> None:
+async def serve(config: ApiSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
-    del storage  # every command reads what it needs; `migrate` needs a database only
-    config = settings.load(ApiSettings)
     async with (
         opened(config) as core,
         open_channel(config.auth_target, [tokens.CONTRACT]) as auth,
@@ -97,10 +95,8 @@ async def serve(storage: StorageSettings) -> None:
         )
 
 
-async def work(storage: StorageSettings) -> None:
+async def work(config: WorkerSettings) -> None:
     """Answer turns until SIGTERM."""
-    del storage  # as in `serve`
-    config = settings.load(WorkerSettings)
     async with opened(config) as core, AsyncExitStack() as stack:
         auth = await stack.enter_async_context(open_channel(config.auth_target, [tokens.CONTRACT]))
         retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL]))

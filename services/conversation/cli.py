@@ -6,27 +6,26 @@ from typing import Final
 
 from services.conversation.app import AUDIENCE, MIGRATIONS, open_queue, serve, work
 from services.conversation.queue.port import Queue
-from services.conversation.settings import QueueSettings, StorageSettings
-from services.mesh import settings
-from services.mesh.cli import Deployable
+from services.conversation.settings import ApiSettings, QueueSettings, WorkerSettings
+from services.mesh.cli import Command, Deployable
 from services.mesh.valkey import open_valkey
 
 DEAD_SHOWN_MAX: Final = 20
 REDRIVE_MAX: Final = 500
 
 
-async def show_queue(storage: StorageSettings) -> None:
+async def show_queue(config: QueueSettings) -> None:
     """Show how much waits in the queue, and its oldest dead letters."""
-    async with _queue_alone(storage) as queue:
+    async with _queue_alone(config) as queue:
         load = await queue.load()
         print(f"depth {load.depth}  oldest {load.oldest_age_s:.1f} s  dead {load.dead}")
         for letter in await queue.dead_letters(limit=DEAD_SHOWN_MAX):
             print(f"{letter.reason}  {letter.body}")
 
 
-async def redrive(storage: StorageSettings) -> None:
+async def redrive(config: QueueSettings) -> None:
     """Put the turns of all dead letters into the queue again."""
-    async with _queue_alone(storage) as queue:
+    async with _queue_alone(config) as queue:
         total = 0
         while (await queue.load()).dead:
             total += await queue.redrive(limit=REDRIVE_MAX)
@@ -34,9 +33,7 @@ async def redrive(storage: StorageSettings) -> None:
 
 
 @asynccontextmanager
-async def _queue_alone(storage: StorageSettings) -> AsyncIterator[Queue]:
-    del storage  # as in `serve`
-    config = settings.load(QueueSettings)
+async def _queue_alone(config: QueueSettings) -> AsyncIterator[Queue]:
     async with (
         open_valkey(config, application=f"{AUDIENCE}-queue") as valkey,
         open_queue(config, valkey, valkey) as queue,
@@ -46,9 +43,8 @@ async def _queue_alone(storage: StorageSettings) -> AsyncIterator[Queue]:
 
 DEPLOYABLE: Final = Deployable(
     name="conversation",
-    settings=StorageSettings,
-    serve=serve,
-    worker=work,
+    serve=Command(ApiSettings, serve),
+    worker=Command(WorkerSettings, work),
     migrations=MIGRATIONS,
-    commands={"queue": show_queue, "redrive": redrive},
+    commands={"queue": Command(QueueSettings, show_queue), "redrive": Command(QueueSettings, redrive)},
 )

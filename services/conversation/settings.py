@@ -16,12 +16,6 @@ from services.mesh.settings import (
 )
 
 
-class StorageSettings(DatabaseSettings):
-    """What the schema needs: enough for `migrate`, which knows no other service."""
-
-    model_config = service_config("conversation")
-
-
 class QueueSettings(ValkeySettings):
     """Where turns wait for workers."""
 
@@ -65,7 +59,7 @@ class QueueSettings(ValkeySettings):
 
 
 class ApiSettings(
-    StorageSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, InferenceTarget, WorkloadSettings
+    DatabaseSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, InferenceTarget, WorkloadSettings
 ):
     """The API, and what API and worker share."""
 

@@ -1,7 +1,6 @@
-"""See `cli.py`."""
+"""`python -m services.inference serve | migrate | config`."""
 
-import sys
+from services.inference.cli import DEPLOYABLE
+from services.mesh.cli import main
 
-from services.inference.cli import main
-
-main(sys.argv[1:])
+main(DEPLOYABLE)

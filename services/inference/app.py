@@ -81,7 +81,6 @@ from services.inference.store_postgres.batches import PostgresBatches
 from services.inference.store_postgres.prompts import PostgresPrompts
 from services.inference.wire.batches import RequestCodec
 from services.mesh import server, tokens
-from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import Database, open_database
@@ -351,6 +350,3 @@ def limits(settings: Settings) -> Limits:
         stall_s=settings.stall_s,
         total_s=settings.total_s,
     )
-
-
-DEPLOYABLE: Final = Deployable(name="inference", settings=ServeSettings, serve=serve)

@@ -98,12 +98,6 @@ class Settings(ServerSettings, AuthTarget):
     )
 
 
-class StorageSettings(DatabaseSettings):
-    """Settings of `migrate`."""
-
-    model_config = service_config("inference")
-
-
 class EmbeddingSettings(Settings):
     """Where vectors come from, for whatever goes by meaning; optional."""
 

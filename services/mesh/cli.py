@@ -1,7 +1,6 @@
 """`python -m services.<x> serve | worker | migrate | config`: what every deployable's command line looks like.
 
-from services.auth.app import DEPLOYABLE
-from services.mesh.cli import main
+DEPLOYABLE = Deployable(name="auth", serve=Command(Settings, serve), migrations=MIGRATIONS)
 main(DEPLOYABLE)
 """
 
@@ -10,7 +9,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, NoReturn, TypeVar
 
 import uvloop
 
@@ -29,82 +28,96 @@ S = TypeVar("S", bound=MeshSettings)
 EXIT_USAGE: Final = 2
 EXIT_FAILED: Final = 1
 
-Command = Callable[[S], Awaitable[None]]
+
+def _none(_parser: argparse.ArgumentParser) -> None:
+    """Adds no argument."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[S]):
+    """One command.
+
+    Attributes:
+        settings: kind of what it has to be told, and no more: `migrate` runs before another service has an address.
+        run: does it; takes the settings, and each argument by its name. The docstring's first line is the help text.
+        arguments: adds its arguments to its parser.
+    """
+
+    settings: type[S]
+    run: Callable[Concatenate[S, ...], Awaitable[None]]
+    arguments: Callable[[argparse.ArgumentParser], None] = _none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployable(Generic[S]):
+class Deployable:
     """What a command line needs to know of a service.
 
     Attributes:
         name: of the service, as in `services.<name>` and in its settings.
-        settings: kind of its settings.
-        serve: runs the API until SIGTERM.
+        serve: runs the API until SIGTERM; `config` shows its settings.
         worker: runs background work without an API, for services that have such a process.
         migrations: of its schema, for services that have one.
-        commands: further commands by name, such as auth's `bootstrap`; the docstring's first line is the help text.
+        commands: further commands by name, such as auth's `bootstrap`.
     """
 
     name: str
-    settings: type[S]
-    serve: Command[S]
-    worker: Command[S] | None = None
+    serve: Command[Any]  # Any: each command has settings of its own kind
+    worker: Command[Any] | None = None
     migrations: "Migrations | None" = None
-    commands: Mapping[str, Command[S]] = field(default_factory=dict)
+    commands: Mapping[str, Command[Any]] = field(default_factory=dict)
 
 
-def main(deployable: Deployable[S], arguments: Sequence[str] | None = None) -> NoReturn:
+def main(deployable: Deployable, arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command that the arguments name, and exits: 0 done, 1 failed, 2 wrong usage or settings."""
     commands = _commands(deployable)
-    command = _parsed(deployable.name, commands, arguments)
+    parsed = vars(_parser(deployable.name, commands).parse_args(arguments))
+    name = parsed.pop("command")
     try:
-        settings = load(deployable.settings)
+        settings = load(commands[name].settings)
         telemetry.configure_logging(deployable.name, level=settings.log_level, form=settings.log_format)
         with exporting(settings, service=deployable.name):
-            _run(commands[command](settings))
+            _run(commands[name].run(settings, **parsed))
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     except (PolicyError, ServerError, MeshError) as error:
         cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
-        _fail(f"{deployable.name} {command}: {error}{cause}", EXIT_FAILED)
+        _fail(f"{deployable.name} {name}: {error}{cause}", EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells say it
     sys.exit(0)
 
 
-def _commands(deployable: Deployable[S]) -> dict[str, Command[S]]:
-    commands: dict[str, Command[S]] = {"serve": deployable.serve}
+def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
+    commands = {"serve": deployable.serve}
     if deployable.worker is not None:
         commands["worker"] = deployable.worker
     migrations = deployable.migrations
     if migrations is not None:
 
-        async def migrate_schema(settings: S) -> None:
+        async def migrate_schema(settings: DatabaseSettings) -> None:
             """Bring the schema to its newest revision."""
-            if not isinstance(settings, DatabaseSettings):
-                raise TypeError(f"{deployable.name} has migrations, so its settings must be DatabaseSettings")
             from services.mesh.migrate import migrate  # noqa: PLC0415 - alembic is 0.4 s that serving need not pay
 
             await migrate(settings.database_url.get_secret_value(), migrations)
 
-        commands["migrate"] = migrate_schema
+        commands["migrate"] = Command(DatabaseSettings, migrate_schema)
 
-    async def show_config(settings: S) -> None:
+    async def show_config(settings: MeshSettings) -> None:
         """Show the effective settings; secrets are masked."""
         for setting in effective(settings):
             print(f"{setting.variable}={setting.value}  # {setting.origin}. {setting.description}")
 
-    commands["config"] = show_config
+    commands["config"] = Command(deployable.serve.settings, show_config)
     return {**commands, **deployable.commands}
 
 
-def _parsed(name: str, commands: Mapping[str, Command[S]], arguments: Sequence[str] | None) -> str:
+def _parser(name: str, commands: Mapping[str, Command[Any]]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m services.{name}", description=f"Parley's {name}.")
     choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command, run in commands.items():
-        choices.add_parser(command, help=(run.__doc__ or command).strip().splitlines()[0])
-    parsed = parser.parse_args(arguments)
-    return str(parsed.command)
+    for word, command in commands.items():
+        text = (command.run.__doc__ or word).strip()
+        command.arguments(choices.add_parser(word, help=text.splitlines()[0], description=text))
+    return parser
 
 
 def _run(work: Awaitable[None]) -> None:

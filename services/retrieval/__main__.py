@@ -1,6 +1,6 @@
 """`python -m services.retrieval serve | worker | migrate | config`."""
 
 from services.mesh.cli import main
-from services.retrieval.app import DEPLOYABLE
+from services.retrieval.cli import DEPLOYABLE
 
 main(DEPLOYABLE)

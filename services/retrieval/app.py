@@ -13,7 +13,6 @@ from parley.retrieval.v1 import (
     search_service_pb2_grpc,
 )
 from services.mesh import tokens
-from services.mesh.cli import Deployable
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import open_database
@@ -163,6 +162,3 @@ def _sandbox_limits(settings: Settings) -> SandboxLimits:
         memory_bytes=settings.parse_memory_bytes,
         parallel_max=settings.parse_parallel_max,
     )
-
-
-DEPLOYABLE: Final = Deployable(name=NAME, settings=Settings, serve=run_api, worker=run_ingestion, migrations=MIGRATIONS)

@@ -11,22 +11,22 @@ from edge.settings import EdgeSettings
 from services.auth import settings as auth
 from services.conversation import settings as conversation
 from services.inference import settings as inference
-from services.mesh.settings import MeshSettings, variable_of
+from services.mesh.settings import DatabaseSettings, MeshSettings, variable_of
 from services.retrieval import settings as retrieval
 
 SETTINGS: Final[Mapping[tuple[str, str], type[MeshSettings]]] = MappingProxyType(
     {
         ("edge", "serve"): EdgeSettings,
         ("services.auth", "serve"): auth.Settings,
-        ("services.auth", "migrate"): auth.StoreSettings,
+        ("services.auth", "migrate"): DatabaseSettings,
         ("services.conversation", "serve"): conversation.ApiSettings,
         ("services.conversation", "worker"): conversation.WorkerSettings,
-        ("services.conversation", "migrate"): conversation.StorageSettings,
+        ("services.conversation", "migrate"): DatabaseSettings,
         ("services.retrieval", "serve"): retrieval.Settings,
         ("services.retrieval", "worker"): retrieval.Settings,
-        ("services.retrieval", "migrate"): retrieval.Settings,
+        ("services.retrieval", "migrate"): DatabaseSettings,
         ("services.inference", "serve"): inference.ServeSettings,
-        ("services.inference", "migrate"): inference.StorageSettings,
+        ("services.inference", "migrate"): DatabaseSettings,
     }
 )
 """What each command of each deployable is told, by `python -m <package> <command>`."""

@@ -24,12 +24,12 @@ debug: 9090
 {{- end -}}
 
 {{/*
-The schemas in their order, each by its own command; `migrate` of retrieval checks its whole configuration.
+The schemas in their order, each by its own command, which needs the database and nothing else.
 */}}
 {{- define "parley.migrations" -}}
 - {deployable: auth, stores: [database], targets: []}
 - {deployable: conversation, stores: [database], targets: []}
-- {deployable: retrieval, stores: [database, valkey], targets: [auth]}
+- {deployable: retrieval, stores: [database], targets: []}
 - {deployable: inference, stores: [database], targets: []}
 {{- end -}}
 

@@ -6,11 +6,11 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from pydantic import SecretStr
 
-from services.auth.settings import StoreSettings
 from services.auth.store import Store
 from services.auth.store_memory import MemoryStore
 from services.auth.store_postgres import PostgresStore
 from services.mesh.database import Database, open_database
+from services.mesh.settings import DatabaseSettings
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def postgres_url(module_migrated_database_url: Callable[..., str]) -> str:
 
 
 def opened(url: str) -> AbstractAsyncContextManager[Database]:
-    settings = StoreSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
+    settings = DatabaseSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
     return open_database(settings, application="test", pool_wait_s=60.0)
 
 

@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from services.auth.settings import StoreSettings
 from services.mesh.database import open_database
+from services.mesh.settings import DatabaseSettings
 from tests.support.auth import ENCRYPTION_SECRET
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ def url(migrated_database_url: Callable[..., str]) -> str:
 
 
 async def count(url: str, table: str) -> int:
-    settings = StoreSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
+    settings = DatabaseSettings.model_validate({"PARLEY_DATABASE_URL": SecretStr(url)})
     async with open_database(settings, application="test") as database, database.write() as write:
         number: int = (await write.execute(text(f"SELECT count(*) FROM auth.{table}"))).scalar_one()  # noqa: S608 - names of this file
         return number

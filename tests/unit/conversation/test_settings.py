@@ -2,14 +2,14 @@
 
 import pytest
 
-from services.conversation.settings import ApiSettings, StorageSettings, WorkerSettings
+from services.conversation.settings import ApiSettings, WorkerSettings
 from services.mesh.settings import MeshSettings, variable_of
 
 
 @pytest.mark.parametrize(
     ("kind", "field", "variable"),
     [
-        (StorageSettings, "database_url", "PARLEY_DATABASE_URL"),
+        (ApiSettings, "database_url", "PARLEY_DATABASE_URL"),
         (ApiSettings, "lease_s", "PARLEY_CONVERSATION_LEASE_S"),
         (ApiSettings, "grpc_listen", "PARLEY_GRPC_LISTEN"),
         (WorkerSettings, "lease_s", "PARLEY_CONVERSATION_LEASE_S"),

@@ -1,11 +1,13 @@
+import argparse
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 import structlog
 from pydantic import Field
 
-from services.mesh.cli import Deployable, main
+from services.mesh.cli import Command, Deployable, main
 from services.mesh.errors import Unavailable
 from services.mesh.settings import MeshSettings, service_config
 
@@ -37,8 +39,24 @@ async def shout(settings: Settings) -> None:
     ran.append(("shout", settings.volume))
 
 
-ECHO: Deployable[Settings] = Deployable(
-    name="echo", settings=Settings, serve=serve, commands={"fail": fail, "shout": shout}
+def repeat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--times", type=int, required=True)
+
+
+async def repeat(settings: MeshSettings, *, times: int) -> None:
+    """Repeat."""
+    assert not isinstance(settings, Settings)
+    ran.append(("repeat", times))
+
+
+ECHO: Final = Deployable(
+    name="echo",
+    serve=Command(Settings, serve),
+    commands={
+        "fail": Command(Settings, fail),
+        "shout": Command(Settings, shout),
+        "repeat": Command(MeshSettings, repeat, repeat_arguments),
+    },
 )
 
 
@@ -65,6 +83,13 @@ def test_command_runs_with_its_settings(monkeypatch: pytest.MonkeyPatch) -> None
     assert exit_code("serve") == 0
     assert exit_code("shout") == 0
     assert ran == [("serve", 11), ("shout", 11)]
+
+
+def test_command_takes_arguments_and_needs_its_own_settings_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_ECHO_VOLUME", "12")
+    assert exit_code("repeat", "--times", "3") == 0
+    assert ran == [("repeat", 3)]
+    assert exit_code("repeat") == 2
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,14 @@
+"""Commands of retrieval: API, and the worker that makes documents searchable."""
+
+from typing import Final
+
+from services.mesh.cli import Command, Deployable
+from services.retrieval.app import MIGRATIONS, NAME, run_api, run_ingestion
+from services.retrieval.settings import Settings
+
+DEPLOYABLE: Final = Deployable(
+    name=NAME,
+    serve=Command(Settings, run_api),
+    worker=Command(Settings, run_ingestion),
+    migrations=MIGRATIONS,
+)
