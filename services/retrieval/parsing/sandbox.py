@@ -130,7 +130,7 @@ async def _write(child: asyncio.subprocess.Process, content: bytes) -> None:
         child.stdin.write(content)
         await child.stdin.drain()
         child.stdin.close()
-    except (BrokenPipeError, ConnectionResetError):
+    except (BrokenPipeError, ConnectionResetError, RuntimeError):  # the last is uvloop's, of a pipe closed before
         return  # the child died; its exit code tells
 
 

@@ -2,8 +2,10 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from services.mesh.errors import (
     DocumentEncrypted,
@@ -173,6 +175,21 @@ async def test_killed_child_means_unreadable(sandbox: Sandbox) -> None:
 
     with pytest.raises(DocumentUnreadable):
         await task
+
+
+def test_child_that_died_before_it_was_told_anything_means_unreadable(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def stillborn(*_command: str, **options: Any) -> asyncio.subprocess.Process:  # Any: as subprocess has them
+        child = await start("false", **options)
+        await child.wait()
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", stillborn)
+    with pytest.raises(DocumentUnreadable):
+        uvloop.run(sandbox.parse(b"words"))  # as processes run; asyncio's own loop says it in another way
 
 
 async def test_too_many_waiting_files_are_refused() -> None:
