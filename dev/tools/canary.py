@@ -28,8 +28,8 @@ CANARY_VALUES: Mapping[str, str] = {
     "monitoring.prometheusRule.enabled": "false",
     "monitoring.dashboards.enabled": "false",
     **{f"components.{name}.replicas": "1" for name in COMPONENTS},
-    **{f"components.{name}.autoscaling.enabled": "false" for name in COMPONENTS if name != "conversation-worker"},
-    "components.conversation-worker.queueScaling.kind": "none",
+    **{f"components.{name}.autoscaling.enabled": "false" for name in COMPONENTS if not name.endswith("-worker")},
+    **{f"components.{name}.queueScaling.kind": "none" for name in COMPONENTS if name.endswith("-worker")},
 }
 
 

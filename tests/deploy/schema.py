@@ -13,8 +13,8 @@ SCHEMA: Final = CHART / "values.schema.json"
 GRPC_SERVICES: Final = CHART / "files" / "grpc-services.json"
 
 REMEDY: Final = "run `make chart`, and commit what it changes"
-_WORKER: Final = "conversation-worker"
-"""The one component whose load is a queue."""
+_WORKERS: Final = ("conversation-worker", "retrieval-worker")
+"""Components whose load is a queue."""
 
 
 def schema_text() -> str:
@@ -38,14 +38,14 @@ def _derived() -> dict[str, object]:
     found: dict[str, object] = {"settings-common": _object(open_settings(MeshSettings))}
     for deployable, kind in DEPLOYABLES.items():
         found[f"settings-{deployable}"] = _object(open_settings(kind))
-    for component in (*DEPLOYABLES, _WORKER):
+    for component in (*DEPLOYABLES, *_WORKERS):
         found[f"component-{component}"] = _component(component)
     return found
 
 
 def _component(component: str) -> dict[str, object]:
     deployable = component.removesuffix("-worker")
-    scaling = "queueScaling" if component == _WORKER else "autoscaling"
+    scaling = "queueScaling" if component in _WORKERS else "autoscaling"
     replicas = {"type": "integer", "minimum": 0, "description": "Number of pods, where nothing scales them."}
     properties = {
         "replicas": replicas,

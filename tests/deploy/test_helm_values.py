@@ -70,6 +70,14 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {  # Any: va
         {"components": {"conversation-worker": {"queueScaling": {"kind": "keda"}}}},
         ("kind keda needs prometheusUrl", "such as"),
     ),
+    "KEDA that has nobody to ask about documents": (
+        {"components": {"retrieval-worker": {"queueScaling": {"kind": "keda"}}}},
+        ("components.retrieval-worker.queueScaling: kind keda needs prometheusUrl", "such as"),
+    ),
+    "workers scaled by a processor that is always busy": (
+        {"components": {"retrieval-worker": {"autoscaling": {"enabled": True}}}},
+        ("/components/retrieval-worker", "'autoscaling' not allowed"),
+    ),
     "fewer than the fewest": (
         {"components": {"edge": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 3}}}},
         ("components.edge: minReplicas (5) is more than maxReplicas (3)",),

@@ -29,10 +29,9 @@ scaleDown:
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) -}}
 {{- fail (printf "components.%s: minReplicas (%v) is more than maxReplicas (%v)" $name $scaling.minReplicas $scaling.maxReplicas) -}}
 {{- end -}}
+{{- if and (eq ($scaling.kind | default "") "keda") (not $scaling.prometheusUrl) -}}
+{{- fail (printf "components.%s.queueScaling: kind keda needs prometheusUrl, such as http://prometheus.monitoring:9090" $name) -}}
 {{- end -}}
-{{- $queue := index .Values.components "conversation-worker" "queueScaling" -}}
-{{- if and (eq $queue.kind "keda") (not $queue.prometheusUrl) -}}
-{{- fail "components.conversation-worker.queueScaling: kind keda needs prometheusUrl, such as http://prometheus.monitoring:9090" -}}
 {{- end -}}
 {{- if and (eq .Values.queue.kind "kafka") (not .Values.queue.kafka.bootstrap) -}}
 {{- fail "queue: kind kafka needs kafka.bootstrap, such as kafka-bootstrap.kafka:9092" -}}
