@@ -19,6 +19,8 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from services.mesh.shard_numbers import MAIN, check_names
+
 PREFIX: Final = "PARLEY_"
 FILE_SUFFIX: Final = "_FILE"
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -156,6 +158,33 @@ class DatabaseSettings(MeshSettings):
         validation_alias="PARLEY_DATABASE_STATEMENT_TIMEOUT_S",
         description="Seconds after which PostgreSQL ends a statement.",
     )
+
+
+class ShardSettings(DatabaseSettings):
+    """A process whose data is by organization, so that it can be spread over several PostgreSQL instances."""
+
+    database_shards: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")], SecretStr] = Field(
+        default_factory=dict,
+        validation_alias="PARLEY_DATABASE_SHARDS",
+        max_length=15,
+        description=(
+            'Further PostgreSQL instances as JSON, such as {"b": "postgresql://…"}; that of PARLEY_DATABASE_URL is '
+            "`main`. Each process opens its connections on every one."
+        ),
+    )
+
+    @field_validator("database_shards")
+    @classmethod
+    def _check_names(cls, shards: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        if MAIN in shards:
+            raise ValueError(f"{MAIN!r} is the instance of PARLEY_DATABASE_URL")
+        check_names([MAIN, *shards])
+        return shards
+
+    def instances(self) -> dict[str, str]:
+        """URLs by name, `main` first."""
+        named = {name: url.get_secret_value() for name, url in self.database_shards.items()}
+        return {MAIN: self.database_url.get_secret_value(), **named}
 
 
 class ValkeySettings(MeshSettings):
