@@ -13,6 +13,7 @@ channel; retries are gRPC's own, for methods that the contract declares safe to 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -23,7 +24,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from services.mesh import context, deadline
 from services.mesh.policy import DEFAULT_TIMEOUT_S, Policy, methods_of, policies_of, policy_of
+from services.mesh.settings import MeshSettings
 from services.mesh.status import from_rpc_error
+from services.mesh.tls.certificates import certificate_files
+from services.mesh.tls.channel import renewed_channel
 
 ATTEMPTS_MAX: Final = 3
 BACKOFF_S_MIN: Final = 0.05
@@ -50,12 +54,19 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
 @asynccontextmanager
-async def open_channel(target: str, contracts: Iterable[FileDescriptor]) -> AsyncIterator[grpc.aio.Channel]:
+async def open_channel(
+    target: str, contracts: Iterable[FileDescriptor], settings: MeshSettings | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to all processes of `target`, closed on leaving. It connects when it is first used.
 
     Args:
         target: `host:port`, or several with commas between; several must be IP addresses.
         contracts: files of the services that are called; retries and timeouts come from their policies.
+        settings: of this process: by which certificates it and its peers know each other. Without them, or without
+            certificates in them, calls travel in the clear.
+
+    Raises:
+        SettingsError: the certificates cannot be used.
     """
     files = tuple(contracts)
     options: list[tuple[str, str | int]] = [
@@ -69,8 +80,22 @@ async def open_channel(target: str, contracts: Iterable[FileDescriptor]) -> Asyn
         ("grpc.min_reconnect_backoff_ms", CONNECT_S_MAX * 1_000),
         ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
     ]
-    async with grpc.aio.insecure_channel(channel_target(target), options=options) as channel:
+    async with _connecting(channel_target(target), options, settings) as channel:
         yield MeshChannel(channel, policies_of(files))
+
+
+@asynccontextmanager
+async def _connecting(
+    target: str, options: Sequence[tuple[str, str | int]], settings: MeshSettings | None
+) -> AsyncIterator[grpc.aio.Channel]:
+    files = certificate_files(settings)
+    if settings is None or files is None:
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
+            yield channel
+        return
+    dial = partial(grpc.aio.secure_channel, target, options=options)
+    async with renewed_channel(files, dial, look_every_s=settings.mesh_tls_look_every_s) as channel:
+        yield channel
 
 
 async def unary(call: Awaitable[T]) -> T:

@@ -33,6 +33,7 @@ class Call:
         metadata: what the caller sent, text values only.
         request_id: given by the first process of ours that saw the request.
         trace_id: of the span around the call, empty when it is not traced.
+        peer: the workload that the certificate of the connection names; None where connections have none.
         principal: set by the identity interceptor; None for public calls.
         started: `time.monotonic()` when the call arrived.
         code: name of the gRPC code that the call ended with.
@@ -49,6 +50,7 @@ class Call:
     metadata: tuple[tuple[str, str], ...]
     request_id: str = ""
     trace_id: str = ""
+    peer: str | None = None
     principal: Principal | None = None
     started: float = field(default_factory=monotonic)
     code: str = "OK"

@@ -11,7 +11,7 @@ checks=[Check("database", database.ping)],
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -29,7 +29,9 @@ from services.mesh.interceptors.leaving import Leaving
 from services.mesh.limiter import InFlightLimiter
 from services.mesh.policy import INFRASTRUCTURE, Policy, policy_table
 from services.mesh.settings import MeshSettings, ServerSettings
-from services.mesh.tasks import Loop, supervised
+from services.mesh.tasks import Loop, periodic, supervised
+from services.mesh.tls.certificates import CertificateFiles, certificate_files, server_credentials
+from services.mesh.tls.peers import Peers
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of one request or response. Nested messages grow tenfold in memory: 40 MB at worst. Uploads come in chunks."""
@@ -78,11 +80,13 @@ class RunningServer:
         port: of the gRPC API.
         debug_port: of /readyz and its neighbours.
         policies: the method table that is enforced.
+        health_port: that answers health checks alone; 0 where there is none.
     """
 
     port: int
     debug_port: int
     policies: Mapping[str, Policy]
+    health_port: int
 
 
 async def serve(
@@ -143,7 +147,10 @@ async def running(
     policies = dict(policy_table(registry.handlers))
     registry.refuse_sync_handlers()
     leaving = Leaving()
-    stages = pinned_stages(verifier=verifier, limiter=InFlightLimiter(settings.calls_max), leaving=leaving)
+    files = certificate_files(settings)
+    stages = pinned_stages(
+        verifier=verifier, peers=_peers(settings, files), limiter=InFlightLimiter(settings.calls_max), leaving=leaving
+    )
     server = grpc.aio.server(interceptors=[Chain(stages, {**INFRASTRUCTURE, **policies})], options=_OPTIONS)
     for register in servicers:
         register(server)
@@ -152,17 +159,20 @@ async def running(
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     if settings.reflection:
         reflection.enable_server_reflection([*registry.services, health.SERVICE_NAME], server)
-    port = _bind(server, settings.grpc_listen)
+    port = _bind(server, settings.grpc_listen, files)
     process_health = Health(checks, is_starting=True)
+    if files is not None:
+        loops = [*loops, periodic("certificates", _looking(files), every_s=settings.mesh_tls_look_every_s)]
     async with (
         _process(settings, process_health, loops) as debug_port,
+        _health_port(settings.health_listen, health_servicer) as health_port,
         _started(server, settings, leaving),
     ):
         for name in ("", *registry.services):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
         process_health.is_starting = False
         try:
-            yield RunningServer(port, debug_port, policies)
+            yield RunningServer(port, debug_port, policies, health_port)
         finally:
             process_health.is_draining = True
             # The replica that came up a moment ago is no place to go yet for clients that were told of its absence.
@@ -207,11 +217,47 @@ async def _started(server: grpc.aio.Server, settings: ServerSettings, leaving: L
             last_words.cancel()
 
 
-def _bind(server: grpc.aio.Server, address: str) -> int:
+@asynccontextmanager
+async def _health_port(address: str, servicer: health.aio.HealthServicer) -> AsyncIterator[int]:
+    """The same answers as on the port of the API, in the clear, for probes that have no certificate.
+
+    A kubelet's gRPC probes know no TLS. This port belongs to a server of its own, so that nothing else can be asked.
+    """
+    if not address:
+        yield 0
+        return
+    server = grpc.aio.server(options=_OPTIONS)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = _bind(server, address, None)
+    await server.start()
     try:
-        return server.add_insecure_port(address)
+        yield port
+    finally:
+        await server.stop(None)
+
+
+def _bind(server: grpc.aio.Server, address: str, files: CertificateFiles | None) -> int:
+    try:
+        if files is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, server_credentials(files))
     except RuntimeError as error:
         raise ServerError(f"cannot listen on {address}: is it taken by another process?") from error
+
+
+def _peers(settings: ServerSettings, files: CertificateFiles | None) -> Peers | None:
+    if files is None:
+        return None
+    if not settings.mesh_tls_peers:
+        raise ServerError("PARLEY_MESH_TLS_PEERS is empty: with PARLEY_MESH_TLS_FOLDER set, nobody could call")
+    return Peers(settings.mesh_tls_peers)
+
+
+def _looking(files: CertificateFiles) -> Callable[[], Awaitable[None]]:
+    async def look() -> None:
+        files.look()
+
+    return look
 
 
 def _stop_signal() -> asyncio.Event:

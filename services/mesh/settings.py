@@ -10,6 +10,7 @@ is the value, so that secrets can be mounted.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ FILE_SUFFIX: Final = "_FILE"
 FILE_BYTES_MAX: Final = 64 * 1024
 MASK: Final = "********"
 _PORT_MAX: Final = 65_535
+_WORKLOAD: Final = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 
 S = TypeVar("S", bound="MeshSettings")
 
@@ -52,6 +54,8 @@ def _targets(text: object) -> object:
 
 Address = Annotated[str, BeforeValidator(_address)]
 """`host:port`; port 0 asks the system for a free one."""
+OptionalAddress = Annotated[str, BeforeValidator(lambda text: text and _address(text))]
+"""As above, or empty."""
 Target = Annotated[str, BeforeValidator(_targets)]
 """`host:port`, or several of them with commas between."""
 
@@ -83,6 +87,26 @@ class MeshSettings(BaseSettings):
     )
     otlp_endpoint: str = Field(
         default="", validation_alias="PARLEY_OTLP_ENDPOINT", description="OTLP/HTTP collector of spans; empty for none."
+    )
+    mesh_tls_folder: str = Field(
+        default="",
+        validation_alias="PARLEY_MESH_TLS_FOLDER",
+        description=(
+            "Folder with tls.crt, tls.key and ca.crt, by which this process and its peers know each other; empty for "
+            "gRPC in the clear."
+        ),
+    )
+    mesh_tls_bundle: str = Field(
+        default="",
+        validation_alias="PARLEY_MESH_TLS_BUNDLE",
+        description="File with the CA certificates that peers must come from, in place of the folder's ca.crt.",
+    )
+    mesh_tls_look_every_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3_600.0,
+        validation_alias="PARLEY_MESH_TLS_LOOK_EVERY_S",
+        description="Seconds between two looks at the certificate files, which are followed while they are renewed.",
     )
 
     @field_validator("*", mode="before")
@@ -136,6 +160,26 @@ class ServerSettings(MeshSettings):
             "Seconds that clients get at the end to find replicas that were just started, and the same again to leave."
         ),
     )
+    mesh_tls_peers: dict[str, str] = Field(
+        default={},
+        validation_alias="PARLEY_MESH_TLS_PEERS",
+        description="Who may call where TLS is on: JSON of the SPIFFE id in a certificate to the workload that it is.",
+    )
+    health_listen: OptionalAddress = Field(
+        default="",
+        validation_alias="PARLEY_HEALTH_LISTEN",
+        description="Address of a second gRPC port that answers health checks alone, in the clear; empty for none.",
+    )
+
+    @field_validator("mesh_tls_peers")
+    @classmethod
+    def _check_peers(cls, peers: dict[str, str]) -> dict[str, str]:
+        for spiffe_id, workload in peers.items():
+            if not spiffe_id.startswith("spiffe://"):
+                raise ValueError(f"{spiffe_id!r} is not spiffe://<trust domain>/<path>")
+            if _WORKLOAD.fullmatch(workload) is None:
+                raise ValueError(f"{workload!r} is no name of a workload: a-z, 0-9 and - only")
+        return peers
 
 
 class DatabaseSettings(MeshSettings):

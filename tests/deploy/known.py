@@ -45,6 +45,7 @@ DEPLOYABLES: Final[Mapping[str, type[MeshSettings]]] = MappingProxyType(
 _OF_THE_CHART: Final = frozenset(
     {"PARLEY_QUEUE", "PARLEY_KAFKA_BOOTSTRAP", "PARLEY_KAFKA_PREFIX", "PARLEY_AUTH_WORKLOADS"}
     | {"PARLEY_INFERENCE_PROVIDERS_FILE"}
+    | {"PARLEY_MESH_TLS_FOLDER", "PARLEY_MESH_TLS_BUNDLE", "PARLEY_MESH_TLS_PEERS"}
 )
 """Settings that the chart derives from values of other names."""
 

@@ -27,6 +27,7 @@ from services.mesh.interceptors.tracing import TracingStage
 from services.mesh.limiter import InFlightLimiter
 from services.mesh.policy import Policy
 from services.mesh.rpc import CURRENT, Call, Proceed, RpcContext
+from services.mesh.tls.peers import Peers
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -67,7 +68,9 @@ STAGE_ORDER: Final = (
 )
 
 
-def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter, leaving: Leaving) -> tuple[Stage, ...]:
+def pinned_stages(
+    *, verifier: TokenVerifier | None, limiter: InFlightLimiter, leaving: Leaving, peers: Peers | None = None
+) -> tuple[Stage, ...]:
     """The stages of a server, in `STAGE_ORDER`; without a verifier, only public methods can be served."""
     return (
         RequestIdStage(),
@@ -76,7 +79,7 @@ def pinned_stages(*, verifier: TokenVerifier | None, limiter: InFlightLimiter, l
         TracingStage(),
         ErrorStage(),
         DeadlineStage(),
-        IdentityStage(verifier),
+        IdentityStage(verifier, peers),
         PolicyStage(),
         LimitStage(limiter),
         LeavingStage(leaving),

@@ -35,6 +35,7 @@ class LoggingStage:
             "organization_id": principal.organization_id if principal else None,
             "subject_id": principal.subject_id if principal else None,
             "caller": principal.caller if principal else None,
+            "peer": call.peer,
             "trace_id": call.trace_id or None,
         }
         present = {key: value for key, value in line.items() if value is not None}

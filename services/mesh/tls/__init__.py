@@ -1,0 +1,1 @@
+"""Mutual TLS between the processes: certificates from files, followed while they are renewed, and whom they name."""
