@@ -48,14 +48,15 @@ class Authority:
     certificate: x509.Certificate
 
     @classmethod
-    def made(cls, name: str = "Parley on this machine") -> Self:
-        """A new one."""
+    def made(cls, name: str = "Parley on this machine", issuer: "Authority | None" = None) -> Self:
+        """A new one, by its own word or by that of another."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, subject, key, ends=datetime.now(UTC) + CA_LIFE)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        issued_by = issuer.certificate.subject if issuer else subject
+        builder = _builder(subject, issued_by, key, ends=datetime.now(UTC) + CA_LIFE)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        return cls(key, builder.sign(key, hashes.SHA256()))
+        return cls(key, builder.sign(issuer.key if issuer else key, hashes.SHA256()))
 
     @classmethod
     def kept(cls, folder: Path) -> Self:

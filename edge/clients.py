@@ -27,7 +27,7 @@ async def open_channels(settings: EdgeSettings) -> AsyncIterator[Channels]:
         for service in AUDIENCES:
             target: str = getattr(settings, f"{service}_target")
             contracts = [file for file in files() if file.package.startswith(f"parley.{service}.")]
-            channels[service] = await stack.enter_async_context(open_channel(target, contracts))
+            channels[service] = await stack.enter_async_context(open_channel(target, contracts, settings))
         yield channels
 
 

@@ -164,11 +164,16 @@ def subject_of(request: token_service_pb2.ExchangeTokenRequest) -> Subject:
             raise invalid_field("subject", "must be one credential")
 
 
-def workload_of(request: token_service_pb2.ExchangeTokenRequest) -> WorkloadProof | None:
-    """The process that calls, where it says that it is one of ours."""
+def workload_of(request: token_service_pb2.ExchangeTokenRequest, peer: str | None) -> WorkloadProof | None:
+    """The process that calls, where it says that it is one of ours.
+
+    Args:
+        request: what it says.
+        peer: whom the certificate of its connection names.
+    """
     if not request.HasField("workload"):
         return None
-    return WorkloadProof(request.workload.name, request.workload.secret)
+    return WorkloadProof(request.workload.name, request.workload.secret, peer)
 
 
 def registration_of(request: user_service_pb2.RegisterUserRequest) -> Registration:

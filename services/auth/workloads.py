@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.mesh.errors import CredentialsInvalid
+from services.mesh.errors import CallerForbidden, CredentialsInvalid
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 _HASH: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -16,10 +16,15 @@ _NOBODY: Final = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, slots=True, repr=False)
 class WorkloadProof:
-    """What a caller says that it is, and the secret that shall prove it."""
+    """What a caller says that it is, and the secret that shall prove it.
+
+    Attributes:
+        peer: whom the certificate of its connection names; None where connections have none.
+    """
 
     name: str
     secret: str
+    peer: str | None = None
 
 
 class Workloads:
@@ -44,8 +49,11 @@ class Workloads:
 
         Raises:
             CredentialsInvalid: unknown, or not its secret; which of them is not told, not even by the time it takes.
+            CallerForbidden: the secret came with the certificate of another workload.
         """
         digest = hashlib.sha256(proof.secret.encode()).hexdigest()
         if not hmac.compare_digest(digest, self._hashes.get(proof.name, _NOBODY)) or not proof.secret:
             raise CredentialsInvalid
+        if proof.peer is not None and proof.peer != proof.name:
+            raise CallerForbidden("the certificate of the connection is not that of this workload")
         return proof.name

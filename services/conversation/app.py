@@ -75,9 +75,9 @@ async def serve(config: ApiSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with (
         opened(config) as core,
-        open_channel(config.auth_target, [tokens.CONTRACT]) as auth,
-        open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES]) as retrieval,
-        open_channel(config.inference_target, [clients.PROMPTS]) as inference,
+        open_channel(config.auth_target, [tokens.CONTRACT], config) as auth,
+        open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES], config) as retrieval,
+        open_channel(config.inference_target, [clients.PROMPTS], config) as inference,
     ):
         workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
         registers, loops = api(
@@ -98,9 +98,9 @@ async def serve(config: ApiSettings) -> None:
 async def work(config: WorkerSettings) -> None:
     """Answer turns until SIGTERM."""
     async with opened(config) as core, AsyncExitStack() as stack:
-        auth = await stack.enter_async_context(open_channel(config.auth_target, [tokens.CONTRACT]))
-        retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL]))
-        inference = await stack.enter_async_context(open_channel(config.inference_target, [clients.INFERENCE]))
+        auth = await stack.enter_async_context(open_channel(config.auth_target, [tokens.CONTRACT], config))
+        retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL], config))
+        inference = await stack.enter_async_context(open_channel(config.inference_target, [clients.INFERENCE], config))
         workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
         writer = clients.InferenceClient(inference, workload, silence_s_max=config.silence_s_max)
         sources = Sources(

@@ -144,7 +144,7 @@ class Cache:
 async def serve(settings: ServeSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with AsyncExitStack() as stack:
-        auth = await stack.enter_async_context(open_channel(settings.auth_target, [tokens.CONTRACT]))
+        auth = await stack.enter_async_context(open_channel(settings.auth_target, [tokens.CONTRACT], settings))
         shelf = open_shelf(settings, stack)
         valkey = await stack.enter_async_context(open_valkey(settings, application=AUDIENCE))
         database = await stack.enter_async_context(open_database(settings, application=AUDIENCE))
@@ -172,7 +172,7 @@ async def open_embeds(settings: EmbeddingSettings, auth: grpc.aio.Channel, stack
     if settings.retrieval_target is None or settings.workload_secret is None:
         return None
     secret = settings.workload_secret.get_secret_value()
-    retrieval = await stack.enter_async_context(open_channel(settings.retrieval_target, [clients.RETRIEVAL]))
+    retrieval = await stack.enter_async_context(open_channel(settings.retrieval_target, [clients.RETRIEVAL], settings))
     workload = WorkloadTokens(auth, workload=AUDIENCE, secret=secret)
     return clients.EmbeddingClient(retrieval, workload, timeout_s=settings.embed_s_max)
 

@@ -1,6 +1,7 @@
 """Channels to other services, and the one way to call through them.
 
-    channel = await stack.enter_async_context(open_channel(settings.retrieval_target, [search_service_pb2.DESCRIPTOR]))
+    contracts = [search_service_pb2.DESCRIPTOR]
+    channel = await stack.enter_async_context(open_channel(settings.retrieval_target, contracts, settings))
     search = SearchServiceStub(channel)
     response = await unary(search.Search(request, metadata=await tokens.metadata("retrieval", principal)))
     async with streaming(generation.StreamGenerate(request, metadata=...)) as deltas:

@@ -84,6 +84,12 @@ def current() -> Call | None:
     return CURRENT.get()
 
 
+def peer() -> str | None:
+    """The workload that the certificate of the running call's connection names; None where it has none."""
+    call = CURRENT.get()
+    return None if call is None else call.peer
+
+
 def principal() -> Principal:
     """On whose behalf the running call acts.
 

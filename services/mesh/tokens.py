@@ -20,7 +20,7 @@ from services.mesh.interceptors.identity import AUTHORIZATION_KEY
 from services.mesh.keys import JsonWebKey, KeyRing
 
 CONTRACT: Final = token_service_pb2.DESCRIPTOR
-"""For `open_channel(settings.auth_target, [CONTRACT])`."""
+"""For `open_channel(settings.auth_target, [CONTRACT], settings)`."""
 FRESH_S: Final = 30.0
 """A token is handed out again for half of its 60 s, so its receiver has at least the other half."""
 CACHED_MAX: Final = 10_000

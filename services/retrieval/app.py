@@ -64,7 +64,7 @@ class Api:
 
 async def run_api(settings: Settings) -> None:
     """Serve the gRPC API."""
-    async with open_api(settings) as api, open_channel(settings.auth_target, [tokens.CONTRACT]) as auth:
+    async with open_api(settings) as api, open_channel(settings.auth_target, [tokens.CONTRACT], settings) as auth:
         await serve(
             settings,
             servicers=api.servicers,

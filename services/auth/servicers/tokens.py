@@ -6,7 +6,7 @@ from services.auth import wire
 from services.auth.exchange import Exchange
 from services.auth.login import Sessions
 from services.auth.signing import SigningKeys
-from services.mesh import context
+from services.mesh import context, rpc
 from services.mesh.rpc import RpcContext
 
 
@@ -42,7 +42,7 @@ class TokenServicer(TokenServiceServicer):
     async def ExchangeToken(self, request: pb.ExchangeTokenRequest, _context: RpcContext) -> pb.ExchangeTokenResponse:
         """Trades a credential for internal tokens."""
         exchanged = await self._exchange.trade(
-            wire.subject_of(request), wire.workload_of(request), tuple(request.audiences)
+            wire.subject_of(request), wire.workload_of(request, rpc.peer()), tuple(request.audiences)
         )
         return wire.exchange_message(exchanged)
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -60,6 +61,14 @@ async def test_caller_is_absent_when_the_holder_of_the_credential_asks(auth: Wor
     exchanged = await auth.app.exchange.trade(ApiKeySecret(secret), None, ["retrieval"])
     principal = await verifier(auth, "retrieval").verify(exchanged.tokens[0].token.text)
     assert principal.caller is None
+
+
+async def test_secret_of_a_workload_is_good_with_its_own_certificate_only(auth: World) -> None:
+    subject = ApiKeySecret((await auth.key(await auth.owner())).secret)
+    exchanged = await auth.app.exchange.trade(subject, replace(EDGE, peer="edge"), ["auth"])
+    assert (await verifier(auth, "auth").verify(exchanged.tokens[0].token.text)).caller == "edge"
+    with pytest.raises(CallerForbidden, match="certificate"):
+        await auth.app.exchange.trade(subject, replace(EDGE, peer="conversation"), ["auth"])
 
 
 async def test_internal_token_is_handed_out_again_for_ten_seconds_to_the_same_caller(

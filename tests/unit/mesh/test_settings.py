@@ -127,3 +127,32 @@ def test_effective_settings_show_origin_and_mask_secrets(monkeypatch: pytest.Mon
 def test_every_setting_of_the_groups_explains_itself() -> None:
     own = {"volume", "pepper"}
     assert [name for name, field in Settings.model_fields.items() if not field.description and name not in own] == []
+
+
+def test_peers_are_read_from_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_MESH_TLS_PEERS", '{"spiffe://cluster.local/ns/parley/edge": "edge"}')
+    assert load(Settings).mesh_tls_peers == {"spiffe://cluster.local/ns/parley/edge": "edge"}
+
+
+@pytest.mark.parametrize(
+    ("peers", "told"),
+    [
+        ('{"https://cluster.local/edge": "edge"}', "is not spiffe://<trust domain>/<path>"),
+        ('{"spiffe://cluster.local/edge": "The Edge"}', "is no name of a workload"),
+        ("edge", "is not a JSON object"),
+    ],
+)
+def test_peers_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, peers: str, told: str) -> None:
+    monkeypatch.setenv("PARLEY_MESH_TLS_PEERS", peers)
+    with pytest.raises(SettingsError, match=f"PARLEY_MESH_TLS_PEERS: .*{told}"):
+        load(Settings)
+
+
+@pytest.mark.parametrize(("address", "is_taken"), [("", True), ("[::]:50052", True), ("nowhere", False)])
+def test_health_port_is_an_address_or_nothing(monkeypatch: pytest.MonkeyPatch, address: str, *, is_taken: bool) -> None:
+    monkeypatch.setenv("PARLEY_HEALTH_LISTEN", address)
+    if is_taken:
+        assert load(Settings).health_listen == address
+    else:
+        with pytest.raises(SettingsError, match="PARLEY_HEALTH_LISTEN: 'nowhere' is not host:port"):
+            load(Settings)
