@@ -1,4 +1,4 @@
-"""No dead panel: whatever dashboards and alerts ask for, the processes of a running stack have."""
+"""No dead panel: whatever dashboards, alerts and runbooks ask for, the processes of a running stack have."""
 
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from dev.observe.boards import BOARDS
 from dev.observe.objectives import alert_groups, burn_groups, ratio_groups, read
 from dev.observe.promql import Selector, selectors
 from tests.support.rest import Rest
+from tests.support.runbooks import Kind, of
 from tests.support.stack import Stack
 from tests.support.tenants import QUESTION, Tenant, registered_tenant
 from tests.support.waiting import wait_until
@@ -108,7 +109,8 @@ def test_panels_that_are_never_empty_show_something(scrape: Scrape) -> None:
         for panel in board.panels
         for query in panel.queries
     ]
-    + [(str(rule.get("alert") or rule["record"]), str(rule["expr"])) for rule in _RULES],
+    + [(str(rule.get("alert") or rule["record"]), str(rule["expr"])) for rule in _RULES]
+    + [(each.page, each.text) for each in of(Kind.QUERY)],
 )
 def test_every_metric_that_is_asked_for_is_there(scrape: Scrape, where: str, expression: str) -> None:
     asked = {each.name for each in selectors(expression)} - _RECORDED - _OF_PROMETHEUS - _ELSEWHERE.keys()
