@@ -95,6 +95,14 @@ bench-faults: setup-dev ## Every fault of a provider beside a healthy one: outco
 bench-gateway: setup-dev ## CPU per request and per token of a stateless call, beside a bare pass-through; AGAINST=revision
 	@$(DEV) -m tests.load $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
+.PHONY: bench
+bench: setup-dev ## CPU per token, turn and stateless request of the whole stack, beside a bare proxy in the same run
+	@$(DEV) -m tests.load.whole $(ARGS)
+
+.PHONY: bench-streams
+bench-streams: setup-dev ## Hold N=10000 answers of durable turns open at once, each equal to what is stored in the end
+	@$(DEV) -m tests.load.streams --streams $(or $(N),10000) $(ARGS)
+
 ##@ Check
 
 .PHONY: check

@@ -19,6 +19,11 @@ def cpu_s(pid: int) -> float:
     return ticks / _TICKS_PER_S
 
 
+def family(pid: int) -> list[int]:
+    """The process and its children."""
+    return [found for found, fields in _stats() if found == pid or int(fields[_PARENT]) == pid]
+
+
 def _sum(fields: Iterable[str]) -> int:
     return sum(int(field) for field in fields)
 

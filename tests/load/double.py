@@ -33,7 +33,7 @@ class Double:
 
     def __init__(self, *, tokens_per_s: float) -> None:
         self._pause_s = 1 / tokens_per_s
-        self._chunks = [_event(_chunk(number, {"content": _piece(number)})) for number in range(TOKENS_MAX)]
+        self._chunks = [event(chunk(number, {"content": _piece(number)})) for number in range(TOKENS_MAX)]
         self._deltas = [_delta(number) for number in range(TOKENS_MAX)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +53,7 @@ class Double:
         for number in range(tokens):
             await self._wait(begun, number + 1)
             await send({"type": "http.response.body", "body": pieces[number], "more_body": True})
-        await send({"type": "http.response.body", "body": _message_ending(tokens) if is_message else _ending(tokens)})
+        await send({"type": "http.response.body", "body": _message_ending(tokens) if is_message else ending(tokens)})
 
     async def _wait(self, begun: float, tokens: int) -> None:
         """Until so many tokens are due, so that a late one does not delay the others."""
@@ -64,16 +64,16 @@ def _piece(number: int) -> str:
     return f" word{number}"
 
 
-def _chunk(number: int, delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
+def chunk(number: int, delta: dict[str, str], reason: str | None = None) -> dict[str, object]:
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
     # The vendor's chunks are of this form; random letters make their lengths differ.
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
     return {**head, "service_tier": "default", "choices": [choice], "usage": None, "obfuscation": f"x{number}"}
 
 
-def _ending(tokens: int) -> bytes:
-    usage = {**_chunk(tokens + 1, {}), "choices": [], "usage": _usage(tokens)}
-    return _event(_chunk(tokens, {}, "stop")) + _event(usage) + b"data: [DONE]\n\n"
+def ending(tokens: int) -> bytes:
+    usage = {**chunk(tokens + 1, {}), "choices": [], "usage": _usage(tokens)}
+    return event(chunk(tokens, {}, "stop")) + event(usage) + b"data: [DONE]\n\n"
 
 
 def _whole(tokens: int) -> dict[str, object]:
@@ -104,10 +104,10 @@ def _message_ending(tokens: int) -> bytes:
 
 
 def _named(document: dict[str, object]) -> bytes:
-    return b"event: %b\n%b" % (str(document["type"]).encode(), _event(document))
+    return b"event: %b\n%b" % (str(document["type"]).encode(), event(document))
 
 
-def _event(document: dict[str, object]) -> bytes:
+def event(document: dict[str, object]) -> bytes:
     return b"data: " + orjson.dumps(document) + b"\n\n"
 
 

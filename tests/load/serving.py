@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import uvicorn
 import uvloop
@@ -20,15 +20,21 @@ _KEEP_ALIVE_S: Final = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A process that serves on a loopback port."""
+    """A process that serves on a loopback port, and listens to lines of text."""
 
     pid: int
     port: int
+    input: IO[bytes]
 
     @property
     def url(self) -> str:
         """Of the server."""
         return f"http://127.0.0.1:{self.port}"
+
+    def say(self, line: str) -> None:
+        """Gives it a line."""
+        self.input.write(f"{line}\n".encode())
+        self.input.flush()
 
 
 @contextmanager
@@ -39,7 +45,7 @@ def served(module: str, *arguments: str) -> Iterator[Served]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield Served(process.pid, int(process.stdout.readline()))
+        yield Served(process.pid, int(process.stdout.readline()), process.stdin)
     finally:
         process.stdin.close()
         process.wait(_STOP_S_MAX)
