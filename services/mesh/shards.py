@@ -1,8 +1,8 @@
 """Several PostgreSQL instances as a store sees them: an organization belongs to a shard, a shard to an instance.
 
 Which instance has which shard is said by the instances themselves (see `shard_schema`). A process asks each of them
-every half second, and uses no answer that is older than `TTL_S`: whoever moves a shard waits that long before it may be
-changed in its new place, so nobody reads what is no longer true. Writes are checked by the instance in their own
+some times a second, and uses no answer that is older than `TTL_S`: whoever moves a shard waits that long before it may
+be changed in its new place, so nobody reads what is no longer true. Writes are checked by the instance in their own
 transaction. What finds its shard on the move waits, and goes where it is then.
 """
 
@@ -30,15 +30,15 @@ from services.mesh.database import (
 )
 from services.mesh.database_errors import ShardElsewhere
 from services.mesh.errors import MeshError, Unavailable
-from services.mesh.lane import Lane
 from services.mesh.places import Places
 from services.mesh.settings import ShardSettings
+from services.mesh.shard_lanes import ShardLanes
 from services.mesh.shard_numbers import MAIN, SHARDS_COUNT, shard_of
 from services.mesh.shard_schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
 from services.mesh.tasks import Loop, supervised
 
-LOOK_EVERY_S: Final = 0.5
-TTL_S: Final = 2.0
+LOOK_EVERY_S: Final = 0.3
+TTL_S: Final = 1.0
 """For which an answer of an instance about its shards may be used; several looks, so that a lost one costs nothing."""
 WAIT_S_MAX: Final = 20.0
 """For a shard to arrive. A move takes a few seconds of it; most callers have less time anyway."""
@@ -95,9 +95,9 @@ class Shards:
         """See `Places.alone`."""
         return self.each()
 
-    def lanes(self) -> "ShardLanes":
+    def lanes(self) -> ShardLanes:
         """See `Places.lanes`."""
-        return ShardLanes(self)
+        return ShardLanes(self, self.each(), lambda: Patience(self))
 
     async def ping(self) -> None:
         """See `Places.ping`."""
@@ -267,7 +267,7 @@ class Instance:
         """See `Places.alone`."""
         return (self,)
 
-    def lanes(self) -> "ShardLanes":
+    def lanes(self) -> ShardLanes:
         """See `Places.lanes`."""
         return self._shards.lanes()
 
@@ -334,58 +334,6 @@ class Part:
             await patience.look_around()
 
 
-class ShardLanes:
-    """Implements `Lanes`."""
-
-    def __init__(self, shards: Shards) -> None:
-        self._shards = shards
-        self._lanes = {instance: instance.database.lane() for instance in shards.each()}
-
-    async def ask(
-        self,
-        items: Sequence[Item],
-        organization_of: Callable[[Item], str],
-        ask: Callable[[Lane, Sequence[Item]], Awaitable[T]],
-    ) -> list[tuple[Sequence[int], T]]:
-        """See `Lanes.ask`."""
-        told: list[tuple[Sequence[int], T]] = []
-        waiting: Sequence[int] = range(len(items))
-        patience = Patience(self._shards)
-        while True:
-            going, waiting = await self._sorted(waiting, [frozenset({shard_of(organization_of(one))}) for one in items])
-            answers = await asyncio.gather(
-                *(ask(self._lanes[instance], [items[place] for place in places]) for instance, places in going.items()),
-                return_exceptions=True,
-            )
-            failures: list[BaseException] = []
-            for places, answer in zip(going.values(), answers, strict=True):
-                if isinstance(answer, ShardElsewhere):
-                    waiting = [*waiting, *places]
-                elif isinstance(answer, BaseException):
-                    failures.append(answer)
-                else:
-                    told.append((places, answer))
-            if failures:
-                raise failures[0]
-            if not waiting:
-                return told
-            await patience.look_around()
-
-    async def _sorted(
-        self, places: Sequence[int], numbers: Sequence[frozenset[int]]
-    ) -> tuple[Mapping["Instance", list[int]], list[int]]:
-        """Which items go where, and which have to wait."""
-        going: defaultdict[Instance, list[int]] = defaultdict(list)
-        waiting = []
-        for place in places:
-            instance = await self._shards.holder(numbers[place])
-            if instance.lets_change(numbers[place]):
-                going[instance].append(place)
-            else:
-                waiting.append(place)
-        return going, waiting
-
-
 @asynccontextmanager
 async def open_places(
     settings: ShardSettings, *, application: str, service: str, pool_wait_s: float = POOL_WAIT_S
@@ -413,5 +361,5 @@ async def open_places(
             yield databases[MAIN]
             return
         shards = Shards(databases, service=service)
-        await stack.enter_async_context(supervised((Loop("shards", shards.follow),), drain_s=0.0))
+        await stack.enter_async_context(supervised((Loop("shards", shards.follow),), drain_s=LOOK_EVERY_S))
         yield shards

@@ -1,0 +1,78 @@
+"""Lanes on every instance: what was gathered from many organizations goes where each of them is."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from services.mesh.database_errors import ShardElsewhere
+from services.mesh.lane import Lane
+from services.mesh.shard_numbers import shard_of
+
+if TYPE_CHECKING:  # they make the lanes
+    from services.mesh.shards import Instance, Patience
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Holders(Protocol):
+    """Who knows where shards are."""
+
+    async def holder(self, numbers: frozenset[int]) -> "Instance":
+        """See `Shards.holder`."""
+        ...
+
+
+class ShardLanes:
+    """Implements `Lanes`."""
+
+    def __init__(self, shards: Holders, instances: Sequence["Instance"], patience: Callable[[], "Patience"]) -> None:
+        self._shards = shards
+        self._patience = patience
+        self._lanes = {instance: instance.database.lane() for instance in instances}
+
+    async def ask(
+        self,
+        items: Sequence[Item],
+        organization_of: Callable[[Item], str],
+        ask: Callable[[Lane, Sequence[Item]], Awaitable[T]],
+    ) -> list[tuple[Sequence[int], T]]:
+        """See `Lanes.ask`."""
+        told: list[tuple[Sequence[int], T]] = []
+        waiting: Sequence[int] = range(len(items))
+        patience = self._patience()
+        numbers = [frozenset({shard_of(organization_of(item))}) for item in items]
+        while True:
+            going, waiting = await self._sorted(waiting, numbers)
+            answers = await asyncio.gather(
+                *(ask(self._lanes[instance], [items[place] for place in places]) for instance, places in going.items()),
+                return_exceptions=True,
+            )
+            failures: list[BaseException] = []
+            for places, answer in zip(going.values(), answers, strict=True):
+                if isinstance(answer, ShardElsewhere):
+                    waiting = [*waiting, *places]
+                elif isinstance(answer, BaseException):
+                    failures.append(answer)
+                else:
+                    told.append((places, answer))
+            if failures:
+                raise failures[0]
+            if not waiting:
+                return told
+            await patience.look_around()
+
+    async def _sorted(
+        self, places: Sequence[int], numbers: Sequence[frozenset[int]]
+    ) -> tuple[Mapping["Instance", list[int]], list[int]]:
+        """Which items go where, and which have to wait."""
+        going: defaultdict[Instance, list[int]] = defaultdict(list)
+        waiting = []
+        for place in places:
+            instance = await self._shards.holder(numbers[place])
+            if instance.lets_change(numbers[place]):
+                going[instance].append(place)
+            else:
+                waiting.append(place)
+        return going, waiting
