@@ -1,8 +1,11 @@
-"""`python -m dev up | demo | kafka`."""
+"""`python -m dev up | demo | kafka | certificates`."""
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
+from dev.certificates import certificates
 from dev.demo import demo
 from dev.errors import DevError
 from dev.kafka import kafka
@@ -16,9 +19,13 @@ def main() -> int:
     commands.add_parser("up", help="start everything and keep it running until Ctrl-C")
     commands.add_parser("demo", help="ask the running stack a question about Parley's own documentation")
     commands.add_parser("kafka", help="start Apache Kafka and keep it running until Ctrl-C (needs Java, Maven)")
-    chosen = parser.parse_args().command
+    issue = commands.add_parser("certificates", help="make a CA, and certificates of its workloads; again renews them")
+    issue.add_argument("folder", type=Path, metavar="FOLDER")
+    chosen = parser.parse_args()
+    run: dict[str, Callable[[], None]] = {"up": up, "demo": demo, "kafka": kafka}
+    run["certificates"] = lambda: certificates(chosen.folder)
     try:
-        {"up": up, "demo": demo, "kafka": kafka}[chosen]()
+        run[chosen.command]()
     except DevError as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

@@ -131,7 +131,7 @@ def spiffe_id(workload: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/{workload}"
 
 
-def settings(folder: Path, workload: str) -> Mapping[str, str]:
+def settings(folder: Path, workload: str) -> dict[str, str]:
     """What a process of the workload is told of the certificates in the folder, apart from its peers."""
     return {"PARLEY_MESH_TLS_FOLDER": str(folder / workload)}
 

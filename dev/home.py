@@ -42,6 +42,11 @@ class Home:
         return self.folder / "state.json"
 
     @property
+    def certificates(self) -> Path:
+        """A folder per workload, where the processes know each other by certificates."""
+        return self.folder / "certificates"
+
+    @property
     def logs(self) -> Path:
         """One file per process."""
         return self.folder / "logs"

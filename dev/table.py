@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from dev import postgres, valkey
+from dev import certificates, postgres, valkey
 from dev.errors import DevError
 from dev.home import ROOT, Home
 from dev.keyfile import kept_secret
@@ -45,11 +45,13 @@ class Plan:
         table: the processes.
         url: of the first edge.
         targets: gRPC addresses of each service, with commas between those of its replicas.
+        has_tls: whether callers by gRPC need a certificate.
     """
 
     table: list[Process]
     url: str
     targets: Mapping[str, str]
+    has_tls: bool
 
 
 def plan(home: Home, *, port: int) -> Plan:
@@ -57,9 +59,10 @@ def plan(home: Home, *, port: int) -> Plan:
 
     `PARLEY_DATABASE_URL` and `PARLEY_VALKEY_URL` in the environment take the place of the embedded servers.
     `PARLEY_DEV_REPLICAS` in it is how often every process of Parley itself runs; `edge-2` is the second edge.
+    With `PARLEY_DEV_TLS=1` they know each other by certificates, which are made anew for each start.
 
     Raises:
-        DevError: `PARLEY_DEV_REPLICAS` is not a number of replicas that there can be.
+        DevError: `PARLEY_DEV_REPLICAS` is not a number of replicas that there can be, `PARLEY_DEV_TLS` no 0 or 1.
     """
     return _Planner(home, port, dict(os.environ)).plan()
 
@@ -72,6 +75,7 @@ class _Planner:
         self._ports = (free for free in free_ports(port) if free != port)
         self._table: list[Process] = []
         self._replicas = _replicas(given)
+        self._has_tls = _is_on(given, "PARLEY_DEV_TLS")
         self._grpc = {service: [next(self._ports) for _ in range(self._replicas)] for service in SERVICES}
         self._targets = {
             service: ",".join(f"{LOOPBACK}:{number}" for number in numbers) for service, numbers in self._grpc.items()
@@ -84,6 +88,8 @@ class _Planner:
         self._database_url, after_database = self._database()
         self._valkey_url, after_valkey = self._valkey()
         stores = (*after_database, *after_valkey)
+        if self._has_tls:
+            certificates.certificates(self._home.certificates)
         for service in SERVICES:
             self._once(f"migrate-{service}", service, ["migrate"], after=after_database)
         self._serve("auth", "auth", after=("migrate-auth", *stores))
@@ -95,7 +101,7 @@ class _Planner:
         self._serve("conversation", "conversation", after=("auth", "migrate-conversation", *stores))
         self._work("conversation-worker", "conversation", after=("conversation", "retrieval", "inference"))
         self._edge(after=("bootstrap", *SERVICES))
-        return Plan(self._table, f"http://{LOOPBACK}:{self._port}", self._targets)
+        return Plan(self._table, f"http://{LOOPBACK}:{self._port}", self._targets, self._has_tls)
 
     def _database(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_DATABASE_URL"):
@@ -185,6 +191,9 @@ class _Planner:
         if deployable in SERVICES:
             environment["PARLEY_DATABASE_URL"] = self._database_url
             environment["PARLEY_VALKEY_URL"] = self._valkey_url
+        if self._has_tls:
+            environment |= certificates.settings(self._home.certificates, deployable)
+            environment |= {"PARLEY_MESH_TLS_PEERS": json.dumps(certificates.peers())} if deployable in SERVICES else {}
         if deployable in self._secrets:
             environment["PARLEY_WORKLOAD_SECRET"] = self._secrets[deployable]
         if deployable == "auth":
@@ -203,6 +212,13 @@ def _replicas(given: Mapping[str, str]) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _REPLICAS_MAX:
         raise DevError(f"PARLEY_DEV_REPLICAS is {text!r}: choose a number from 1 to {_REPLICAS_MAX}")
     return int(text)
+
+
+def _is_on(given: Mapping[str, str], name: str) -> bool:
+    text = given.get(name) or "0"
+    if text not in {"0", "1"}:
+        raise DevError(f"{name} is {text!r}: choose 1 for on, or 0")
+    return text == "1"
 
 
 def _named(name: str, replica: int) -> str:

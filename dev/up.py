@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from dev import certificates
 from dev.console import Console
 from dev.errors import DevError
 from dev.home import ROOT, Home, shell_values
@@ -77,7 +78,9 @@ def _write_credentials(home: Home, started: Plan) -> bool:
     """Write the credentials file; returns whether the first user is known."""
     user = shell_values(home.bootstrap)
     targets = {f"PARLEY_{service.upper()}_TARGET": target for service, target in started.targets.items()}
-    home.write_credentials({"PARLEY_URL": started.url} | user | targets)
+    # Whoever calls by gRPC needs a certificate where the processes have some.
+    own = certificates.settings(home.certificates, certificates.CONSUMER) if started.has_tls else {}
+    home.write_credentials({"PARLEY_URL": started.url} | user | targets | own)
     return bool(user)
 
 

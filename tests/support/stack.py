@@ -79,6 +79,11 @@ class Stack:
             if name.endswith(suffix)
         }
 
+    @property
+    def certificates(self) -> Path:
+        """With a folder per workload, where `PARLEY_DEV_TLS` is on."""
+        return self._home.certificates
+
     def start(self) -> None:
         """Start it and wait until it is ready; an AssertionError shows the end of its output otherwise."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}

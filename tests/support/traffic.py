@@ -20,6 +20,7 @@ from parley.inference.v1 import model_service_pb2, model_service_pb2_grpc
 from parley.retrieval.v1 import knowledge_base_service_pb2, knowledge_base_service_pb2_grpc
 from services.mesh.client import open_channel, unary
 from services.mesh.errors import MeshError
+from services.mesh.settings import MeshSettings
 from tests.support.rest import StreamBrokenError, Watcher, events_of, text_of
 
 PROBE_EVERY_S: Final = 0.1
@@ -128,13 +129,23 @@ class Traffic:
         targets: gRPC addresses of the services.
         credential: API key of everybody.
         model: that answers the streams' questions.
+        certificates: by which the services know the clients that call by gRPC, where they ask for some.
 
     Attributes:
         figures: so far.
     """
 
-    def __init__(self, balancer: Balancer, targets: Mapping[str, str], credential: str, model: str) -> None:
+    def __init__(
+        self,
+        balancer: Balancer,
+        targets: Mapping[str, str],
+        credential: str,
+        model: str,
+        *,
+        certificates: MeshSettings | None = None,
+    ) -> None:
         self.figures = Figures()
+        self._certificates = certificates
         self._balancer = balancer
         self._targets = targets
         self._credential = credential
@@ -194,7 +205,7 @@ class Traffic:
     async def _consumer(self, pause_s: float) -> None:
         async with AsyncExitStack() as stack:
             consumer = Consumer(self._credential)
-            await consumer.connect(stack, self._targets)
+            await consumer.connect(stack, self._targets, self._certificates)
             conversation_id = ""
             while not self._is_over:
                 for name, call in consumer.calls(conversation_id):
@@ -279,10 +290,12 @@ class Consumer:
         self._tokens: dict[str, str] = {}
         self._traded_at = float("-inf")
 
-    async def connect(self, stack: AsyncExitStack, targets: Mapping[str, str]) -> None:
+    async def connect(
+        self, stack: AsyncExitStack, targets: Mapping[str, str], certificates: MeshSettings | None
+    ) -> None:
         """Opens a channel to all replicas of each service."""
         auth, conversation, retrieval, inference = [
-            await stack.enter_async_context(open_channel(targets[service], [contract]))
+            await stack.enter_async_context(open_channel(targets[service], [contract], certificates))
             for service, contract in _CONTRACTS.items()
         ]
         self._auth = token_service_pb2_grpc.TokenServiceStub(auth)

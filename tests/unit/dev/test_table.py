@@ -13,7 +13,7 @@ from dev.table import plan
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "PARLEY_DEV_REPLICAS", "PARLEY_NOT_SERVING_PAUSE_S")
-    for name in (*ours, "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+    for name in (*ours, "PARLEY_DEV_TLS", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -59,6 +59,24 @@ def test_number_of_replicas_that_cannot_be_is_refused(
 ) -> None:
     monkeypatch.setenv("PARLEY_DEV_REPLICAS", text)
     with pytest.raises(DevError, match=r"PARLEY_DEV_REPLICAS is .*: choose a number from 1 to 3"):
+        _processes(tmp_path)
+
+
+def test_processes_have_certificates_where_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [name for name in _processes(tmp_path)["auth"].environment if "TLS" in name]
+    monkeypatch.setenv("PARLEY_DEV_TLS", "1")
+    processes = _processes(tmp_path)
+    for name, workload in (("edge", "edge"), ("conversation-worker", "conversation"), ("auth", "auth")):
+        folder = Path(processes[name].environment["PARLEY_MESH_TLS_FOLDER"])
+        assert folder == tmp_path / "certificates" / workload
+        assert {path.name for path in folder.iterdir()} == {"ca.crt", "tls.crt", "tls.key"}
+        assert (folder / "tls.key").stat().st_mode & 0o077 == 0
+    assert json.loads(processes["auth"].environment["PARLEY_MESH_TLS_PEERS"])["spiffe://parley.dev/edge"] == "edge"
+
+
+def test_certificates_that_are_neither_on_nor_off_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_DEV_TLS", "yes")
+    with pytest.raises(DevError, match="PARLEY_DEV_TLS is 'yes': choose 1 for on, or 0"):
         _processes(tmp_path)
 
 
