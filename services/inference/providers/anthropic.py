@@ -1,6 +1,6 @@
 """Anthropic's messages API.
 
-The SDK makes the request and owns the connection; the stream is read here, for the reasons given in `openai.py`.
+The SDK makes the request; the stream is read here, for the reasons given in `openai.py`.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -29,6 +29,7 @@ from services.inference.providers.sse import (
     settle,
     text_at,
 )
+from services.inference.providers.transport import connections
 
 BASE_URL: Final = "https://api.anthropic.com"
 
@@ -64,6 +65,7 @@ class AnthropicProvider:
             api_key=api_key,
             base_url=base_url or BASE_URL,
             max_retries=0,  # one layer retries, and it is not this one
+            http_client=anthropic.DefaultAsyncHttpxClient(transport=connections()),
             open_telemetry=False,  # spans are ours to make, and must not hold prompts
         )
 

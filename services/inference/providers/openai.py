@@ -1,7 +1,7 @@
 """OpenAI's chat completions, and every server that speaks them (vLLM, llama.cpp, Ollama and others).
 
-The SDK owns the connections and says the headers; requests are sent and streams are read here, because the SDK takes a
-stream that was cut off for a complete one, builds several objects per token, and more per request.
+The SDK says the headers; requests are sent and streams are read here, because the SDK takes a stream that was cut off
+for a complete one, builds several objects per token, and more per request. Both use the same connections.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -30,6 +30,7 @@ from services.inference.providers.sse import (
     settle,
     text_at,
 )
+from services.inference.providers.transport import body_of, connections
 
 BASE_URL: Final = "https://api.openai.com/v1"
 
@@ -83,7 +84,7 @@ class OpenAIProvider:
         self._takes_reasoning = not is_vendor
         self.headers: Final[dict[str, str | openai.Omit]] = {} if api_key else {"Authorization": openai.omit}
         self._takes_stream_options = quirks.stream_options
-        self._http: Final = openai.DefaultAsyncHttpxClient()
+        self._http: Final = openai.DefaultAsyncHttpxClient(transport=connections())
         self.client: Final = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=base_url or BASE_URL,
@@ -104,7 +105,7 @@ class OpenAIProvider:
                 require_events(response.headers)
                 if (allowance := allowances.of_openai(response.headers)) is not None:
                     yield Accepted(allowance)
-                events = await stack.enter_async_context(aclosing(_read(response.aiter_bytes(), label)))
+                events = await stack.enter_async_context(aclosing(_read(body_of(response), label)))
                 async for event in events:
                     yield event
 
@@ -129,8 +130,8 @@ class OpenAIProvider:
         streamed: dict[str, object] = {"stream": True}
         if with_usage:
             streamed["stream_options"] = {"include_usage": True}
-        # On the SDK's connections and with its headers, but not through it: what it does to a request that is written
-        # already (options, headers, retries, types of the answer) took 0.42 of the 1.35 ms of a short call.
+        # With the SDK's headers, but not through it: what it does to a request that is written already (options,
+        # headers, retries, types of the answer) took 0.42 of the 1.35 ms of a short call.
         self._head = self._head or _sent({**self.client.default_headers, **self.client.auth_headers, **self.headers})
         timeout = httpx2.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s)
         content = orjson.dumps(self.body(task) | streamed)
