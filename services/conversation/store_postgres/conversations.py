@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
+    Integer,
     Select,
     Table,
     and_,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    true,
     tuple_,
     update,
 )
@@ -321,32 +324,44 @@ async def _branch(
 
 
 def _branch_query() -> Select[Any]:  # Any: rows of many columns
-    segments = segments_of_branch()
-    return (
+    segments = segments_of_branch(first=bindparam("first"))
+    part = (
         select(tables.messages)
-        .join(segments, and_(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max))
         .where(of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
+        .where(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max)
         .where(_messages.depth >= bindparam("first"), _messages.depth <= bindparam("last"))
-        .order_by(_messages.depth)
+        .limit(bindparam("last", type_=Integer) - bindparam("first", type_=Integer) + 1)
+        .lateral("part")
     )
+    return select(part).select_from(segments.join(part, true())).order_by(part.c.depth)
 
 
-def segments_of_branch() -> Any:  # Any: SQLAlchemy's CTE is generic over untyped columns
-    """The segments of the branch that ends in a message, each with the depth up to which it belongs to the branch."""
+def segments_of_branch(*, first: BindParameter[int] | None = None) -> Any:  # Any: a CTE is generic over its columns
+    """The segments of the branch that ends in a message, each with the depth up to which it belongs to the branch.
+
+    Those that end before the depth `first` are left out.
+
+    Every step says LIMIT: one row after the other is looked up by its key then, whatever a planner that knows ordinary
+    conversations expects. To read a conversation as a whole instead is quicker for those, and endless for long ones.
+    """
+    leaf = tables.messages.alias("leaf")
     segments = (
-        select(_messages.segment_id, _messages.depth.label("depth_max"))
-        .where(of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
-        .where(_messages.id == bindparam("of_leaf"))
+        select(leaf.c.segment_id, leaf.c.depth.label("depth_max"))
+        .where(of_the_conversation(leaf), leaf.c.user_id == bindparam("of_user"), leaf.c.id == bindparam("of_leaf"))
+        .limit(1)
         .cte("segments", recursive=True)
     )
     head, parent = tables.messages.alias("head"), tables.messages.alias("parent")
-    before: Select[Any] = (
-        select(parent.c.segment_id, parent.c.depth)
-        .select_from(segments)
-        .join(head, and_(of_the_conversation(head), head.c.id == segments.c.segment_id))
-        .join(parent, and_(of_the_conversation(parent), parent.c.id == head.c.parent_id))
+    begins = select(head.c.parent_id).where(of_the_conversation(head), head.c.id == segments.c.segment_id)
+    beginning = begins.limit(1).lateral("beginning")
+    ends = select(parent.c.segment_id, parent.c.depth).where(
+        of_the_conversation(parent), parent.c.id == beginning.c.parent_id
     )
-    return segments.union_all(before)
+    end = ends.limit(1).lateral("end_before")
+    before: Select[Any] = select(end.c.segment_id, end.c.depth).select_from(
+        segments.join(beginning, true()).join(end, true())
+    )
+    return segments.union_all(before if first is None else before.where(end.c.depth >= first))
 
 
 def of_the_conversation(table: Any) -> ColumnElement[bool]:  # Any: a table or an alias of it

@@ -11,13 +11,14 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
 from services.conversation.model import TURNS_WAITING_MAX, FinishReason, MessageState, Owner, TurnState
+from services.conversation.store_postgres.statements import is_in
 from services.mesh.database import ReadWrite
 from services.mesh.errors import TurnAlreadyRunning
 
 _messages: Final = tables.messages.c
 _turns: Final = tables.turns.c
-IS_WAITING: Final[ColumnElement[bool]] = _turns.state == TurnState.WAITING.value
-IS_UNBEGUN: Final[ColumnElement[bool]] = or_(IS_WAITING, (_turns.state == TurnState.QUEUED.value) & (_turns.fence == 0))
+IS_WAITING: Final[ColumnElement[bool]] = is_in(TurnState.WAITING)
+IS_UNBEGUN: Final[ColumnElement[bool]] = or_(IS_WAITING, is_in(TurnState.QUEUED) & (_turns.fence == 0))
 """No worker has ever had it, so no watcher has seen anything of it."""
 
 
@@ -93,7 +94,7 @@ def _publish_paused() -> Insert:
     due = (
         update(tables.turns)
         .where(_turns.organization_id == bindparam("of_organization"), _turns.user_id == bindparam("of_user"))
-        .where(_turns.conversation_id == bindparam("of_conversation"), _turns.state == TurnState.QUEUED.value)
+        .where(_turns.conversation_id == bindparam("of_conversation"), is_in(TurnState.QUEUED))
         .where(_turns.publish_time > func.now())
         .values(publish_time=func.now())
         .returning(_turns.organization_id, _turns.id.label("turn_id"), _turns.conversation_id)
@@ -135,7 +136,7 @@ def _move_up() -> Insert:
 
 def _stranded() -> Select[str, str]:
     active = tables.turns.alias("active")
-    is_active = active.c.state.in_([TurnState.QUEUED.value, TurnState.RUNNING.value])
+    is_active = is_in(TurnState.QUEUED, TurnState.RUNNING, turns=active)
     of_same = and_(
         active.c.organization_id == _turns.organization_id, active.c.conversation_id == _turns.conversation_id
     )
@@ -152,9 +153,7 @@ STRANDED: Final = _stranded()
 _OF_CONVERSATION: Final = and_(
     _turns.organization_id == bindparam("of_organization"), _turns.conversation_id == bindparam("of_conversation")
 )
-_ACTIVE: Final = select(_turns.id).where(
-    _OF_CONVERSATION, _turns.state.in_([TurnState.QUEUED.value, TurnState.RUNNING.value])
-)
+_ACTIVE: Final = select(_turns.id).where(_OF_CONVERSATION, is_in(TurnState.QUEUED, TurnState.RUNNING))
 _LOCK: Final = (
     select(tables.conversations.c.id)
     .where(tables.conversations.c.organization_id == bindparam("of_organization"))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     case,
     exists,
     func,
+    literal_column,
     or_,
     select,
     update,
@@ -43,9 +44,16 @@ def from_now(seconds: float | BindParameter[Any]) -> ColumnElement[Any]:  # Any:
     return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
+def is_in(*states: TurnState, turns: Any = tables.turns) -> ColumnElement[bool]:  # Any: the table, or an alias of it
+    """Spelled as the partial indexes are: a plan that serves for every parameter would not know that one fits."""
+    spelled: list[ColumnElement[str]] = [literal_column(f"'{state.value}'") for state in states]
+    column: ColumnElement[str] = turns.c.state
+    return column == spelled[0] if len(spelled) == 1 else column.in_(spelled)
+
+
 def has_lapsed() -> ColumnElement[bool]:
     """A worker had it and has shown no sign of life for the length of its lease."""
-    return and_(_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())
+    return and_(is_in(TurnState.RUNNING), _turns.lease_expire_time <= func.now())
 
 
 def held_by(hold: Hold) -> Given:

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, Select, and_, bindparam, delete, literal, select, update
+from sqlalchemy import RowMapping, Select, bindparam, delete, exists, literal, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.conversation import tables
@@ -160,19 +160,36 @@ def _summary_of(row: RowMapping) -> Summary:
 
 
 def _standing() -> Select[Any]:  # Any: rows of many columns
-    """The summary that stands for most of a branch: the message that it goes through is one of the branch."""
+    """The summary that stands for most of a branch: the message that it goes through is one of the branch.
+
+    Tried from the longest one on, and each by itself, as the branches do not differ in their oldest part: OFFSET and
+    LIMIT keep a planner from reading all summaries of a conversation, and all its messages, to join them.
+    """
     segments = segments_of_branch()
-    through = and_(
-        of_the_conversation(tables.messages),
-        _messages.user_id == bindparam("of_user"),
-        _messages.id == _summaries.through_message_id,
-    )
-    return (
+    longest_first = (
         select(tables.summaries)
-        .join(tables.messages, through)
-        .join(segments, and_(_messages.segment_id == segments.c.segment_id, _messages.depth <= segments.c.depth_max))
         .where(of_the_conversation(tables.summaries), _summaries.user_id == bindparam("of_user"))
         .order_by(_summaries.messages_covered.desc())
+        .offset(0)
+        .subquery("longest_first")
+    )
+    through = (
+        select(_messages.segment_id, _messages.depth)
+        .where(of_the_conversation(tables.messages), _messages.user_id == bindparam("of_user"))
+        .where(_messages.id == longest_first.c.through_message_id)
+        .limit(1)
+        .lateral("through")
+    )
+    of_branch = exists(
+        select(literal(1))
+        .select_from(segments)
+        .where(segments.c.segment_id == through.c.segment_id, segments.c.depth_max >= through.c.depth)
+    )
+    return (
+        select(longest_first)
+        .select_from(longest_first.join(through, true()))
+        .where(of_branch)
+        .order_by(longest_first.c.messages_covered.desc())
         .limit(1)
     )
 

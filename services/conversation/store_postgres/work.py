@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, func, literal_column, or_, select, tuple_, update
 
 from services.conversation import tables
 from services.conversation.model import (
@@ -20,12 +20,13 @@ from services.conversation.store.work import Claim, Ending, Fold, Hold, Lapsed, 
 from services.conversation.store_postgres import statements
 from services.conversation.store_postgres.places import STRANDED, move_up, move_up_if_free
 from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
-from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by
+from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by, is_in
 from services.conversation.store_postgres.turns import is_active
 from services.mesh.database import Conflict, Database, ReadWrite
 
 _turns: Final = tables.turns.c
 _outbox: Final = tables.outbox.c
+_PLACE: Final[ColumnElement[Any]] = literal_column("ctid")  # Any: SQLAlchemy has no type for it
 
 
 class WorkQueries:
@@ -132,7 +133,7 @@ class WorkQueries:
         """See `WorkStore.stale_queued`."""
         stale = (
             select(_turns.organization_id, _turns.conversation_id, _turns.id)
-            .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time <= from_now(-older_s))
+            .where(is_in(TurnState.QUEUED), _turns.publish_time <= from_now(-older_s))
             .order_by(_turns.publish_time)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -169,7 +170,7 @@ class WorkQueries:
         query = (
             select(_turns.organization_id, _turns.conversation_id, _turns.id)
             .where(is_active(), _turns.deadline <= func.now())
-            .where(or_(_turns.state == TurnState.QUEUED.value, has_lapsed()))
+            .where(or_(is_in(TurnState.QUEUED), has_lapsed()))
             .limit(limit)
         )
         async with self._database.read() as read:
@@ -206,10 +207,12 @@ class WorkQueries:
 
     async def prune(self, *, older_s: float, limit: int) -> int:
         """See `WorkStore.prune`."""
-        table = tables.idempotency.c
-        key = (table.organization_id, table.user_id, table.method, table.request_id)
-        old = select(*key).where(table.create_time <= from_now(-older_s)).limit(limit)
-        return (await self._database.change(delete(tables.idempotency).where(tuple_(*key).in_(old)))).rowcount
+        # By their places, which do not change as such a row never does: a join by key reads all keys there are.
+        table = tables.idempotency
+        old = select(_PLACE).select_from(table).where(table.c.create_time <= from_now(-older_s))
+        old = old.order_by(table.c.create_time).limit(limit)
+        gone = delete(table).where(func.any(func.array(old.scalar_subquery())) == _PLACE)
+        return (await self._database.change(gone)).rowcount
 
 
 async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
