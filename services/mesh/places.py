@@ -9,6 +9,7 @@ A store names the organization whose data it wants, or says that it goes through
 The one instance is a `Database`, the several are `Shards`.
 """
 
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy import ColumnElement, Executable
 
 from services.mesh.database import AnyResult, ReadOnly, ReadWrite
+from services.mesh.errors import MeshError
 from services.mesh.lane import Lane
 
 T = TypeVar("T")
@@ -103,3 +105,23 @@ class Places(Protocol):
             Unavailable: none does.
         """
         ...
+
+
+async def first_of(places: Sequence[Whole], ask: Callable[[Whole], Awaitable[T | None]]) -> T | None:
+    """What the first instance gives that has anything, asked in any order; None when none of them has.
+
+    Raises:
+        MeshError: one is away, and the others have nothing.
+    """
+    failure: MeshError | None = None
+    for here in random.sample(places, len(places)):
+        try:
+            found = await ask(here)
+        except MeshError as error:
+            failure = error
+            continue
+        if found is not None:
+            return found
+    if failure is not None:
+        raise failure
+    return None

@@ -2,7 +2,7 @@
 
 from services.inference.store_postgres.budgets import PostgresBudgets
 from services.inference.store_postgres.ledger import PostgresLedger
-from services.mesh.database import Database
+from services.mesh.places import Places
 
 __all__ = ["PostgresStore"]
 
@@ -10,6 +10,6 @@ __all__ = ["PostgresStore"]
 class PostgresStore(PostgresBudgets, PostgresLedger):
     """Implements `store.Store`."""
 
-    def __init__(self, database: Database) -> None:
-        PostgresBudgets.__init__(self, database)
-        PostgresLedger.__init__(self, database)
+    def __init__(self, places: Places) -> None:
+        PostgresBudgets.__init__(self, places)
+        PostgresLedger.__init__(self, places)

@@ -18,7 +18,8 @@ from services.inference.store_postgres.batch_rows import (
     item_row,
 )
 from services.inference.tables import BATCH_HANDOVERS, BATCH_ITEMS, BATCHES
-from services.mesh.database import Database, ReadWrite
+from services.mesh.database import ReadWrite
+from services.mesh.places import Places, Whole, first_of
 
 _batches: Final = BATCHES.c
 _items: Final = BATCH_ITEMS.c
@@ -41,30 +42,35 @@ _WRITE: Final = (
 class PostgresBatchQueue:
     """Implements `batches.store.BatchQueue`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     async def claim(self, *, lease: str, until: datetime, now: datetime) -> Claim | None:
         """See `store.BatchQueue.claim`."""
-        next_one = (
-            select(_batches.organization_id, _batches.id)
-            .where(_batches.ended_at.is_(None), _batches.claimable_at <= now)
-            .order_by(_batches.claimable_at, _batches.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-            .cte("next_one")
-        )
-        claimed = (
-            update(BATCHES)
-            .where(_batches.organization_id == next_one.c.organization_id, _batches.id == next_one.c.id)
-            .values(lease=lease, claimable_at=until)
-            .returning(*_batches)
-        )
-        async with self._database.write() as write:
-            row = (await write.execute(claimed)).mappings().one_or_none()
-            if row is None:
-                return None
-            return Claim(batch_of(row, await counts_of(write, row["organization_id"], [row["id"]])), lease)
+
+        async def ask(here: Whole) -> Claim | None:
+            next_one = (
+                select(_batches.organization_id, _batches.id)
+                .where(_batches.ended_at.is_(None), _batches.claimable_at <= now)
+                .where(here.present(_batches.organization_id))
+                .order_by(_batches.claimable_at, _batches.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+                .cte("next_one")
+            )
+            claimed = (
+                update(BATCHES)
+                .where(_batches.organization_id == next_one.c.organization_id, _batches.id == next_one.c.id)
+                .values(lease=lease, claimable_at=until)
+                .returning(*_batches)
+            )
+            async with here.write() as write:
+                row = (await write.execute(claimed)).mappings().one_or_none()
+                if row is None:
+                    return None
+                return Claim(batch_of(row, await counts_of(write, row["organization_id"], [row["id"]])), lease)
+
+        return await first_of(self._places.each(), ask)
 
     async def renew(self, claim: Claim, *, until: datetime) -> None:
         """See `store.BatchQueue.renew`."""
@@ -73,21 +79,23 @@ class PostgresBatchQueue:
     async def waiting(self, claim: Claim, *, now: datetime, is_batched: bool, limit: int) -> list[Item]:
         """See `store.BatchQueue.waiting`."""
         ready = (_items.ready_at <= now, _items.is_batched.is_(is_batched))
-        return await self._found(_waiting(claim).where(*ready).limit(limit))
+        return await self._found(claim, _waiting(claim).where(*ready).limit(limit))
 
     async def unfinished(self, claim: Claim, *, limit: int) -> list[Item]:
         """See `store.BatchQueue.unfinished`."""
-        return await self._found(_waiting(claim).limit(limit))
+        return await self._found(claim, _waiting(claim).limit(limit))
 
     async def submitted(self, claim: Claim, handover_id: str) -> list[Item]:
         """See `store.BatchQueue.submitted`."""
         of_handover = (_items.state == ItemState.SUBMITTED.value, _items.handover_id == handover_id)
-        return await self._found(select(BATCH_ITEMS).where(*_of(_items, claim), *of_handover).order_by(_items.number))
+        return await self._found(
+            claim, select(BATCH_ITEMS).where(*_of(_items, claim), *of_handover).order_by(_items.number)
+        )
 
     async def handovers(self, claim: Claim) -> list[Handover]:
         """See `store.BatchQueue.handovers`."""
         query = select(BATCH_HANDOVERS).where(*_of(_handovers, claim), _handovers.closed_at.is_(None))
-        async with self._database.read() as read:
+        async with self._places.of(claim.batch.organization_id).read() as read:
             rows = await read.execute(query.order_by(_handovers.submitted_at, _handovers.id))
             return [handover_of(row) for row in rows.mappings()]
 
@@ -96,8 +104,11 @@ class PostgresBatchQueue:
         query = select(_handovers.vendor_id).where(
             _handovers.key_id == key_id, _handovers.submitted_at >= since, _handovers.vendor_id != ""
         )
-        async with self._database.read() as read:
-            return list((await read.execute(query)).scalars())
+        found: dict[str, None] = {}  # a set that keeps its order: what moves is for a while in two places
+        for here in self._places.each():
+            async with here.read() as read:
+                found.update(dict.fromkeys((await read.execute(query)).scalars()))
+        return list(found)
 
     async def hand_over(self, claim: Claim, handover: Handover, items: Sequence[Item]) -> None:
         """See `store.BatchQueue.hand_over`."""
@@ -139,54 +150,67 @@ class PostgresBatchQueue:
     async def next_ready(self, claim: Claim) -> datetime | None:
         """See `store.BatchQueue.next_ready`."""
         query = select(func.min(_items.ready_at)).where(*_of(_items, claim), _items.state == ItemState.WAITING.value)
-        async with self._database.read() as read:
+        async with self._places.of(claim.batch.organization_id).read() as read:
             at: datetime | None = (await read.execute(query)).scalar_one()
             return at
 
     async def end(self, claim: Claim, *, at: datetime) -> None:
         """See `store.BatchQueue.end`."""
         deleted = delete(BATCHES).where(*_held_by(claim), _batches.deleted_at.is_not(None))
-        if (await self._database.change(deleted)).rowcount == 0:
+        if (await self._places.of(claim.batch.organization_id).change(deleted)).rowcount == 0:
             await self._change(claim, state=BatchState.ENDED.value, ended_at=at, lease=None)
 
     async def purge(self, claim: Claim) -> None:
         """See `store.BatchQueue.purge`."""
-        if (await self._database.change(delete(BATCHES).where(*_held_by(claim)))).rowcount != 1:
+        if (
+            await self._places.of(claim.batch.organization_id).change(delete(BATCHES).where(*_held_by(claim)))
+        ).rowcount != 1:
             raise LeaseLostError
 
     async def forget(self, before: datetime, limit: int) -> int:
         """See `store.BatchQueue.forget`."""
-        old = (
-            select(_batches.organization_id, _batches.id)
-            .where(_batches.ended_at < before)
-            .order_by(_batches.ended_at)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-            .cte("old")
-        )
-        gone = delete(BATCHES).where(_batches.organization_id == old.c.organization_id, _batches.id == old.c.id)
-        return (await self._database.change(gone)).rowcount
+        forgotten = 0
+        for here in self._places.each():
+            old = (
+                select(_batches.organization_id, _batches.id)
+                .where(_batches.ended_at < before, here.present(_batches.organization_id))
+                .order_by(_batches.ended_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+                .cte("old")
+            )
+            gone = delete(BATCHES).where(_batches.organization_id == old.c.organization_id, _batches.id == old.c.id)
+            forgotten += (await here.change(gone)).rowcount
+        return forgotten
 
     async def backlog(self) -> Backlog:
         """See `store.BatchQueue.backlog`."""
-        query = select(func.count(), func.min(_batches.created_at)).where(_batches.ended_at.is_(None))
-        async with self._database.read() as read:
-            count, oldest_at = (await read.execute(query)).one()
-        return Backlog(count, oldest_at)
+        counts, oldest = [], []
+        for here in self._places.each():
+            query = select(func.count(), func.min(_batches.created_at)).where(
+                _batches.ended_at.is_(None), here.present(_batches.organization_id)
+            )
+            async with here.read() as read:
+                count, oldest_at = (await read.execute(query)).one()
+            counts.append(count)
+            oldest += [] if oldest_at is None else [oldest_at]
+        return Backlog(sum(counts), min(oldest, default=None))
 
-    async def _found(self, query: Select[*tuple[Any, ...]]) -> list[Item]:  # Any: columns of any type
-        async with self._database.read() as read:
+    async def _found(self, claim: Claim, query: Select[*tuple[Any, ...]]) -> list[Item]:  # Any: columns of any type
+        async with self._places.of(claim.batch.organization_id).read() as read:
             return [item_of(row) for row in (await read.execute(query)).mappings()]
 
     async def _change(self, claim: Claim, **values: object) -> None:
-        changed = await self._database.change(update(BATCHES).where(*_held_by(claim)).values(**values))
+        changed = await self._places.of(claim.batch.organization_id).change(
+            update(BATCHES).where(*_held_by(claim)).values(**values)
+        )
         if changed.rowcount != 1:
             raise LeaseLostError
 
     @asynccontextmanager
     async def _held(self, claim: Claim) -> AsyncIterator[ReadWrite]:
         """A transaction throughout which the lease holds."""
-        async with self._database.write() as write:
+        async with self._places.of(claim.batch.organization_id).write() as write:
             held = select(_batches.id).where(*_held_by(claim)).with_for_update()
             if (await write.execute(held)).first() is None:
                 raise LeaseLostError

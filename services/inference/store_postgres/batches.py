@@ -13,8 +13,9 @@ from services.inference.prompts.model import Repeat
 from services.inference.store_postgres.batch_queue import PostgresBatchQueue
 from services.inference.store_postgres.batch_rows import batch_of, batch_row, counts_of, item_of, item_row
 from services.inference.tables import BATCH_ITEMS, BATCHES
-from services.mesh.database import Database, ReadOnly
+from services.mesh.database import ReadOnly
 from services.mesh.idempotency import check_repeat
+from services.mesh.places import Places
 
 _LOCK_NAMESPACE: Final = 1650553185
 """Of creations, per organization; any number that no other lock of the database has."""
@@ -27,8 +28,8 @@ _items: Final = BATCH_ITEMS.c
 class PostgresBatches(PostgresBatchQueue):
     """Implements `batches.store.BatchStore`."""
 
-    def __init__(self, database: Database, *, open_max: int = OPEN_MAX) -> None:
-        super().__init__(database)
+    def __init__(self, places: Places, *, open_max: int = OPEN_MAX) -> None:
+        super().__init__(places)
         self._open_max = open_max
 
     async def create(
@@ -36,7 +37,7 @@ class PostgresBatches(PostgresBatchQueue):
     ) -> Batch:
         """See `store.BatchShelf.create`."""
         organization_id = batch.organization_id
-        async with self._database.write() as write:
+        async with self._places.of(organization_id).write() as write:
             # One creation per organization at a time: none is one too many, and equal calls make one batch.
             await write.execute(select(func.pg_advisory_xact_lock(_LOCK_NAMESPACE, func.hashtext(organization_id))))
             earlier = await _made(write, batch.owner, repeat)
@@ -57,15 +58,15 @@ class PostgresBatches(PostgresBatchQueue):
     async def start(self, batch: Batch, at: datetime) -> bool:
         """See `store.BatchShelf.start`."""
         started = update(BATCHES).where(*_preparing(batch)).values(state=BatchState.RUNNING.value, claimable_at=at)
-        return (await self._database.change(started)).rowcount == 1
+        return (await self._places.of(batch.organization_id).change(started)).rowcount == 1
 
     async def discard(self, batch: Batch) -> None:
         """See `store.BatchShelf.discard`."""
-        await self._database.change(delete(BATCHES).where(*_preparing(batch)))
+        await self._places.of(batch.organization_id).change(delete(BATCHES).where(*_preparing(batch)))
 
     async def find(self, owner: Owner, batch_id: str) -> Batch | None:
         """See `store.BatchShelf.find`."""
-        async with self._database.read() as read:
+        async with self._places.of(owner.organization_id).read() as read:
             row = (await read.execute(select(BATCHES).where(*_seen(owner, batch_id)))).mappings().one_or_none()
             return None if row is None else batch_of(row, await counts_of(read, owner.organization_id, [batch_id]))
 
@@ -74,7 +75,7 @@ class PostgresBatches(PostgresBatchQueue):
         query = select(BATCHES).where(*_seen_by(owner)).order_by(_batches.id.desc()).limit(limit)
         if before:
             query = query.where(_batches.id < before)
-        async with self._database.read() as read:
+        async with self._places.of(owner.organization_id).read() as read:
             rows = list((await read.execute(query)).mappings())
             counts = await counts_of(read, owner.organization_id, [row["id"] for row in rows])
         return [batch_of(row, counts) for row in rows]
@@ -90,14 +91,14 @@ class PostgresBatches(PostgresBatchQueue):
             .order_by(_items.number)
             .limit(limit)
         )
-        async with self._database.read() as read:
+        async with self._places.of(owner.organization_id).read() as read:
             return [item_of(row) for row in (await read.execute(query)).mappings()]
 
     async def cancel(self, owner: Owner, batch_id: str, at: datetime) -> bool:
         """See `store.BatchShelf.cancel`."""
         running = (*_seen(owner, batch_id), _batches.state == BatchState.RUNNING.value)
         asked = update(BATCHES).where(*running).values(state=BatchState.CANCELLING.value, claimable_at=_hurried(at))
-        if (await self._database.change(asked)).rowcount:
+        if (await self._places.of(owner.organization_id).change(asked)).rowcount:
             return True
         return await self.find(owner, batch_id) is not None
 
@@ -105,7 +106,7 @@ class PostgresBatches(PostgresBatchQueue):
         """See `store.BatchShelf.delete`."""
         seen = _seen(owner, batch_id)
         texts = (_items.organization_id == owner.organization_id, _items.batch_id == batch_id)
-        async with self._database.write() as write:
+        async with self._places.of(owner.organization_id).write() as write:
             has_not_ended = (*seen, _batches.ended_at.is_(None))
             marked = update(BATCHES).where(*has_not_ended).values(deleted_at=at, claimable_at=_hurried(at))
             if (await write.execute(marked)).rowcount:

@@ -10,7 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from services.inference.money.model import BUDGETS_MAX, Alert, Budget, Limits, Period, Standing
 from services.inference.store import AlertPosition, TooManyBudgetsError
 from services.inference.tables import BUDGET_ALERTS, BUDGET_COUNTERS, BUDGETS, RESERVATIONS, USAGE_DAYS
-from services.mesh.database import Database, ReadOnly, ReadWrite
+from services.mesh.database import ReadOnly, ReadWrite
+from services.mesh.places import Places
 
 _LOCK_NAMESPACE: Final = 1836019321
 """As in the functions of the schema, which take the lock shared."""
@@ -20,12 +21,12 @@ _LIMITS: Final = ("requests_per_minute", "tokens_per_minute", "cost_nanos_per_da
 class PostgresBudgets:
     """Implements `store.BudgetStore`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     async def set_budget(self, organization_id: str, subject_id: str, limits: Limits, at: datetime) -> Budget:
         """See `store.BudgetStore.set_budget`."""
-        async with self._database.write() as write:
+        async with self._places.of(organization_id).write() as write:
             # Nobody spends meanwhile, so that the past is counted once and in full.
             await write.execute(select(func.pg_advisory_xact_lock(_LOCK_NAMESPACE, func.hashtext(organization_id))))
             others = select(func.count()).where(
@@ -59,7 +60,7 @@ class PostgresBudgets:
 
     async def delete_budget(self, organization_id: str, subject_id: str) -> bool:
         """See `store.BudgetStore.delete_budget`."""
-        async with self._database.write() as write:
+        async with self._places.of(organization_id).write() as write:
             await write.execute(select(func.pg_advisory_xact_lock(_LOCK_NAMESPACE, func.hashtext(organization_id))))
             await write.execute(_deletion(BUDGET_COUNTERS, organization_id, subject_id))
             deleted = await write.execute(_deletion(BUDGETS, organization_id, subject_id))
@@ -67,7 +68,7 @@ class PostgresBudgets:
 
     async def limits(self, organization_id: str) -> dict[str, Limits]:
         """See `store.BudgetStore.limits`."""
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             rows = await read.execute(select(BUDGETS).where(BUDGETS.c.organization_id == organization_id))
             return {row["subject_id"]: _limits(row) for row in rows.mappings()}
 
@@ -77,12 +78,12 @@ class PostgresBudgets:
         query = select(BUDGET_ALERTS).where(BUDGET_ALERTS.c.organization_id == organization_id)
         if before is not None:
             query = query.where(tuple_(*place) < before)
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             rows = await read.execute(query.order_by(*(column.desc() for column in place)).limit(limit))
             return [_alert(row) for row in rows.mappings()]
 
     async def _read(self, query: Select[*tuple[object, ...]], organization_id: str, at: datetime) -> list[Budget]:
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             rows = list((await read.execute(query)).mappings())
             standings = await _standings(read, organization_id, [row["subject_id"] for row in rows], at)
         return [_budget(row, standings[row["subject_id"]]) for row in rows]

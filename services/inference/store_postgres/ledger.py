@@ -24,8 +24,9 @@ from services.inference.money.model import (
 )
 from services.inference.money.purse import Purpose
 from services.inference.tables import RESERVATIONS, USAGE_DAYS
-from services.mesh.database import ATTEMPTS_MAX, Conflict, Database, ReadWrite, translated
+from services.mesh.database import ATTEMPTS_MAX, Conflict, ReadWrite, translated
 from services.mesh.lane import Lane
+from services.mesh.places import Places
 
 _RESERVE: Final = "SELECT * FROM inference.reserve($1::text::jsonb) ORDER BY number"
 _SETTLE: Final = "SELECT * FROM inference.settle($1::text::jsonb, $2)"
@@ -69,32 +70,48 @@ _Json = dict[str, Any]
 class PostgresLedger:
     """Implements `store.LedgerStore`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, places: Places) -> None:
+        self._places = places
         # A lane each, so that no call that is to begin waits for the lines of those that are over.
-        self._reserving = database.lane()
-        self._settling = database.lane()
+        self._reserving = places.lanes()
+        self._settling = places.lanes()
 
     async def reserve(self, holds: Sequence[Hold]) -> list[Decision]:
         """See `store.LedgerStore.reserve`."""
-        calls = [_hold_json(number, hold) for number, hold in enumerate(holds)]
-        return [_decision(row) for row in await _call(self._reserving, _RESERVE, json.dumps(calls))]
+
+        async def ask(lane: Lane, some: Sequence[Hold]) -> list[Decision]:
+            calls = [_hold_json(number, hold) for number, hold in enumerate(some)]
+            return [_decision(row) for row in await _call(lane, _RESERVE, json.dumps(calls))]
+
+        told = await self._reserving.ask(holds, lambda hold: hold.call.organization_id, ask)
+        decisions = {place: decision for places, some in told for place, decision in zip(places, some, strict=True)}
+        return [decisions[place] for place in range(len(holds))]
 
     async def settle(self, postings: Sequence[Posting], at: datetime) -> list[Alert]:
         """See `store.LedgerStore.settle`."""
-        lines = json.dumps([_posting_json(posting) for posting in _latest(postings)])
-        return [_alert(row, at) for row in await _call(self._settling, _SETTLE, lines, at)]
+
+        async def ask(lane: Lane, some: Sequence[Posting]) -> list[Alert]:
+            lines = json.dumps([_posting_json(posting) for posting in some])
+            return [_alert(row, at) for row in await _call(lane, _SETTLE, lines, at)]
+
+        told = await self._settling.ask(_latest(postings), lambda posting: posting.call.organization_id, ask)
+        return [alert for _, alerts in told for alert in alerts]
 
     async def expired(self, at: datetime, limit: int) -> list[Hold]:
         """See `store.LedgerStore.expired`."""
-        query = select(RESERVATIONS).where(RESERVATIONS.c.expires_at <= at)
-        async with self._database.read() as read:
-            rows = await read.execute(query.order_by(RESERVATIONS.c.expires_at).limit(limit))
-            return [_hold(row) for row in rows.mappings()]
+        found: list[Hold] = []
+        for here in self._places.each():
+            query = select(RESERVATIONS).where(
+                RESERVATIONS.c.expires_at <= at, here.present(RESERVATIONS.c.organization_id)
+            )
+            async with here.read() as read:
+                rows = await read.execute(query.order_by(RESERVATIONS.c.expires_at).limit(limit))
+                found += [_hold(row) for row in rows.mappings()]
+        return found[:limit]
 
     async def usage(self, query: UsageQuery, *, after: UsageKey | None, limit: int) -> list[Usage]:
         """See `store.LedgerStore.usage`."""
-        async with self._database.read() as read:
+        async with self._places.of(query.organization_id).read() as read:
             rows = await read.execute(usage_statement(query, after=after, limit=limit))
             return [_usage(row) for row in rows.mappings()]
 
@@ -107,7 +124,7 @@ class PostgresLedger:
             deleted = await write.execute(FORGET, {"before": before, "count_max": limit})
             return deleted.rowcount
 
-        return await self._database.transact(work)
+        return sum([await here.transact(work) for here in self._places.each()])
 
 
 async def _call(lane: Lane, statement: str, *arguments: object) -> Sequence[Mapping[str, Any]]:

@@ -31,8 +31,9 @@ from services.inference.prompts.store import (
 )
 from services.inference.prompts.variables import Variable, VariableType
 from services.inference.tables import PROMPT_REVISIONS, PROMPT_VECTORS, PROMPTS
-from services.mesh.database import Database, ReadOnly, ReadWrite, constraint_of
+from services.mesh.database import ReadOnly, ReadWrite, constraint_of
 from services.mesh.idempotency import check_repeat
+from services.mesh.places import Places
 
 _Json = dict[str, Any]  # Any: JSON of a column
 
@@ -51,15 +52,15 @@ _VARIABLE: Final = ("name", "description", "default", "minimum", "maximum", "len
 class PostgresPrompts:
     """Implements `prompts.store.PromptStore`."""
 
-    def __init__(self, database: Database, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - frozen
-        self._database = database
+    def __init__(self, places: Places, bounds: Bounds = Bounds()) -> None:  # noqa: B008 - frozen
+        self._places = places
         self._bounds = bounds
 
     async def create(self, prompt: NamedPrompt, draft: Draft, repeat: Repeat | None) -> NamedPrompt:
         """See `store.PromptStore.create`."""
         organization_id = prompt.organization_id
         try:
-            async with self._database.write() as write:
+            async with self._places.of(organization_id).write() as write:
                 # One creation per organization at a time: none is one too many, and equal calls make one prompt.
                 await write.execute(select(func.pg_advisory_xact_lock(_LOCK_NAMESPACE, func.hashtext(organization_id))))
                 earlier = await _made(write, organization_id, draft, repeat)
@@ -85,7 +86,7 @@ class PostgresPrompts:
         by_name = select(PROMPTS).where(
             _prompts.organization_id == organization_id, _prompts.name == handle, _prompts.deleted_at.is_(None)
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             row = (await read.execute(by_id.union_all(by_name))).mappings().one_or_none()
         return None if row is None else _prompt(row)
 
@@ -97,13 +98,13 @@ class PostgresPrompts:
             .order_by(_prompts.name)
             .limit(limit)
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             return [_prompt(row) for row in (await read.execute(query)).mappings()]
 
     async def change(self, organization_id: str, prompt_id: str, change: PromptChange) -> NamedPrompt | None:
         """See `store.PromptStore.change`."""
         try:
-            async with self._database.write() as write:
+            async with self._places.of(organization_id).write() as write:
                 row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
                 if row is None:
                     return None
@@ -119,14 +120,14 @@ class PostgresPrompts:
     async def delete(self, organization_id: str, prompt_id: str, at: datetime) -> bool:
         """See `store.PromptStore.delete`."""
         statement = update(PROMPTS).where(*_alive(organization_id, prompt_id)).values(deleted_at=at)
-        return (await self._database.change(statement)).rowcount == 1
+        return (await self._places.of(organization_id).change(statement)).rowcount == 1
 
     async def add_revision(
         self, organization_id: str, prompt_id: str, draft: Draft, repeat: Repeat | None
     ) -> Revision | None:
         """See `store.PromptStore.add_revision`."""
         try:
-            async with self._database.write() as write:
+            async with self._places.of(organization_id).write() as write:
                 # The lock on the prompt is what makes numbers follow each other, and equal calls too.
                 row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
                 if row is None:
@@ -146,7 +147,7 @@ class PostgresPrompts:
     async def revision(self, organization_id: str, prompt_id: str, number: int) -> Revision | None:
         """See `store.PromptStore.revision`."""
         query = select(PROMPT_REVISIONS).where(*_of_prompt(organization_id, prompt_id), _revisions.number == number)
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             row = (await read.execute(query)).mappings().one_or_none()
         return None if row is None else _revision(row)
 
@@ -162,12 +163,12 @@ class PostgresPrompts:
         )
         if before is not None:
             query = query.where(_revisions.number < before)
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             return [RevisionHead(**row) for row in (await read.execute(query)).mappings()]
 
     async def move_alias(self, organization_id: str, prompt_id: str, move: AliasMove) -> NamedPrompt | None:
         """See `store.PromptStore.move_alias`."""
-        async with self._database.write() as write:
+        async with self._places.of(organization_id).write() as write:
             row = (await write.execute(_locked(organization_id, prompt_id))).mappings().one_or_none()
             if row is None:
                 return None
@@ -180,7 +181,7 @@ class PostgresPrompts:
         query = select(_vectors.digest, _vectors.vector).where(
             _vectors.organization_id == organization_id, _vectors.encoder == encoder, _vectors.digest.in_(digests)
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             return {bytes(digest): bytes(vector) for digest, vector in await read.execute(query)}
 
     async def keep_vectors(self, organization_id: str, encoder: str, vectors: Mapping[bytes, bytes]) -> None:
@@ -190,7 +191,7 @@ class PostgresPrompts:
             for digest, vector in sorted(vectors.items())
         ]
         if rows:
-            await self._database.change(insert(PROMPT_VECTORS).values(rows).on_conflict_do_nothing())
+            await self._places.of(organization_id).change(insert(PROMPT_VECTORS).values(rows).on_conflict_do_nothing())
 
     async def _refuse_reuse(self, organization_id: str, draft: Draft, repeat: Repeat | None) -> None:
         """What a call is told that collided with another one.
@@ -198,7 +199,7 @@ class PostgresPrompts:
         Raises:
             IdempotencyMismatch: their request id was the same.
         """
-        async with self._database.read() as read:
+        async with self._places.of(organization_id).read() as read:
             await _made(read, organization_id, draft, repeat)
 
 

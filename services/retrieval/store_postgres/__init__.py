@@ -1,6 +1,6 @@
 """The store on PostgreSQL."""
 
-from services.mesh.database import Database
+from services.mesh.places import Places
 from services.retrieval.store_postgres.documents import PostgresDocuments
 from services.retrieval.store_postgres.index import PostgresIndex
 from services.retrieval.store_postgres.knowledge import PostgresKnowledgeBases
@@ -13,9 +13,9 @@ class PostgresStore(PostgresKnowledgeBases, PostgresDocuments, PostgresQueue, Po
     Locks are taken in one order: knowledge base, then document.
     """
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
+    def __init__(self, places: Places) -> None:
+        super().__init__(places)
 
     async def ping(self) -> None:
         """See `Store.ping`."""
-        await self._database.ping()
+        await self._places.ping()

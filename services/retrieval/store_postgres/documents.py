@@ -49,7 +49,7 @@ class PostgresDocuments(PostgresPart):
         return await self._put(upload, id_, now)
 
     async def _put(self, upload: Upload, id_: DocumentId, now: datetime) -> Document:
-        async with self._database.write() as write:
+        async with self._places.of(upload.organization_id).write() as write:
             # Shared with other uploads, but not with the deletion of the knowledge base.
             mine = select(KNOWLEDGE_BASES.c.id).where(visible(upload.organization_id, upload.knowledge_base_id))
             if (await write.execute(mine.with_for_update(read=True))).first() is None:
@@ -72,7 +72,7 @@ class PostgresDocuments(PostgresPart):
 
     async def document(self, organization: OrganizationId, id_: DocumentId) -> Document:
         """See `DocumentStore`."""
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             return document_from(await _one(read, organization, id_))
 
     async def document_named(
@@ -80,7 +80,7 @@ class PostgresDocuments(PostgresPart):
     ) -> Document | None:
         """See `DocumentStore`."""
         query = _documents(organization, knowledge_base).where(DOCUMENTS.c.display_name == display_name)
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             await require_knowledge_base(read, organization, knowledge_base)
             row = (await read.execute(query)).mappings().one_or_none()
         return document_from(row) if row else None
@@ -92,13 +92,13 @@ class PostgresDocuments(PostgresPart):
         query = _documents(organization, knowledge_base).order_by(DOCUMENTS.c.id.desc()).limit(page.limit)
         if page.before is not None:
             query = query.where(DOCUMENTS.c.id < page.before)
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             await require_knowledge_base(read, organization, knowledge_base)
             return [document_from(row) for row in (await read.execute(query)).mappings()]
 
     async def delete_document(self, organization: OrganizationId, id_: DocumentId) -> None:
         """See `DocumentStore`."""
-        async with self._database.write() as write:
+        async with self._places.of(organization).write() as write:
             knowledge_base = KnowledgeBaseId((await _one(write, organization, id_))["knowledge_base_id"])
             sequence = await next_sequence(write, organization, knowledge_base)
             gone = await write.execute(
@@ -115,7 +115,7 @@ class PostgresDocuments(PostgresPart):
     ) -> TextRange:
         """See `DocumentStore`."""
         length = func.length(DOCUMENT_TEXTS.c.text)
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             version = version or int((await _one(read, organization, id_))["version"])
             found = await read.execute(
                 select(length, func.substr(DOCUMENT_TEXTS.c.text, start + 1, max(0, end - start))).where(

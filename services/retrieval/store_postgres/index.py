@@ -1,6 +1,7 @@
 """What the index is made from, in PostgreSQL."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import Select, select, tuple_
@@ -44,13 +45,15 @@ class PostgresIndex(PostgresPart):
     ) -> dict[KnowledgeBaseId, Head]:
         """See `IndexStore`."""
         mine = tuple_(KNOWLEDGE_BASES.c.organization_id, KNOWLEDGE_BASES.c.id)
-        query = select(KNOWLEDGE_BASES.c.id, KNOWLEDGE_BASES.c.sequence, KNOWLEDGE_BASES.c.encoder).where(
-            mine.in_(list(knowledge_bases)), KNOWLEDGE_BASES.c.deleted_at.is_(None)
-        )
-        async with self._database.read() as read:
-            return {
-                KnowledgeBaseId(id_): Head(sequence, encoder) for id_, sequence, encoder in await read.execute(query)
-            }
+        heads = {}
+        for part, wanted in self._places.parts(knowledge_bases, itemgetter(0)):
+            query = select(KNOWLEDGE_BASES.c.id, KNOWLEDGE_BASES.c.sequence, KNOWLEDGE_BASES.c.encoder).where(
+                mine.in_(wanted), KNOWLEDGE_BASES.c.deleted_at.is_(None)
+            )
+            async with part.read() as read:
+                for id_, sequence, encoder in await read.execute(query):
+                    heads[KnowledgeBaseId(id_)] = Head(sequence, encoder)
+        return heads
 
     async def rows(
         self, organization: OrganizationId, knowledge_base: KnowledgeBaseId
@@ -58,7 +61,7 @@ class PostgresIndex(PostgresPart):
         """See `IndexStore`."""
         # The sequence is read first: rows that are newer are applied once more, which does no harm.
         head = await self.head(organization, knowledge_base)
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             found = await read.execute(_chunks(organization, knowledge_base))
             return head.sequence, tuple(_index_row(row) for row in found.mappings())
 
@@ -70,7 +73,7 @@ class PostgresIndex(PostgresPart):
             CHANGES.c.knowledge_base_id == knowledge_base,
             CHANGES.c.sequence > after,
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             touched = [DocumentId(document) for document in (await read.execute(logged)).scalars()]
             found = await read.execute(_chunks(organization, knowledge_base).where(CHUNKS.c.document_id.in_(touched)))
             return Changes(head.sequence, tuple(touched), tuple(_index_row(row) for row in found.mappings()))
@@ -92,7 +95,7 @@ class PostgresIndex(PostgresPart):
                 CHUNKS.c.key.in_(list(keys)),
             )
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             found = [_passage(row) for row in (await read.execute(query)).mappings()]
         return {passage.key: passage for passage in found}
 

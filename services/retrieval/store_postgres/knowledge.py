@@ -41,7 +41,7 @@ class PostgresKnowledgeBases(PostgresPart):
         if before is not None:
             return before
         try:
-            async with self._database.write() as write:
+            async with self._places.of(made.organization_id).write() as write:
                 await write.execute(statement)
         except IntegrityError as err:
             if constraint_of(err) == "knowledge_bases_request":  # the same request, at the same time
@@ -53,7 +53,7 @@ class PostgresKnowledgeBases(PostgresPart):
 
     async def knowledge_base(self, organization: OrganizationId, id_: KnowledgeBaseId) -> KnowledgeBase:
         """See `KnowledgeBaseStore`."""
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             return await _one(read, organization, id_)
 
     async def knowledge_bases(self, organization: OrganizationId, page: Page) -> list[KnowledgeBase]:
@@ -61,7 +61,7 @@ class PostgresKnowledgeBases(PostgresPart):
         query = counted_knowledge_bases(organization).order_by(KNOWLEDGE_BASES.c.id.desc()).limit(page.limit)
         if page.before is not None:
             query = query.where(KNOWLEDGE_BASES.c.id < page.before)
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             return [knowledge_base_from(row) for row in (await read.execute(query)).mappings()]
 
     async def update_knowledge_base(
@@ -77,7 +77,7 @@ class PostgresKnowledgeBases(PostgresPart):
         given = {"display_name": display_name, "description": description}
         values = {name: value for name, value in given.items() if value is not None}
         try:
-            async with self._database.write() as write:
+            async with self._places.of(organization).write() as write:
                 changed = update(KNOWLEDGE_BASES).where(visible(organization, id_)).values(**values, updated_at=now)
                 await write.execute(changed)
                 return await _one(write, organization, id_)
@@ -86,7 +86,7 @@ class PostgresKnowledgeBases(PostgresPart):
 
     async def delete_knowledge_base(self, organization: OrganizationId, id_: KnowledgeBaseId, *, now: datetime) -> None:
         """See `KnowledgeBaseStore`."""
-        async with self._database.write() as write:
+        async with self._places.of(organization).write() as write:
             hidden = await write.execute(
                 update(KNOWLEDGE_BASES)
                 .where(visible(organization, id_))
@@ -100,7 +100,7 @@ class PostgresKnowledgeBases(PostgresPart):
         query = select(KNOWLEDGE_BASES.c.id, KNOWLEDGE_BASES.c.request_digest).where(
             KNOWLEDGE_BASES.c.organization_id == organization, KNOWLEDGE_BASES.c.request_id == request_id
         )
-        async with self._database.read() as read:
+        async with self._places.of(organization).read() as read:
             found = (await read.execute(query)).one_or_none()
             if found is None:
                 return None

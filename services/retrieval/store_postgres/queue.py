@@ -7,6 +7,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, text, update
 
 from services.mesh.database import ReadWrite
+from services.mesh.places import Whole, first_of
 from services.retrieval.model import (
     Block,
     BlockKind,
@@ -39,48 +40,20 @@ class PostgresQueue(PostgresPart):
 
     async def claim(self, *, lease: str, until: datetime, now: datetime) -> Claim | None:
         """See `QueueStore`."""
-        async with self._database.write() as write:
-            await write.execute(
-                update(DOCUMENTS)
-                .where(_WAITING, DOCUMENTS.c.claimable_at <= now, DOCUMENTS.c.attempts >= ATTEMPTS_MAX)
-                .values(**_failed(GIVEN_UP, now))
-            )
-            next_one = (
-                select(DOCUMENTS.c.organization_id, DOCUMENTS.c.id)
-                .join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT)
-                .where(_WAITING, DOCUMENTS.c.claimable_at <= now)
-                .order_by(DOCUMENTS.c.claimable_at, DOCUMENTS.c.id)
-                .limit(1)
-                .with_for_update(skip_locked=True, of=DOCUMENTS)
-                .cte("next_one")
-            )
-            claimed = await write.execute(
-                update(DOCUMENTS)
-                .where(
-                    DOCUMENTS.c.organization_id == next_one.c.organization_id,
-                    DOCUMENTS.c.id == next_one.c.id,
-                )
-                .values(
-                    state=DocumentState.PROCESSING.value,
-                    progress=0.0,
-                    attempts=DOCUMENTS.c.attempts + 1,
-                    lease=lease,
-                    claimable_at=until,
-                    updated_at=now,
-                )
-                .returning(*DOCUMENTS.c)
-            )
-            row = claimed.mappings().one_or_none()
-            return await _claim_of(write, row, lease) if row else None
+
+        async def ask(here: Whole) -> Claim | None:
+            return await _claim(here, lease=lease, until=until, now=now)
+
+        return await first_of(self._places.each(), ask)
 
     async def renew(self, claim: Claim, *, until: datetime, progress: float, now: datetime) -> None:
         """See `QueueStore`."""
-        async with self._database.write() as write:
+        async with self._places.of(claim.organization_id).write() as write:
             await _update_held(write, claim, claimable_at=until, progress=progress, updated_at=now)
 
     async def publish(self, claim: Claim, chunks: Sequence[EmbeddedChunk], *, now: datetime) -> None:
         """See `QueueStore`."""
-        async with self._database.write() as write:
+        async with self._places.of(claim.organization_id).write() as write:
             sequence = await next_sequence(write, claim.organization_id, claim.knowledge_base_id)
             if sequence is None:
                 raise LeaseLostError
@@ -107,7 +80,7 @@ class PostgresQueue(PostgresPart):
 
     async def fail(self, claim: Claim, failure: DocumentFailure, *, now: datetime) -> None:
         """See `QueueStore`."""
-        async with self._database.write() as write:
+        async with self._places.of(claim.organization_id).write() as write:
             await _update_held(write, claim, **_failed(failure, now))
 
     async def release(self, claim: Claim, *, retry_at: datetime, now: datetime) -> None:
@@ -119,55 +92,97 @@ class PostgresQueue(PostgresPart):
             "claimable_at": retry_at,
             "updated_at": now,
         }
-        async with self._database.write() as write:
+        async with self._places.of(claim.organization_id).write() as write:
             await write.execute(update(DOCUMENTS).where(_held(claim)).values(**values))
 
     async def pending(self, *, documents_max: int) -> int:
         """See `QueueStore`."""
-        unsettled = (
-            select(literal(1))
-            .select_from(DOCUMENTS.join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT))
-            # Spelled as the partial index is: a plan that serves for every parameter would not know that it fits.
-            .where(text("documents.state IN ('queued', 'processing')"))
-            .limit(documents_max)
-            .subquery()
-        )
-        async with self._database.read() as read:
-            found: int = (await read.execute(select(func.count()).select_from(unsettled))).scalar_one()
-        return found
+        found = 0
+        for here in self._places.each():
+            unsettled = (
+                select(literal(1))
+                .select_from(DOCUMENTS.join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT))
+                # Spelled as the partial index is: a plan that serves for every parameter would not know that it fits.
+                .where(text("documents.state IN ('queued', 'processing')"), here.present(DOCUMENTS.c.organization_id))
+                .limit(documents_max)
+                .subquery()
+            )
+            async with here.read() as read:
+                found += (await read.execute(select(func.count()).select_from(unsettled))).scalar_one()
+        return min(found, documents_max)
 
     async def purge(self, *, documents_max: int, tombstones_before: datetime) -> int:
         """See `QueueStore`."""
-        deleted = KNOWLEDGE_BASES.c.deleted_at.is_not(None)
-        of_deleted = (
-            select(DOCUMENTS.c.id)
-            .join(
-                KNOWLEDGE_BASES,
-                and_(
-                    KNOWLEDGE_BASES.c.organization_id == DOCUMENTS.c.organization_id,
-                    KNOWLEDGE_BASES.c.id == DOCUMENTS.c.knowledge_base_id,
-                ),
-            )
-            .where(deleted)
-            .limit(documents_max)
+        purged = 0
+        for here in self._places.each():
+            purged += await _purge(here, documents_max=documents_max, tombstones_before=tombstones_before)
+        return purged
+
+
+async def _claim(here: Whole, *, lease: str, until: datetime, now: datetime) -> Claim | None:
+    is_due = and_(_WAITING, DOCUMENTS.c.claimable_at <= now, here.present(DOCUMENTS.c.organization_id))
+    async with here.write() as write:
+        await write.execute(
+            update(DOCUMENTS).where(is_due, DOCUMENTS.c.attempts >= ATTEMPTS_MAX).values(**_failed(GIVEN_UP, now))
         )
-        has_documents = (
-            select(literal(1))
+        next_one = (
+            select(DOCUMENTS.c.organization_id, DOCUMENTS.c.id)
+            .join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT)
+            .where(is_due)
+            .order_by(DOCUMENTS.c.claimable_at, DOCUMENTS.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True, of=DOCUMENTS)
+            .cte("next_one")
+        )
+        claimed = await write.execute(
+            update(DOCUMENTS)
             .where(
-                DOCUMENTS.c.organization_id == KNOWLEDGE_BASES.c.organization_id,
-                DOCUMENTS.c.knowledge_base_id == KNOWLEDGE_BASES.c.id,
+                DOCUMENTS.c.organization_id == next_one.c.organization_id,
+                DOCUMENTS.c.id == next_one.c.id,
             )
-            .exists()
+            .values(
+                state=DocumentState.PROCESSING.value,
+                progress=0.0,
+                attempts=DOCUMENTS.c.attempts + 1,
+                lease=lease,
+                claimable_at=until,
+                updated_at=now,
+            )
+            .returning(*DOCUMENTS.c)
         )
-        async with self._database.write() as write:
-            gone = await write.execute(
-                delete(DOCUMENTS).where(DOCUMENTS.c.id.in_(of_deleted)).returning(DOCUMENTS.c.id)
-            )
-            count = len(gone.all())
-            await write.execute(
-                delete(KNOWLEDGE_BASES).where(deleted, KNOWLEDGE_BASES.c.deleted_at < tombstones_before, ~has_documents)
-            )
-            return count
+        row = claimed.mappings().one_or_none()
+        return await _claim_of(write, row, lease) if row else None
+
+
+async def _purge(here: Whole, *, documents_max: int, tombstones_before: datetime) -> int:
+    deleted = and_(KNOWLEDGE_BASES.c.deleted_at.is_not(None), here.present(KNOWLEDGE_BASES.c.organization_id))
+    of_deleted = (
+        select(DOCUMENTS.c.id)
+        .join(
+            KNOWLEDGE_BASES,
+            and_(
+                KNOWLEDGE_BASES.c.organization_id == DOCUMENTS.c.organization_id,
+                KNOWLEDGE_BASES.c.id == DOCUMENTS.c.knowledge_base_id,
+            ),
+        )
+        .where(deleted)
+        .limit(documents_max)
+    )
+    has_documents = (
+        select(literal(1))
+        .where(
+            DOCUMENTS.c.organization_id == KNOWLEDGE_BASES.c.organization_id,
+            DOCUMENTS.c.knowledge_base_id == KNOWLEDGE_BASES.c.id,
+        )
+        .exists()
+    )
+    async with here.write() as write:
+        gone = await write.execute(delete(DOCUMENTS).where(DOCUMENTS.c.id.in_(of_deleted)).returning(DOCUMENTS.c.id))
+        count = len(gone.all())
+        await write.execute(
+            delete(KNOWLEDGE_BASES).where(deleted, KNOWLEDGE_BASES.c.deleted_at < tombstones_before, ~has_documents)
+        )
+        return count
 
 
 async def _claim_of(write: ReadWrite, row: Row, lease: str) -> Claim:

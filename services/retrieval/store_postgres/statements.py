@@ -5,8 +5,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
-from services.mesh.database import Database, ReadOnly, ReadWrite
+from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import NotFound
+from services.mesh.places import Places
 from services.retrieval.model import (
     Document,
     DocumentFailure,
@@ -26,8 +27,8 @@ Row = RowMapping
 class PostgresPart:
     """A part of the store."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
 
 KNOWLEDGE_BASE_OF_DOCUMENT: Final = and_(
