@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -22,7 +23,11 @@ _PORT_S_MAX = 3.0
 """A stack that was just killed may take as long to let go of the port."""
 _CONNECT_S_MAX = 5.0
 _POLL_S = 0.05
-_DEFAULT_PORTS = {"postgresql": 5432, "postgres": 5432, "redis": 6379, "rediss": 6379}
+_DEFAULT_PORTS = {
+    **dict.fromkeys(("postgresql", "postgres"), 5432),
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys", "valkey+cluster", "valkeys+cluster"), 6379),
+    **dict.fromkeys(("valkey+sentinel", "valkeys+sentinel"), 26379),
+}
 
 
 def up() -> None:
@@ -110,7 +115,8 @@ def _require_reachable(name: str) -> None:
     url = os.environ.get(name)
     if not url:
         return
-    parts = urlsplit(url)
+    # Of a cluster, or of sentinels, the first one; the services themselves do without it.
+    parts = urlsplit(re.sub(r",[^/?]*", "", url))
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     if port is None or not parts.hostname:
         raise DevError(f"{name} is no address of a server: expected scheme://user:password@host:port/name")

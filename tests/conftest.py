@@ -11,6 +11,7 @@ from dev import kafka, valkey
 from tests.support.kafka import running_kafka
 from tests.support.postgres import Databases, running_postgres
 from tests.support.valkey import emptied, running_valkey
+from tests.support.valkey_cluster import Group, running_cluster
 
 # A busy machine is no counterexample. What lands is judged by the same examples every time; new ones are looked for by
 # everybody's own runs.
@@ -60,6 +61,19 @@ def valkey_server() -> Iterator[valkey.Server]:
 def valkey_url(valkey_server: valkey.Server) -> str:
     """URL of the test process's Valkey, emptied for this test."""
     return emptied(valkey_server)
+
+
+@pytest.fixture(scope="session")
+def valkey_cluster() -> Iterator[Group]:
+    """One cluster of three Valkey servers per test process; `valkey_cluster_url` is what most tests want."""
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def valkey_cluster_url(valkey_cluster: Group) -> str:
+    """URL of the test process's cluster, emptied for this test."""
+    return valkey_cluster.emptied()
 
 
 @pytest.fixture(scope="session")

@@ -146,10 +146,13 @@ class ValkeyCounter:
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
         self._patience = _Patience(clock, timeout_s=COUNT_TIMEOUT_S)
+        # In a cluster the counts of all accounts share a slot with that of everyone: both are taken in one step.
+        tries = f"{_PREFIX}tries"
+        self._tries = f"{{{tries}}}" if client.is_cluster else tries
 
     async def take(self, account: str, rates: Rates) -> float:
         """See `throttle.SharedCounter.take`."""
-        keys = (_account_key(account), f"{_PREFIX}tries:everyone")
+        keys = (self._account(account), f"{self._tries}:everyone")
         args = [
             number
             for rate in (rates.account, rates.everyone)
@@ -161,7 +164,7 @@ class ValkeyCounter:
     async def give_back(self, account: str, rates: Rates) -> None:
         """See `throttle.SharedCounter.give_back`."""
         args = [int(rates.account.interval_s * 1_000_000)]
-        await self._ask(lambda: _GIVE_BACK.run(self._client, keys=[_account_key(account)], args=args))
+        await self._ask(lambda: _GIVE_BACK.run(self._client, keys=[self._account(account)], args=args))
 
     async def _ask(self, question: Callable[[], Awaitable[int]]) -> int:
         if self._patience.is_pausing:
@@ -171,6 +174,5 @@ class ValkeyCounter:
         except MeshError as error:
             raise CounterUnavailableError from error
 
-
-def _account_key(account: str) -> str:
-    return f"{_PREFIX}tries:{account}"
+    def _account(self, account: str) -> str:
+        return f"{self._tries}:{account}"

@@ -130,7 +130,7 @@ class InvalidatingCache(Generic[V]):
         """
         self._forget(key)
         try:
-            await self._client.publish(self._channel, key)
+            await self._client.tell(self._channel, key)
         except MeshError as error:
             _log.warning("invalidation_not_sent", cache=self._name, error=repr(error.__cause__))
 
@@ -146,9 +146,8 @@ class InvalidatingCache(Generic[V]):
             Unavailable: the subscription is lost; the supervisor starts it again.
         """
         try:
-            async with aclosing(self._client.pubsub()) as subscription:
+            async with aclosing(await self._client.subscribed(self._channel)) as subscription:
                 with translated():
-                    await subscription.subscribe(self._channel)
                     await self._follow(subscription)
         finally:
             self._local.life_s = min(ALONE_LIFE_S, self._life_s)
@@ -163,12 +162,14 @@ class InvalidatingCache(Generic[V]):
                 await subscription.ping()
                 continue
             silent_since = self._clock.monotonic()
-            if message["type"] == "subscribe":
+            if message["type"] in ("subscribe", "ssubscribe"):
                 self._clear()  # whatever was said before this moment was not heard
                 self._local.life_s = self._life_s
                 _log.info("cache_subscribed", cache=self._name)
-            elif message["type"] == "message":
+            elif message["type"] in ("message", "smessage"):
                 self._forget(message["data"].decode("utf-8", "replace"))
+            elif message["type"] == "sunsubscribe":
+                raise Unavailable("the channel has moved to another server")
 
     def _forget(self, key: str) -> None:
         self._local.drop(key)

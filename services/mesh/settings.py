@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from services.mesh.shard_numbers import MAIN, check_names
+from services.mesh.valkey_address import ValkeyUrl
 
 PREFIX: Final = "PARLEY_"
 FILE_SUFFIX: Final = "_FILE"
@@ -234,8 +235,9 @@ class ShardSettings(DatabaseSettings):
 class ValkeySettings(MeshSettings):
     """A process that uses Valkey or Redis."""
 
-    valkey_url: SecretStr = Field(
-        validation_alias="PARLEY_VALKEY_URL", description="redis://[user:password@]host:port[/database]."
+    valkey_url: ValkeyUrl = Field(
+        validation_alias="PARLEY_VALKEY_URL",
+        description="redis://[user:password@]host:port[/database], valkey+cluster://… or valkey+sentinel://…/name.",
     )
     valkey_connections_max: int = Field(
         default=64,

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from dev.ports import free_ports
 from dev.valkey import Server, Store
 from tests.support.servers import own_folder, started
@@ -19,6 +21,12 @@ def running_valkey(*, durable: bool = False) -> Iterator[Server]:
         store, log = Store(home / "valkey", durable=durable), home / "valkey.log"
         with started(Server(store, port, log) for port in free_ports(os.getpid() + _APART)) as server:
             yield server
+
+
+def url_of(request: pytest.FixtureRequest) -> str:
+    """URL of the Valkey that the fixture's parameter names: `valkey` is one server, `cluster` are three."""
+    url: str = request.getfixturevalue({"valkey": "valkey_url", "cluster": "valkey_cluster_url"}[request.param])
+    return url
 
 
 def emptied(server: Server) -> str:

@@ -5,16 +5,19 @@ the stream and is checked in the script that appends, and so is the epoch: a wip
 outdated worker sent before the wipe may arrive after it.
 """
 
-import hashlib
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
+from zlib import crc32
 
 from redis.exceptions import NoScriptError
 
 from services.conversation.events import TurnEvent
 from services.conversation.journal.port import Batch, Codec, Receipt
-from services.mesh.valkey import Client, Script, translated
+from services.mesh.errors import MeshError
+from services.mesh.valkey import Argument, Client, Script
 
 EVENTS_MAX: Final = 20_000
 """Per turn, about; older ones are trimmed and watchers that need them get a snapshot."""
@@ -23,7 +26,10 @@ READ_MAX: Final = 256
 IDLE_LIFE_S: Final = 86_400
 """Of a journal that nobody appends to and nobody ended; no turn lives that long."""
 
-_APPEND_SOURCE: Final = """
+SHARDS: Final = 8
+"""Slots of a cluster that journals lie in. Each has an epoch, and a process that watches reads each by itself."""
+
+_APPEND: Final = Script("""
 local held = redis.call('GET', KEYS[2])
 if held and tonumber(held) > tonumber(ARGV[1]) then return 0 end
 local first, last = tonumber(ARGV[3]), 0
@@ -44,8 +50,7 @@ for i = 6, #ARGV do
 end
 redis.call('EXPIRE', KEYS[1], life)
 return 1
-"""
-_APPEND_DIGEST: Final = hashlib.sha1(_APPEND_SOURCE.encode(), usedforsecurity=False).hexdigest()
+""")
 _EPOCH: Final = Script("""
 local process = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local held = redis.call('GET', KEYS[1])
@@ -73,30 +78,30 @@ class ValkeyJournal:
 
     def __init__(self, client: Client, *, prefix: str, codec: Codec) -> None:
         self._client = client
-        self._keys = _Keys(prefix)
+        self._keys = _Keys(prefix, SHARDS if client.is_cluster else 1)
         self._codec = codec
 
     async def epoch(self) -> str:
-        """See `Journal.epoch`: the server's process, for a restart may lose a second, and a mark that a wipe takes."""
-        name = await _EPOCH.run(self._client, keys=[self._keys.epoch], args=[secrets.token_hex(8)])
-        return bytes(name).decode()
+        """See `Journal.epoch`: the server's process, for a restart may lose a second, and a mark that a wipe takes.
+
+        In a cluster it is those of all shards.
+        """
+        return ",".join([await self._epoch_of(shard) for shard in range(self._keys.shards)])
 
     async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """See `Journal.append`."""
-        with translated():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for batch in batches:
-                    pipeline.execute_command("EVALSHA", _APPEND_DIGEST, *self._arguments(batch))
-                results = await pipeline.execute(raise_on_error=False)
-        if any(isinstance(result, NoScriptError) for result in results):
-            # It may be another process than before: until it knows the script, it has to know its own epoch.
+        births = self._client.births
+        results = await self._client.batch([self._appending(batch) for batch in batches])
+        is_unknown = any(isinstance(result, NoScriptError) for result in results)
+        if is_unknown or self._client.births != births:
+            # It may be another process than before: until it takes anything, it has to know its own epoch.
             await self.epoch()
-            await self._client.execute_command("SCRIPT", "LOAD", _APPEND_SOURCE)
+            if is_unknown:
+                await _APPEND.load(self._client)
             return await self.append(batches)
         for result in results:
             if isinstance(result, Exception):
-                with translated():
-                    raise result
+                raise result
         return [Receipt(result) for result in results]
 
     async def seize(self, turn_id: str, fence: int) -> None:
@@ -126,15 +131,25 @@ class ValkeyJournal:
         if keys:
             await self._client.execute_command("UNLINK", *keys)
 
-    def _arguments(self, batch: Batch) -> list[Any]:  # Any: keys, numbers and bytes
-        keys = [self._keys.stream(batch.turn_id), self._keys.fence(batch.turn_id), self._keys.epoch]
+    async def _epoch_of(self, shard: int) -> str:
+        name = await _EPOCH.run(self._client, keys=[self._keys.epoch(shard)], args=[secrets.token_hex(8)])
+        return bytes(name).decode()
+
+    def _appending(self, batch: Batch) -> tuple[Argument, ...]:
+        shard = self._keys.shard(batch.turn_id)
+        keys = [self._keys.stream(batch.turn_id), self._keys.fence(batch.turn_id), self._keys.epoch(shard)]
+        # One that was drawn for another number of shards is none.
+        epochs = dict(enumerate(batch.epoch.split(",")))
+        epoch = epochs[shard] if len(epochs) == self._keys.shards else ""
         encoded = [self._codec.encode(event) for event in batch.events]
         first = batch.events[0].sequence
-        return [len(keys), *keys, batch.fence, batch.epoch, first, IDLE_LIFE_S, EVENTS_MAX, *encoded]
+        return _APPEND.command(keys=keys, args=[batch.fence, epoch, first, IDLE_LIFE_S, EVENTS_MAX, *encoded])
 
 
 class ValkeyTail:
     """See `Tail`: one XREAD over all streams on one connection, and a stream of its own that wakes it.
+
+    In a cluster it is one for each shard; what wakes one of them wakes the others.
 
     Args:
         client: whose timeout is longer than any `wait_s`.
@@ -144,29 +159,63 @@ class ValkeyTail:
 
     def __init__(self, client: Client, *, prefix: str, codec: Codec) -> None:
         self._client = client
-        self._keys = _Keys(prefix)
+        self._keys = _Keys(prefix, SHARDS if client.is_cluster else 1)
         self._codec = codec
-        self._wake = f"{prefix}:wake:{secrets.token_hex(8)}"
-        self._woken = "0-0"
+        self._name = secrets.token_hex(8)
+        self._woken = dict.fromkeys(range(self._keys.shards), "0-0")
+        self._waited: frozenset[int] = frozenset()
 
     async def wait(self, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
         """See `Tail.wait`."""
-        names = {self._keys.stream(turn_id).encode(): turn_id for turn_id in positions}
-        command = ["XREAD", "COUNT", READ_MAX, "BLOCK", max(1, int(wait_s * 1_000)), "STREAMS", self._wake]
-        starts = [self._woken, *(f"{positions[turn_id]}-0" for turn_id in names.values())]
-        reply = await self._client.execute_command(*command, *names, *starts)
+        parts: dict[int, dict[str, int]] = {}
+        for turn_id, position in positions.items():
+            parts.setdefault(self._keys.shard(turn_id), {})[turn_id] = position
+        self._waited = frozenset(parts or (0,))
+        if len(parts) <= 1:
+            return await self._read(*(next(iter(parts.items()), (0, {}))), wait_s=wait_s)
         found: dict[str, list[TurnEvent]] = {}
-        for key, entries in _pairs(reply):
-            if key == self._wake.encode():
-                self._woken = entries[-1][0].decode()
-            else:
-                found[names[key]] = [self._codec.decode(fields[b"e"]) for _, fields in entries]
+        failures: list[MeshError] = []
+
+        async def read(shard: int, part: Mapping[str, int]) -> None:
+            try:
+                told = await self._read(shard, part, wait_s=wait_s)
+            except MeshError as error:
+                failures.append(error)  # of a server that is away; what the others tell shall not wait for it
+                return
+            found.update(told)
+            if told:
+                with suppress(MeshError):  # then they wait their time
+                    await self._interrupt(self._waited - {shard})
+
+        async with asyncio.TaskGroup() as group:
+            for shard, part in parts.items():
+                group.create_task(read(shard, part))
+        if len(failures) == len(parts):
+            raise failures[0]
         return found
 
     async def interrupt(self) -> None:
         """See `Tail.interrupt`."""
-        await self._client.execute_command("XADD", self._wake, "MAXLEN", 1, "*", "w", "1")
-        await self._client.execute_command("EXPIRE", self._wake, 60)
+        await self._interrupt(self._waited)
+
+    async def _interrupt(self, shards: frozenset[int]) -> None:
+        wakes = [self._keys.wake(shard, self._name) for shard in shards]
+        await self._client.batch([("XADD", wake, "MAXLEN", 1, "*", "w", "1") for wake in wakes])
+        await self._client.batch([("EXPIRE", wake, 60) for wake in wakes])
+
+    async def _read(self, shard: int, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
+        names = {self._keys.stream(turn_id).encode(): turn_id for turn_id in positions}
+        wake = self._keys.wake(shard, self._name)
+        command = ["XREAD", "COUNT", READ_MAX, "BLOCK", max(1, int(wait_s * 1_000)), "STREAMS", wake]
+        starts = [self._woken[shard], *(f"{positions[turn_id]}-0" for turn_id in names.values())]
+        reply = await self._client.execute_command(*command, *names, *starts)
+        found: dict[str, list[TurnEvent]] = {}
+        for key, entries in _pairs(reply):
+            if key == wake.encode():
+                self._woken[shard] = entries[-1][0].decode()
+            else:
+                found[names[key]] = [self._codec.decode(fields[b"e"]) for _, fields in entries]
+        return found
 
 
 def _pairs(reply: Any) -> list[tuple[bytes, Any]]:  # Any: redis-py's parsed reply, a list or, newer, a mapping
@@ -176,14 +225,27 @@ def _pairs(reply: Any) -> list[tuple[bytes, Any]]:  # Any: redis-py's parsed rep
 
 
 class _Keys:
-    """Names of keys. One server holds them all: the epoch is that of all turns."""
+    """Names of keys. All of a shard share a slot; where one server holds everything, there is one."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, shards: int) -> None:
         self._prefix = prefix
-        self.epoch = f"{prefix}:journal:epoch"
+        self.shards = shards
+
+    def shard(self, turn_id: str) -> int:
+        return crc32(turn_id.encode()) % self.shards
+
+    def epoch(self, shard: int) -> str:
+        return f"{self._place(shard)}:journal:epoch"
 
     def stream(self, turn_id: str) -> str:
-        return f"{self._prefix}:journal:{{{turn_id}}}"
+        return f"{self._place(self.shard(turn_id))}:journal:{{{turn_id}}}"
 
     def fence(self, turn_id: str) -> str:
-        return f"{self._prefix}:fence:{{{turn_id}}}"
+        return f"{self._place(self.shard(turn_id))}:fence:{{{turn_id}}}"
+
+    def wake(self, shard: int, name: str) -> str:
+        return f"{self._place(shard)}:wake:{name}"
+
+    def _place(self, shard: int) -> str:
+        # A slot goes by the first pair of braces.
+        return self._prefix if self.shards == 1 else f"{{{self._prefix}:{shard}}}"

@@ -100,7 +100,7 @@ return found
 
 _BURY: Final = Script("""
 local stream, waiting = KEYS[1] .. ARGV[1], KEYS[2] .. ARGV[1]
-if redis.call('EXISTS', stream) == 1 and redis.call('XACK', stream, KEYS[4], ARGV[2]) == 1 then
+if redis.call('EXISTS', stream) == 1 and redis.call('XACK', stream, ARGV[7], ARGV[2]) == 1 then
   redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'body', ARGV[4], 'reason', ARGV[5])
   redis.call('XDEL', stream, ARGV[2])
   redis.call('SREM', waiting, ARGV[3])
@@ -122,10 +122,10 @@ return {depth, age_ms, redis.call('XLEN', KEYS[2])}
 """)
 
 _ACKNOWLEDGE: Final = Script("""
-for i = 1, #ARGV, 3 do
+for i = 2, #ARGV, 3 do
   local stream, waiting = KEYS[1] .. ARGV[i], KEYS[2] .. ARGV[i]
   if redis.call('EXISTS', stream) == 1 then
-    redis.pcall('XACK', stream, KEYS[4], ARGV[i + 1])
+    redis.pcall('XACK', stream, ARGV[1], ARGV[i + 1])
     if redis.call('XDEL', stream, ARGV[i + 1]) == 1 then redis.call('SREM', waiting, ARGV[i + 2]) end
   end
 end
@@ -148,6 +148,8 @@ class ValkeyQueue:
     ) -> None:
         self._client = client
         self._blocking = blocking
+        # In a cluster all of it shares a slot: a worker takes from any partition in one step.
+        prefix = f"{{{prefix}}}" if client.is_cluster else prefix
         self._stream = f"{prefix}:queue:"
         self._waiting = f"{prefix}:queued:"
         self._bell = f"{prefix}:bell"
@@ -177,11 +179,11 @@ class ValkeyQueue:
 
     async def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Queue.acknowledge`."""
-        args: list[str | int] = []
+        args: list[str | int] = [GROUP]
         for delivery in deliveries:
             args += [delivery.partition, delivery.token, delivery.ref.turn_id]
-        if args:
-            await _ACKNOWLEDGE.run(self._client, keys=[self._stream, self._waiting, self._bell, GROUP], args=args)
+        if deliveries:
+            await _ACKNOWLEDGE.run(self._client, keys=[self._stream, self._waiting], args=args)
 
     async def leave(self) -> None:
         """See `Queue.leave`: all workers take from all partitions, so there is nothing to give up."""
@@ -225,8 +227,8 @@ class ValkeyQueue:
         return taken
 
     async def _bury(self, partition: int, entry_id: bytes, body: bytes, reason: str, turn_id: str = "") -> None:
-        keys = [self._stream, self._waiting, self._dead, GROUP]
-        await _BURY.run(self._client, keys=keys, args=[partition, entry_id, turn_id, body, reason, DEAD_MAX])
+        keys = [self._stream, self._waiting, self._dead]
+        await _BURY.run(self._client, keys=keys, args=[partition, entry_id, turn_id, body, reason, DEAD_MAX, GROUP])
 
     async def _first_dead(self, limit: int) -> list[tuple[bytes, DeadLetter]]:
         entries = await self._client.execute_command("XRANGE", self._dead, "-", "+", "COUNT", limit)

@@ -9,7 +9,7 @@ from secrets import token_hex
 from typing import Final
 
 from services.inference.cache.entries import EPOCHS_MAX, KEEP_EPOCHS_S, NEIGHBOURS_MAX, Found
-from services.mesh.valkey import Client, Script, translated
+from services.mesh.valkey import Client, Script
 
 PREFIX: Final = "parley:inference:cache:"
 _MS: Final = 1_000
@@ -31,6 +31,12 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 end
 return 1
+""")
+# In one step, so that no list is left without an end.
+_ADD_NEIGHBOUR: Final = Script("""
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], 0, ARGV[2] - 1)
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """)
 
 
@@ -59,13 +65,8 @@ class ValkeyEntries:
 
     async def add_neighbour(self, organization_id: str, scope: str, neighbour: bytes, *, keep_s: float) -> None:
         """See `Entries.add_neighbour`."""
-        key = _scope(organization_id, scope)
-        with translated():
-            async with self._client.pipeline(transaction=True) as pipeline:
-                pipeline.lpush(key, neighbour)
-                pipeline.ltrim(key, 0, NEIGHBOURS_MAX - 1)
-                pipeline.pexpire(key, int(keep_s * _MS))
-                await pipeline.execute()
+        keys = [_scope(organization_id, scope)]
+        await _ADD_NEIGHBOUR.run(self._client, keys=keys, args=[neighbour, NEIGHBOURS_MAX, int(keep_s * _MS)])
 
     async def void(self, organization_id: str, name: str) -> None:
         """See `Entries.void`. Repeating it does no harm."""

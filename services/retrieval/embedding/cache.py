@@ -12,7 +12,7 @@ import numpy as np
 
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
-from services.mesh.valkey import Client, translated
+from services.mesh.valkey import Client
 from services.retrieval.model import Vector
 
 # Encoding takes 4 ms; a cache that takes longer than a few of those is not worth waiting for.
@@ -99,10 +99,12 @@ class ValkeyVectors:
     async def put(self, vectors: Mapping[str, Vector]) -> None:
         """See `VectorCache.put`."""
         try:
-            with translated():
-                async with asyncio.timeout(_TIMEOUT_S), self._client.pipeline(transaction=False) as pipeline:
-                    for key, vector in vectors.items():
-                        pipeline.set(_PREFIX + key, vector.astype(_FORMAT).tobytes(), ex=_LIFE_S)
-                    await pipeline.execute()
+            async with asyncio.timeout(_TIMEOUT_S):
+                await self._client.batch(
+                    [
+                        ("SET", _PREFIX + key, vector.astype(_FORMAT).tobytes(), "EX", _LIFE_S)
+                        for key, vector in vectors.items()
+                    ]
+                )
         except (MeshError, TimeoutError) as error:
             _log.warning("vector_cache_unreachable", error=repr(error))

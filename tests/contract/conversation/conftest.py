@@ -3,11 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from dev import kafka
-from dev.valkey import Server
 from services.conversation.history.branches import HistoryCache
 from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.journal.memory import MemoryJournal
@@ -26,7 +26,7 @@ from services.mesh.valkey import open_valkey
 from tests.support.conversation import database_settings, valkey_settings
 from tests.support.conversation_fakes import MemoryHistoryCache
 from tests.support.kafka import joined, own_topic
-from tests.support.valkey import emptied
+from tests.support.valkey import emptied, url_of
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -41,7 +41,7 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield PostgresStore(database)
 
 
-@pytest.fixture(params=["memory", "valkey", "kafka"])
+@pytest.fixture(params=["memory", "valkey", "cluster", "kafka"])
 async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
     if request.param == "memory":
         yield MemoryQueue()
@@ -52,18 +52,16 @@ async def queue(request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
             await joined(joined_queue)
             yield joined_queue
         return
-    settings = valkey_settings(request.getfixturevalue("valkey_url"))
-    async with open_valkey(settings, application="tests") as client:
+    async with open_valkey(valkey_settings(url_of(request)), application="tests") as client:
         yield ValkeyQueue(client, client, prefix="test")
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "cluster"])
 async def history_cache(request: pytest.FixtureRequest) -> AsyncIterator[HistoryCache]:
     if request.param == "memory":
         yield MemoryHistoryCache()
         return
-    settings = valkey_settings(request.getfixturevalue("valkey_url"))
-    async with open_valkey(settings, application="tests") as client:
+    async with open_valkey(valkey_settings(url_of(request)), application="tests") as client:
         yield ValkeyHistoryCache(client, prefix="test", keep_s=60)
 
 
@@ -76,19 +74,22 @@ class Hot:
     wipe: Callable[[], object]
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "cluster"])
 async def hot(request: pytest.FixtureRequest) -> AsyncIterator[Hot]:
     if request.param == "memory":
         journal = MemoryJournal()
         yield Hot(journal, journal, journal.lose_everything)
         return
-    settings = valkey_settings(request.getfixturevalue("valkey_url"))
+    settings = valkey_settings(url_of(request))
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(open_valkey(settings, application="tests"))
         codec = EventCodec()
-        server: Server = request.getfixturevalue("valkey_server")
+        if request.param == "valkey":
+            wipe = partial(emptied, request.getfixturevalue("valkey_server"))
+        else:
+            wipe = request.getfixturevalue("valkey_cluster").emptied
         yield Hot(
             ValkeyJournal(client, prefix="test", codec=codec),
             ValkeyTail(client, prefix="test", codec=codec),
-            lambda: emptied(server),
+            wipe,
         )

@@ -10,17 +10,17 @@ from services.conversation.running.stops_valkey import ValkeyStops
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import valkey_settings
 from tests.support.conversation_fakes import MemoryStops
+from tests.support.valkey import url_of
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "cluster"])
 async def stops(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Stops, Stops]]:
     """Whoever tells, and whoever listens."""
     if request.param == "memory":
         both = MemoryStops()
         yield both, both
         return
-    settings = valkey_settings(request.getfixturevalue("valkey_url"))
-    async with open_valkey(settings, application="tests", timeout_s=70.0) as client:
+    async with open_valkey(valkey_settings(url_of(request)), application="tests", timeout_s=70.0) as client:
         yield ValkeyStops(client, client, prefix="test"), ValkeyStops(client, client, prefix="test")
 
 

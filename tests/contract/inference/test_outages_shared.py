@@ -13,6 +13,7 @@ from services.mesh.errors import MeshError
 from services.mesh.settings import ValkeySettings
 from services.mesh.valkey import open_valkey
 from tests.support.standing import SharedMemory
+from tests.support.valkey import url_of
 
 
 @pytest.fixture
@@ -20,12 +21,12 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "cluster"])
 async def shared(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[Shared]:
     if request.param == "memory":
         yield SharedMemory(clock)
         return
-    async with in_valkey(request.getfixturevalue("valkey_url"), clock) as found:
+    async with in_valkey(url_of(request), clock) as found:
         yield found
 
 

@@ -8,11 +8,12 @@ from services.mesh.settings import ValkeySettings
 from services.mesh.valkey import Client, open_valkey
 from services.retrieval.embedding.cache import ValkeyVectors
 from tests.support.retrieval import DIMENSION, word_vector
+from tests.support.valkey import url_of
 
 
-@pytest.fixture
-async def client(valkey_url: str) -> AsyncIterator[Client]:
-    async with open_valkey(ValkeySettings(valkey_url=SecretStr(valkey_url)), application="test") as client:
+@pytest.fixture(params=["valkey", "cluster"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+    async with open_valkey(ValkeySettings(valkey_url=SecretStr(url_of(request))), application="test") as client:
         await client.ping()
         yield client
 
@@ -30,7 +31,7 @@ async def test_vectors_come_back_as_they_were_put(client: Client) -> None:
 async def test_vectors_do_not_stay_for_ever(client: Client) -> None:
     await ValkeyVectors(client, dimension=DIMENSION).put({"a": word_vector("a")})
 
-    keys = await client.keys("*")
+    keys = [key for server in await client.servers() for key in await server.keys("*")]
 
     assert [0 < await client.ttl(key) <= 86_400 for key in keys] == [True]
 

@@ -15,17 +15,18 @@ from services.mesh.clock import SYSTEM_CLOCK, ManualClock
 from services.mesh.errors import MeshError
 from services.mesh.settings import ValkeySettings
 from services.mesh.valkey import open_valkey
+from tests.support.valkey import url_of
 
 LONG_S = 600.0
 A, B = "org_a", "org_b"
 
 
-@pytest.fixture(params=["memory", "valkey"])
+@pytest.fixture(params=["memory", "valkey", "cluster"])
 async def entries(request: pytest.FixtureRequest) -> AsyncIterator[Entries]:
     if request.param == "memory":
         yield MemoryEntries(ManualClock())
         return
-    async with in_valkey(request.getfixturevalue("valkey_url")) as found:
+    async with in_valkey(url_of(request)) as found:
         yield found
 
 

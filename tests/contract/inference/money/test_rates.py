@@ -8,15 +8,15 @@ from services.inference.money.rates import Charge, LocalRates, Measure, Rates, S
 from services.mesh.errors import RateLimited
 from services.mesh.valkey import open_valkey
 from tests.support.money import ORGANIZATION, OTHER_ORGANIZATION, USER, valkey_settings
+from tests.support.valkey import url_of
 
 
-@pytest.fixture(params=["local", "valkey"])
+@pytest.fixture(params=["local", "valkey", "cluster"])
 async def rates(request: pytest.FixtureRequest) -> AsyncIterator[Rates]:
     if request.param == "local":
         yield LocalRates()
         return
-    settings = valkey_settings(request.getfixturevalue("valkey_url"))
-    async with open_valkey(settings, application="tests") as client:
+    async with open_valkey(valkey_settings(url_of(request)), application="tests") as client:
         yield SharedRates(client)
 
 
