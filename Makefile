@@ -62,6 +62,10 @@ test-deploy: deploy-tools ## Hold the chart to Helm, Kubernetes' schemas, and re
 deploy-tools: setup-dev ## Build what test-deploy needs into .build/deploy: Helm, kubeconform (needs Go)
 	@$(DEV) -m dev.tools.deploy
 
+.PHONY: test-scale
+test-scale: setup-dev ## Judge the plans of every store's statements among a million messages; MESSAGES=… for another number
+	@PARLEY_TEST_MESSAGES=$(or $(MESSAGES),1000000) $(DEV) -m pytest --timeout=600 $(or $(ARGS),tests/scale)
+
 .PHONY: chaos
 chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… QUEUE=kafka
 	@$(DEV) -m tests.chaos run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \

@@ -201,7 +201,13 @@ summaries: Final = Table(
     PrimaryKeyConstraint("organization_id", "id"),
     UniqueConstraint("organization_id", "conversation_id", "through_message_id", name="summaries_by_message"),
     # The longest one of a branch is looked for from the longest one of all.
-    Index("summaries_by_length", "organization_id", "conversation_id", "messages_covered"),
+    Index(
+        "summaries_by_length",
+        "organization_id",
+        "conversation_id",
+        "messages_covered",
+        postgresql_include=["id", "through_message_id"],
+    ),
     _of_conversation(),
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dev.home import ROOT, Home
 from dev.ports import free_ports
-from dev.postgres import Cluster, Server
+from dev.postgres import SUPERUSER, Cluster, Server
 from dev.table import plan
 from tests.support.servers import own_folder, started
 
@@ -31,6 +31,11 @@ class Databases:
 
     def url(self, database: str) -> str:
         return self.server.prepared.cluster.url(self.server.port, database)
+
+    def as_superuser(self, url: str) -> str:
+        """The same database for the server's superuser."""
+        password = self.server.prepared.cluster.superuser_password()
+        return f"postgresql://{SUPERUSER}:{password}@{url.rpartition('@')[2]}"
 
     def create(self, *services: str) -> str:
         """Make a database with the migrated schemas of the services (`auth`, …), or an empty one; returns its URL."""

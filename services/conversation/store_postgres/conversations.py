@@ -176,12 +176,21 @@ class ConversationQueries:
 
     async def tree(self, owner: Owner, conversation_id: str, *, size: int, after_id: str) -> list[Message]:
         """See `ConversationStore.tree`."""
+        node = tables.messages.alias("node")
+        # Of ids alone: that is read from the index, in its order, whatever a planner expects of the conversation.
+        page = (
+            select(node.c.id)
+            .where(node.c.organization_id == owner.organization_id, node.c.conversation_id == conversation_id)
+            .where(node.c.id > after_id)
+            .order_by(node.c.id)
+            .limit(size)
+            .subquery("page")
+        )
         query = (
             select(tables.messages)
+            .join(page, page.c.id == _messages.id)
             .where(_messages.organization_id == owner.organization_id, _messages.user_id == owner.user_id)
-            .where(_messages.conversation_id == conversation_id, _messages.id > after_id)
             .order_by(_messages.id)
-            .limit(size)
         )
         async with self._database.read() as read:
             await _conversation(read, owner, conversation_id)

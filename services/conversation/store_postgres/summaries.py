@@ -162,14 +162,15 @@ def _summary_of(row: RowMapping) -> Summary:
 def _standing() -> Select[Any]:  # Any: rows of many columns
     """The summary that stands for most of a branch: the message that it goes through is one of the branch.
 
-    Tried from the longest one on, and each by itself, as the branches do not differ in their oldest part: OFFSET and
+    Tried from the longest one on, and each by itself, as branches hardly ever differ in their oldest part. OFFSET and
     LIMIT keep a planner from reading all summaries of a conversation, and all its messages, to join them.
     """
     segments = segments_of_branch()
+    candidate = tables.summaries.alias("candidate")
     longest_first = (
-        select(tables.summaries)
-        .where(of_the_conversation(tables.summaries), _summaries.user_id == bindparam("of_user"))
-        .order_by(_summaries.messages_covered.desc())
+        select(candidate.c.id, candidate.c.through_message_id, candidate.c.messages_covered)
+        .where(of_the_conversation(candidate))
+        .order_by(candidate.c.messages_covered.desc())
         .offset(0)
         .subquery("longest_first")
     )
@@ -185,12 +186,18 @@ def _standing() -> Select[Any]:  # Any: rows of many columns
         .select_from(segments)
         .where(segments.c.segment_id == through.c.segment_id, segments.c.depth_max >= through.c.depth)
     )
-    return (
-        select(longest_first)
+    longest = (
+        select(longest_first.c.id)
         .select_from(longest_first.join(through, true()))
         .where(of_branch)
         .order_by(longest_first.c.messages_covered.desc())
         .limit(1)
+        .scalar_subquery()
+    )
+    return select(tables.summaries).where(
+        _summaries.organization_id == bindparam("of_organization"),
+        _summaries.user_id == bindparam("of_user"),
+        _summaries.id == longest,
     )
 
 

@@ -90,10 +90,14 @@ class TurnQueries:
 
     async def list_turns(self, owner: Owner, conversation_id: str, *, size: int, before_id: str) -> list[Turn]:
         """See `TurnStore.list_turns`."""
-        query = _turns_of(owner).where(_turns.conversation_id == conversation_id)
+        page = select(_turns.id).where(
+            _turns.organization_id == owner.organization_id, _turns.conversation_id == conversation_id
+        )
         if before_id:
-            query = query.where(_turns.id < before_id)
-        query = query.order_by(_turns.id.desc()).limit(size)
+            page = page.where(_turns.id < before_id)
+        # Of ids alone: that is read from the index, in its order, whatever a planner expects of the conversation.
+        ids = page.order_by(_turns.id.desc()).limit(size).subquery("page")
+        query = _turns_of(owner).join(ids, ids.c.id == _turns.id).order_by(_turns.id.desc())
         known = select(literal(1)).where(
             _conversations.organization_id == owner.organization_id,
             _conversations.user_id == owner.user_id,

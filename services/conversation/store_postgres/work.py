@@ -26,7 +26,6 @@ from services.mesh.database import Conflict, Database, ReadWrite
 
 _turns: Final = tables.turns.c
 _outbox: Final = tables.outbox.c
-_PLACE: Final[ColumnElement[Any]] = literal_column("ctid")  # Any: SQLAlchemy has no type for it
 
 
 class WorkQueries:
@@ -209,9 +208,10 @@ class WorkQueries:
         """See `WorkStore.prune`."""
         # By their places, which do not change as such a row never does: a join by key reads all keys there are.
         table = tables.idempotency
-        old = select(_PLACE).select_from(table).where(table.c.create_time <= from_now(-older_s))
+        place: ColumnElement[Any] = literal_column("ctid")  # Any: SQLAlchemy has no type for it
+        old = select(place).select_from(table).where(table.c.create_time <= from_now(-older_s))
         old = old.order_by(table.c.create_time).limit(limit)
-        gone = delete(table).where(func.any(func.array(old.scalar_subquery())) == _PLACE)
+        gone = delete(table).where(place == func.any(func.array(old.scalar_subquery())))
         return (await self._database.change(gone)).rowcount
 
 

@@ -32,6 +32,7 @@ def upgrade() -> None:
             "summaries",
             ["organization_id", "conversation_id", "messages_covered"],
             schema=SCHEMA,
+            postgresql_include=["id", "through_message_id"],
             postgresql_concurrently=True,
             if_not_exists=True,
         )
