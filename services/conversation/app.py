@@ -202,7 +202,7 @@ def api(
     # The API only ever drops histories, so it needs no bounds of its own for them.
     history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
     relay = Relay(store, core.queue, every_s=config.relay_every_s)
-    feeds = Feeds(core.tail)
+    feeds = Feeds(core.tail, store, poll_s=config.poll_s)
     references = References(knowledge_bases, prompts, store)
     signals = Signals(relay, core.stops)
     turns = Turns(

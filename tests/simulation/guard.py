@@ -8,7 +8,7 @@ from services.conversation.events import TurnFinished
 from services.conversation.journal.port import Batch
 from services.conversation.model import Message, OnConflict, Owner, Turn, TurnState
 from services.conversation.store.turns import NewTurn
-from services.conversation.store.work import Hold, TurnRef
+from services.conversation.store.work import Folding, Hold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from tests.simulation.history import History, Made
 from tests.simulation.wire import immediately
@@ -19,7 +19,9 @@ WRITES: Final = frozenset(
         "request_cancel",
         "claim",
         "fold",
+        "fold_all",
         "renew",
+        "renew_all",
         "finish",
         "release",
         "requeue_lapsed",
@@ -51,14 +53,14 @@ class Guard:
         """Does a write and judges it."""
         turn_ids = self._touched(arguments)
         before = self._rows(turn_ids)
-        allowed = self._is_allowed(arguments)
+        refused = self._refused(arguments, turn_ids)
         try:
             return immediately(effect)
         finally:
             self._note_deletion(name, arguments)
             for turn_id, row in self._rows(turn_ids).items():
                 if before.get(turn_id) != row:
-                    self._judge(name, arguments, before.get(turn_id), row, is_allowed=allowed)
+                    self._judge(name, arguments, before.get(turn_id), row, is_allowed=turn_id not in refused)
 
     async def appended(self, batches: Sequence[Batch], effect: Coroutine[Any, Any, Any]) -> Any:
         """Sees to it that an end is told only when it is stored."""
@@ -85,10 +87,18 @@ class Guard:
             case _:
                 return list(history.made)
 
-    def _is_allowed(self, arguments: tuple[Any, ...]) -> bool:
-        hold = arguments[0] if arguments else None
-        if not isinstance(hold, Hold):
-            return True
+    def _refused(self, arguments: tuple[Any, ...], turn_ids: Sequence[str]) -> set[str]:
+        """Turns that a write must not change, because its worker has lost them."""
+        match arguments[:1]:
+            case [Hold() as hold]:
+                return set() if self._is_held(hold) else set(turn_ids)
+            case [[Folding() | Hold(), *_] as many]:
+                holds = [one.hold if isinstance(one, Folding) else one for one in many]
+                return {hold.ref.turn_id for hold in holds if not self._is_held(hold)}
+            case _:
+                return set()
+
+    def _is_held(self, hold: Hold) -> bool:
         row = self._store.tables.turns.get(hold.ref.turn_id)
         return row is not None and row.fence == hold.fence and not row.turn.state.has_ended
 

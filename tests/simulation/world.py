@@ -147,7 +147,7 @@ class World:
         assert slot.process is not None
         mine, recovery = self._backends()
         relay = Relay(mine.store, mine.queue, every_s=1.0)
-        feeds = Feeds(mine.tail)
+        feeds = Feeds(mine.tail, mine.store, poll_s=1.0)
         references = References(FakeKnowledgeBases("kb_1"), FakePrompts(), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
         signals = Signals(relay, mine.stops)

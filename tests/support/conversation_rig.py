@@ -66,7 +66,7 @@ class Rig:
     hint: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.feeds = Feeds(self.tail)
+        self.feeds = Feeds(self.tail, self.store, poll_s=0.05)
 
     @property
     def recovery(self) -> Recovery:

@@ -2,20 +2,20 @@
 
 A process reads the journal of a turn once, however many watch it, and only while somebody does. Watchers pull from the
 feed's bounded buffer; one that falls behind reads the journal by itself. Where the journal has a gap, or is away, the
-stored answer takes its place as a snapshot.
+stored answer takes its place as a snapshot; turns of which nothing is heard are looked up together.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 from services.conversation.events import Snapshot, TurnEvent, TurnFinished
 from services.conversation.journal.port import Journal, Tail
-from services.conversation.model import Owner
-from services.conversation.store.turns import Answer, TurnStore
+from services.conversation.model import Owner, TurnId
+from services.conversation.store.turns import Answer, TurnKey, TurnStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, invalid_field
 
@@ -23,6 +23,8 @@ BUFFER_MAX: Final = 512
 """Events that a feed keeps; a watcher that is further behind reads the journal."""
 PAGE_MAX: Final = 256
 """Events that a watcher is given at once."""
+LOOK_MAX: Final = 1_000
+"""Turns that are looked up in the store at once."""
 TAIL_WAIT_S: Final = 1.0
 RETRY_S: Final = 0.5
 
@@ -34,18 +36,25 @@ _FEEDS: Final = telemetry.gauge("parley_conversation_feeds_count", "Turns whose 
 class Feed:
     """The latest events of one turn, shared by its watchers."""
 
-    def __init__(self, position: int) -> None:
+    def __init__(self, key: TurnKey, position: int) -> None:
+        self.key = key
         self.position = position
         self.watchers = 0
+        self.is_silent = False
         self._events: deque[TurnEvent] = deque(maxlen=BUFFER_MAX)
         self._arrived = asyncio.Event()
 
     def add(self, events: list[TurnEvent]) -> None:
         """Takes what the tail has read."""
+        self.is_silent = False
         for event in events:
             if event.sequence > self.position:
                 self._events.append(event)
                 self.position = event.sequence
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets all watchers look: at what has come, or into the store."""
         self._arrived.set()
         self._arrived = asyncio.Event()
 
@@ -57,28 +66,36 @@ class Feed:
             return None
         return [event for event in self._events if event.sequence > position][:PAGE_MAX]
 
-    async def wait(self, position: int, wait_s: float) -> bool:
-        """Whether events above `position` came within `wait_s` seconds."""
-        if position < self.position:
-            return True
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._arrived.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def wait(self, position: int) -> bool:
+        """Whether events above `position` came; if not, it is time to look into the store."""
+        if position >= self.position:
+            await self._arrived.wait()
+        return position < self.position
 
 
 class Feeds:
-    """The feeds of a process, and the one reader that fills them."""
+    """The feeds of a process, and the one reader that fills them.
 
-    def __init__(self, tail: Tail) -> None:
+    Args:
+        tail: of the journal.
+        store: the truth.
+        poll_s: seconds without an event after which a turn is looked up in the store.
+    """
+
+    def __init__(self, tail: Tail, store: TurnStore, *, poll_s: float) -> None:
         self._tail = tail
+        self._store = store
+        self._poll_s = poll_s
         self._feeds: dict[str, Feed] = {}
         self._wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Tails the journals of all watched turns until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read())
+            group.create_task(self._look_after())
+
+    async def _read(self) -> None:
         while True:
             if not self._feeds:
                 self._wanted.clear()
@@ -95,12 +112,34 @@ class Feeds:
                 if feed is not None:
                     feed.add(events)
 
+    async def _look_after(self) -> None:
+        """Lets watchers of turns of which nothing was heard know when the store tells more than the journal did."""
+        while True:
+            await asyncio.sleep(self._poll_s)
+            silent = [feed for feed in self._feeds.values() if feed.is_silent]
+            for feed in self._feeds.values():
+                feed.is_silent = True
+            for start in range(0, len(silent), LOOK_MAX):
+                try:
+                    await self._look(silent[start : start + LOOK_MAX])
+                except MeshError as error:
+                    _log.warning("store_away", reason=error.reason, turns=len(silent))
+                    break
+
+    async def _look(self, feeds: Sequence[Feed]) -> None:
+        found = await self._store.progress([feed.key for feed in feeds])
+        for feed in feeds:
+            progress = found.get(TurnId(feed.key.turn_id))
+            if progress is None or progress.has_ended or progress.last_sequence > feed.position:
+                feed.wake()
+
     @asynccontextmanager
-    async def feed(self, turn_id: str, position: int) -> AsyncIterator[Feed]:
+    async def feed(self, key: TurnKey, position: int) -> AsyncIterator[Feed]:
         """The turn's feed, which exists while it has watchers."""
+        turn_id = key.turn_id
         feed = self._feeds.get(turn_id)
         if feed is None:
-            feed = self._feeds[turn_id] = Feed(position)
+            feed = self._feeds[turn_id] = Feed(key, position)
             await self._wake()
         feed.watchers += 1
         _FEEDS.set(len(self._feeds))
@@ -125,7 +164,7 @@ class Watching:
         store: the truth.
         journal: for watchers that begin or fall behind.
         feeds: for watchers at the tail.
-        poll_s: seconds without an event after which a watcher looks into the store.
+        poll_s: seconds after which a watcher at a gap looks into the store again.
     """
 
     def __init__(self, store: TurnStore, journal: Journal, feeds: Feeds, *, poll_s: float) -> None:
@@ -151,7 +190,8 @@ class Watching:
                 async for events in self._remaining(answer, after_sequence):
                     yield events
                 return
-            async with self._feeds.feed(turn_id, after_sequence) as feed:
+            key = TurnKey(owner.organization_id, turn_id)
+            async with self._feeds.feed(key, after_sequence) as feed:
                 async for events in self._following(owner, turn_id, _Place(feed, after_sequence), follow=follow):
                     yield events
 
@@ -166,7 +206,7 @@ class Watching:
                 place.position = events[-1].sequence
                 yield events
                 continue
-            if events is not None and not events and follow and await place.feed.wait(place.position, self._poll_s):
+            if events is not None and not events and follow and await place.feed.wait(place.position):
                 continue
             # A gap, silence, or the end: the store knows.
             is_certain = False
@@ -181,7 +221,9 @@ class Watching:
             elif not follow:
                 return
             elif events is None:  # until the next fold closes the gap
-                await place.feed.wait(place.feed.position, self._poll_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._poll_s):
+                        await place.feed.wait(place.feed.position)
 
     async def _is_ahead(self, answer: Answer, place: "_Place", *, has_gap: bool) -> bool:
         """Whether the store tells more than the journal does; folds may also come before the journal's own news."""

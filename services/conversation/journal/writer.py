@@ -53,6 +53,7 @@ class TurnWriter:
         is_detached: whether that journal refuses it, or never could be reached. It writes nothing before somebody has
             seen to it that the turn is still this worker's, has joined the present journal, and says so here.
         sequence_limit: no event gets a higher number before a fold has raised the limit.
+        changed: is set when there are new events, and when the turn is lost or the journal refuses it.
         lost: is set when a later worker has the turn.
         lost_by: what told so.
     """
@@ -70,6 +71,7 @@ class TurnWriter:
         self.epoch = recovered.epoch
         self.is_detached = not recovered.epoch
         self.sequence_limit = recovered.sequence_limit
+        self.changed = asyncio.Event()
         self.lost = asyncio.Event()
         self.lost_by: Loss | None = None
         self._commit = commit
@@ -137,6 +139,8 @@ class TurnWriter:
             self.draft.apply(event)
             self._unsent.append(event)
             numbered += 1
+        if numbered:
+            self.changed.set()
         if len(self._unsent) > UNSENT_MAX:
             del self._unsent[:-UNSENT_MAX]
         return numbered > 0
@@ -177,9 +181,11 @@ class TurnWriter:
                 self._lose(Loss.JOURNAL)
             case Receipt.DETACHED:
                 self.is_detached = True
+                self.changed.set()
             case _:
                 assert_never(receipt)
 
     def _lose(self, by: Loss) -> None:
         self.lost_by = by
         self.lost.set()
+        self.changed.set()

@@ -6,22 +6,21 @@ arrives as an `Interrupt`, so that generation has one place where it stops.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from time import monotonic
 from typing import Any, Final
 
 from services.conversation.events import Draft
-from services.conversation.journal.port import Batch, Receipt
 from services.conversation.journal.writer import Loss, TurnWriter
 from services.conversation.running import attempts, metrics
 from services.conversation.running.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
+from services.conversation.running.keeping import Sinks
 from services.conversation.running.recovery import SEQUENCES_RESERVED, Recovered, Recovery
-from services.conversation.store.work import Claim, Ending, Fold, WorkStore
+from services.conversation.store.work import Claim, Ending, Fold, Folding, WorkStore
 from services.mesh import spans, telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError
-from services.mesh.groupcommit import GroupCommit
 
 FLUSH_S: Final = 2.0
 """How long an ending waits for the journal. PostgreSQL decides; the journal only tells."""
@@ -91,14 +90,14 @@ class TurnRun:
         *,
         store: WorkStore,
         recovery: Recovery,
-        commit: GroupCommit[Batch, Receipt],
+        sinks: Sinks,
         timing: Timing,
     ) -> None:
         self.claim = claim
         self._sources = sources
         self._store = store
         self._recovery = recovery
-        self._commit = commit
+        self._sinks = sinks
         self._timing = timing
         self._interrupt: asyncio.Future[Interrupt] = asyncio.get_running_loop().create_future()
         self._folded = 0
@@ -142,7 +141,9 @@ class TurnRun:
     async def _answer(self, recovered: Recovered) -> float | None:
         # Counted from the claim even where the takeover has renewed it since: the first heartbeat makes up for that.
         lease_until = self._renewed_at + self._timing.lease_s
-        writer = TurnWriter(self._commit, self.claim, recovered, lease_until=lease_until, clock=self._timing.clock)
+        writer = TurnWriter(
+            self._sinks.commit, self.claim, recovered, lease_until=lease_until, clock=self._timing.clock
+        )
         self._folded = recovered.draft.last_sequence
         put = metrics.watched(writer.put, self.claim, clock=self._timing.clock, claimed_at=self._renewed_at)
         generation = Generation(self._sources, self.claim, recovered.draft, put)
@@ -265,6 +266,7 @@ class TurnRun:
             finally:
                 scribe.cancel()
                 stop.set()  # not cancelled: a fold under way ends in its time, and its connection stays good
+                writer.changed.set()
 
     async def _keep(self, writer: TurnWriter, stop: asyncio.Event) -> None:
         while not stop.is_set():
@@ -276,6 +278,17 @@ class TurnRun:
                     await stop.wait()
             except TimeoutError:
                 await self._keep_once(writer)
+                await self._rest(writer)
+
+    async def _rest(self, writer: TurnWriter) -> None:
+        """Until there is something to keep, or the lease is to be renewed: of many turns, most have nothing to say."""
+        if writer.is_detached or writer.lost.is_set() or writer.draft.last_sequence > self._folded:
+            return
+        writer.changed.clear()
+        due_s = self._renewed_at + self._timing.heartbeat_s - self._timing.clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due_s)):
+                await writer.changed.wait()
 
     async def _keep_once(self, writer: TurnWriter) -> None:
         try:
@@ -307,9 +320,7 @@ class TurnRun:
     async def _fold(self, writer: TurnWriter) -> bool:
         sent_at, fold = self._timing.clock(), Fold.of(writer.draft)
         limit = max(writer.sequence_limit, fold.last_sequence + SEQUENCES_RESERVED)
-        is_held = await self._store.fold(
-            self.claim.hold, fold, lease_s=self._timing.lease_s, sequence_limit=limit, epoch=writer.epoch
-        )
+        is_held = await self._sinks.keeping.fold(Folding(self.claim.hold, fold, limit, writer.epoch))
         if is_held:
             self._folded = fold.last_sequence
             writer.raised(limit)
@@ -318,7 +329,7 @@ class TurnRun:
 
     async def _renew(self, writer: TurnWriter) -> bool:
         sent_at = self._timing.clock()
-        is_held = await self._store.renew(self.claim.hold, lease_s=self._timing.lease_s)
+        is_held = await self._sinks.keeping.renew(self.claim.hold)
         if is_held:
             self._renewed(writer, sent_at)
         return is_held

@@ -12,6 +12,7 @@ from typing import Final
 from services.conversation.journal.port import Batch, Journal, Receipt
 from services.conversation.queue.port import Delivery, Queue
 from services.conversation.running.generation import Sources
+from services.conversation.running.keeping import Keeping, Sinks
 from services.conversation.running.recovery import Recovery
 from services.conversation.running.run import Interrupt, Timing, TurnRun
 from services.conversation.running.stops import NoStops, Stops
@@ -99,10 +100,12 @@ class Worker:
         try:
             async with (
                 GroupCommit[Batch, Receipt](self._journal.append, name="conversation_journal") as commit,
+                Keeping(self._store, lease_s=self._timing.lease_s) as keeping,
                 asyncio.TaskGroup() as group,
             ):
                 watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
-                await self._take_waiting(group, commit)
+                sinks = Sinks(commit, keeping)
+                await self._take_waiting(group, sinks)
                 while self._taken:
                     await self._wait_for_change()
                 await self._leave_paused()
@@ -124,7 +127,7 @@ class Worker:
                 run.interrupt(Interrupt.HAND_BACK)
         await self._left.wait()  # what the queue was giving meanwhile is given back
 
-    async def _take_waiting(self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, Receipt]) -> None:
+    async def _take_waiting(self, group: asyncio.TaskGroup, sinks: Sinks) -> None:
         """Takes what waits; all that a dead worker received comes first, or a backlog would hold it up for ever."""
         now, idle_s = asyncio.get_running_loop().time, self._pace.redeliver_after_s
         wait_s = min(RECEIVE_WAIT_S, idle_s)
@@ -136,11 +139,11 @@ class Worker:
             elif self._sources.inference.is_away():
                 await self._wait_for_inference()
             elif now() >= redeliver_at:
-                found = await self._take(group, commit, self._queue.redeliver(count_max=free, idle_s=idle_s), free)
+                found = await self._take(group, sinks, self._queue.redeliver(count_max=free, idle_s=idle_s), free)
                 if found < free:
                     redeliver_at = now() + idle_s
             else:
-                await self._take(group, commit, self._queue.receive(count_max=free, wait_s=wait_s), free)
+                await self._take(group, sinks, self._queue.receive(count_max=free, wait_s=wait_s), free)
         try:
             await self._queue.leave()
         except MeshError as error:  # it notices by itself that nobody receives here any more
@@ -163,7 +166,7 @@ class Worker:
     async def _take(
         self,
         group: asyncio.TaskGroup,
-        commit: GroupCommit[Batch, Receipt],
+        sinks: Sinks,
         received: Awaitable[Sequence[Delivery]],
         free: int,
     ) -> int:
@@ -174,12 +177,12 @@ class Worker:
             _log.warning("queue_away", reason=error.reason)
             await asyncio.sleep(RETRY_S)
             found = await self._waiting_in_store(free)
-            self._start(group, commit, [(ref, None) for ref in found])
+            self._start(group, sinks, [(ref, None) for ref in found])
             return 0
         if self._is_draining:
             await self._give_back([delivery for _, delivery in deliveries])
         else:
-            self._start(group, commit, deliveries)
+            self._start(group, sinks, deliveries)
         return len(deliveries)
 
     async def _give_back(self, deliveries: Sequence[Delivery]) -> None:
@@ -201,19 +204,17 @@ class Worker:
     def _start(
         self,
         group: asyncio.TaskGroup,
-        commit: GroupCommit[Batch, Receipt],
+        sinks: Sinks,
         found: Sequence[tuple[TurnRef, Delivery | None]],
     ) -> None:
         for ref, delivery in found:
             self._taken += 1
-            group.create_task(self._work(group, commit, ref, delivery), name=f"turn {ref.turn_id}")
+            group.create_task(self._work(group, sinks, ref, delivery), name=f"turn {ref.turn_id}")
 
-    async def _work(
-        self, group: asyncio.TaskGroup, commit: GroupCommit[Batch, Receipt], ref: TurnRef, delivery: Delivery | None
-    ) -> None:
+    async def _work(self, group: asyncio.TaskGroup, sinks: Sinks, ref: TurnRef, delivery: Delivery | None) -> None:
         _RUNNING.inc()
         try:
-            pause_s = await self._answer(commit, ref, delivery)
+            pause_s = await self._answer(sinks, ref, delivery)
             if pause_s == 0.0:
                 await self._publish(ref)
             elif pause_s is not None:
@@ -228,9 +229,7 @@ class Worker:
             self._changed.set()
             self._hint()
 
-    async def _answer(
-        self, commit: GroupCommit[Batch, Receipt], ref: TurnRef, delivery: Delivery | None
-    ) -> float | None:
+    async def _answer(self, sinks: Sinks, ref: TurnRef, delivery: Delivery | None) -> float | None:
         """See `TurnRun.run`."""
         epoch = await self._recovery.epoch()
         claimed_at = self._timing.clock()
@@ -244,7 +243,7 @@ class Worker:
             self._sources,
             store=self._store,
             recovery=self._recovery,
-            commit=commit,
+            sinks=sinks,
             timing=self._timing,
         )
         self._runs[claim.hold] = run

@@ -1,5 +1,6 @@
 """Turns as their owners see them, as they are kept; see `Store`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +61,22 @@ class Answer:
     sequence_limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class TurnKey:
+    """A turn that its organization's data has."""
+
+    organization_id: str
+    turn_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a turn's answer is stored."""
+
+    has_ended: bool
+    last_sequence: int
+
+
 class TurnStore(Protocol):
     """Turns, as their owners see them."""
 
@@ -88,6 +105,10 @@ class TurnStore(Protocol):
 
     async def answer(self, owner: Owner, turn_id: str) -> Answer:
         """Raises NotFound."""
+        ...
+
+    async def progress(self, turns: Sequence[TurnKey]) -> dict[TurnId, Progress]:
+        """How far many turns are; those that are not there are left out."""
         ...
 
     async def request_cancel(self, owner: Owner, turn_id: str) -> Turn:

@@ -102,6 +102,16 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Folding:
+    """A fold of one of many turns; see `WorkStore.fold`."""
+
+    hold: Hold
+    fold: Fold
+    sequence_limit: int
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How a turn ends."""
 
@@ -139,6 +149,14 @@ class WorkStore(Protocol):
 
     async def renew(self, hold: Hold, *, lease_s: float) -> bool:
         """Renews the lease; False when the turn is no longer this worker's."""
+        ...
+
+    async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
+        """As `fold`, for many turns; at most one of each."""
+        ...
+
+    async def renew_all(self, holds: Sequence[Hold], *, lease_s: float) -> list[bool]:
+        """As `renew`, for many turns; at most one of each."""
         ...
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:

@@ -2,11 +2,11 @@
 
 from services.conversation.store_memory.backlog import MemoryBacklog
 from services.conversation.store_memory.conversations import MemoryConversations
+from services.conversation.store_memory.many import MemoryMany
 from services.conversation.store_memory.summaries import MemorySummaries
-from services.conversation.store_memory.work import MemoryWork
 
 
-class MemoryStore(MemoryWork, MemoryBacklog, MemorySummaries, MemoryConversations):
+class MemoryStore(MemoryMany, MemoryBacklog, MemorySummaries, MemoryConversations):
     """See `services.conversation.store.Store`."""
 
 

@@ -92,7 +92,7 @@ def _is_message(table: Any, message_id: Any) -> ColumnElement[bool]:  # Any: an 
 
 _IS_THE_TURN: Final = and_(_turns.organization_id == bindparam("of_organization"), _turns.id == bindparam("of_turn"))
 _IS_HELD: Final = and_(_IS_THE_TURN, _turns.fence == bindparam("of_fence"), _turns.state == TurnState.RUNNING.value)
-_LEASE: Final = from_now(bindparam("lease_s", type_=Float))
+LEASE: Final = from_now(bindparam("lease_s", type_=Float))
 _FOLDED: Final = {
     "text": bindparam("fold_text"),
     "citations": bindparam("fold_citations"),
@@ -111,7 +111,7 @@ CLAIM: Final = (
         state=TurnState.RUNNING.value,
         fence=_turns.fence + 1,
         attempt=_turns.attempt + bindparam("spent", type_=Integer),
-        lease_expire_time=_LEASE,
+        lease_expire_time=LEASE,
         # Only the first worker decides it: later ones have to know where the first one wrote.
         journal_epoch=case((_turns.fence == 0, bindparam("epoch")), else_=_turns.journal_epoch),
         start_time=func.coalesce(_turns.start_time, func.now()),
@@ -120,7 +120,7 @@ CLAIM: Final = (
 )
 """Takes a turn that waits, or whose worker is gone."""
 
-RENEW: Final = update(tables.turns).where(_IS_HELD).values(lease_expire_time=_LEASE)
+RENEW: Final = update(tables.turns).where(_IS_HELD).values(lease_expire_time=LEASE)
 
 RELEASE: Final = (
     update(tables.turns)
@@ -136,7 +136,7 @@ RELEASE: Final = (
 _HELD: Final = (
     update(tables.turns)
     .where(_IS_HELD)
-    .values(lease_expire_time=_LEASE, sequence_limit=bindparam("limit"), journal_epoch=bindparam("epoch"))
+    .values(lease_expire_time=LEASE, sequence_limit=bindparam("limit"), journal_epoch=bindparam("epoch"))
     .returning(_turns.organization_id, _turns.user_id, _turns.assistant_message_id)
     .cte("held")
 )

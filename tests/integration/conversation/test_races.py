@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import select
 
+from services.conversation import tables
 from services.conversation.model import (
     TURNS_WAITING_MAX,
     FinishReason,
@@ -16,7 +18,7 @@ from services.conversation.model import (
     Turn,
     TurnState,
 )
-from services.conversation.store.work import Ending, Fold, TurnRef
+from services.conversation.store.work import Ending, Fold, Folding, TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.database import open_database
 from services.mesh.errors import TurnAlreadyRunning
@@ -201,3 +203,25 @@ async def test_asking_ending_and_deleting_at_once_never_blocks_for_ever(store: P
         await asyncio.gather(*(live(number) for number in range(10)))
 
     assert await store.list_conversations(ADA, size=50, after=None) == []
+
+
+async def test_a_turn_that_somebody_changes_holds_up_no_other_fold(store: PostgresStore) -> None:
+    busy, free = [
+        await store.create_turn(new_turn((await store.create_conversation(new_conversation())).id)) for _ in "ab"
+    ]
+    foldings = []
+    for turn in (busy, free):
+        ref = TurnRef(ADA.organization_id, turn.conversation_id, turn.id)
+        claim = await store.claim(ref, lease_s=30.0, epoch="e", spend_attempt=True)
+        assert claim is not None
+        foldings.append(Folding(claim.hold, FOLD, sequence_limit=9, epoch="e"))
+
+    table = tables.turns
+    lock = select(table.c.id).where(table.c.organization_id == ADA.organization_id, table.c.id == busy.id)
+    async with asyncio.TaskGroup() as group, store._database.of(ADA.organization_id).write() as write:
+        await write.execute(lock.with_for_update())
+        folded = group.create_task(store.fold_all(foldings, lease_s=30.0))
+        while (await store.turn(ADA, free.id)).last_sequence == 0:
+            pass
+
+    assert folded.result() == [True, True]
