@@ -45,7 +45,9 @@ class CreateMessage:
             model=wish.model,
             prompt=wish.prompt,
             parameters=wish.parameters,
-            accepts_restart=not wish.is_stream,  # nobody has seen any of an answer that is sent whole
+            # An inference of before `is_whole` sends all of it, of which nobody has seen any.
+            is_whole=not wish.is_stream,
+            accepts_restart=not wish.is_stream,
             cache=cache_use(exchange),
         )
         request_id = context.request_id()

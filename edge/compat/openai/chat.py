@@ -67,7 +67,9 @@ class ChatCompletions:
             model=chat.model,
             prompt=chat.prompt,
             parameters=chat.parameters,
-            accepts_restart=not chat.is_stream,  # nobody has seen any of an answer that is sent whole
+            # An inference of before `is_whole` sends all of it, of which nobody has seen any.
+            is_whole=not chat.is_stream,
+            accepts_restart=not chat.is_stream,
             cache=cache_use(exchange),
         )
         form = _form(chat, secrets.token_hex(12), int(time.time()))

@@ -16,6 +16,7 @@ from services.inference import wire
 from services.inference.cache.purging import Purging
 from services.inference.generating.answering import Answers
 from services.inference.generating.merging import merging
+from services.inference.model import Finished
 from services.inference.money.spends import Spends
 from services.inference.routing import Router
 from services.inference.servicers.prompts import author
@@ -45,8 +46,11 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.StreamGenerateRequest, context: RpcContext
     ) -> AsyncIterator[generation_service_pb2.StreamGenerateResponse]:
         """See the contract."""
-        payer = money.payer(principal(), request)
-        async with merging(self._answers.stream(wire.generation(request), payer)) as batches:
+        wish, payer = wire.generation(request), money.payer(principal(), request)
+        if request.is_whole:
+            yield wire.to_events([Finished(await self._answers.answer(wish, payer))])
+            return
+        async with merging(self._answers.stream(wish, payer)) as batches:
             async for events in batches:
                 yield wire.to_events(events)
 

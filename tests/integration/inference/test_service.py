@@ -67,6 +67,22 @@ async def test_cost_of_an_unknown_model_is_absent(client: Client) -> None:
     assert not answer.usage.HasField("cost_micros")
 
 
+async def test_whole_answer_of_a_stream_is_its_only_event(client: Client) -> None:
+    whole = await client.generate()
+
+    found = events(await client.stream(is_whole=True))
+
+    assert [event.WhichOneof("event") for event in found] == ["finished"]
+    assert found[0].finished.answer.text == whole.text
+
+
+async def test_whole_answer_of_a_stream_begins_again_where_it_broke_off(client: Client) -> None:
+    found = events(await client.stream(model="scripted/half", fallback_models=["extractive"], is_whole=True))
+
+    assert [event.WhichOneof("event") for event in found] == ["finished"]
+    assert found[0].finished.answer.model == "extractive"
+
+
 async def test_fallback_is_an_event(client: Client) -> None:
     found = events(await client.stream(model="scripted/broken", fallback_models=["extractive"]))
 

@@ -47,8 +47,9 @@ class FakeGenerations:
         text = request.prompt.messages[-1].text.upper()
         first, _, rest = text.partition(" ")
         started = generation_service_pb2.Started(model="fake/one", cache=self.cache)
-        yield _generated(generation_service_pb2.GenerateEvent(started=started))
-        yield _generated(_text(0, first))
+        if not request.is_whole:
+            yield _generated(generation_service_pb2.GenerateEvent(started=started))
+            yield _generated(_text(0, first))
         if self.failure is not None:
             raise self.failure
         answer = generation_pb2.Answer(
@@ -59,7 +60,7 @@ class FakeGenerations:
             cache=self.cache,
         )
         end = generation_service_pb2.GenerateEvent(finished=generation_service_pb2.Finished(answer=answer))
-        yield _generated(_text(len(first), " " + rest), end)
+        yield _generated(end) if request.is_whole else _generated(_text(len(first), " " + rest), end)
 
 
 def _text(offset: int, text: str) -> generation_service_pb2.GenerateEvent:
