@@ -8,7 +8,7 @@ from services.conversation import tables
 from services.conversation.model import TurnState
 from services.conversation.store.backlog import Backlog
 from services.conversation.store_postgres.turns import is_active
-from services.mesh.database import Database
+from services.mesh.places import Places, Whole
 
 _turns: Final = tables.turns.c
 
@@ -17,28 +17,38 @@ def _age(oldest: Any) -> ColumnElement[float]:  # Any: an instant, or NULL
     return func.greatest(func.coalesce(func.extract("epoch", func.now() - oldest), 0.0), 0.0, type_=Float)
 
 
-def _count(state: TurnState) -> Any:  # Any: a scalar subquery of whatever type
+def _count(state: TurnState, is_here: ColumnElement[bool]) -> Any:  # Any: a scalar subquery of whatever type
     # Spelled as the partial indexes are: a plan that serves for every parameter would not know that one fits.
     is_state = text(f"state = '{state.value}'")
-    return select(func.count()).select_from(tables.turns).where(is_state).scalar_subquery()
+    return select(func.count()).select_from(tables.turns).where(is_state, is_here).scalar_subquery()
 
 
-_BACKLOG: Final = select(
-    _age(select(func.min(tables.outbox.c.create_time)).scalar_subquery()),
-    _age(select(func.min(_turns.deadline)).where(is_active()).scalar_subquery()),
-    _count(TurnState.QUEUED),
-    _count(TurnState.RUNNING),
-)
+def _backlog(here: Whole) -> Any:  # Any: a statement that returns a row
+    is_here = here.present(_turns.organization_id)
+    oldest = select(func.min(tables.outbox.c.create_time)).where(here.present(tables.outbox.c.organization_id))
+    return select(
+        _age(oldest.scalar_subquery()),
+        _age(select(func.min(_turns.deadline)).where(is_active(), is_here).scalar_subquery()),
+        _count(TurnState.QUEUED, is_here),
+        _count(TurnState.RUNNING, is_here),
+    )
 
 
 class BacklogQueries:
     """See `BacklogStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Places) -> None:
         self._database = database
 
     async def backlog(self) -> Backlog:
         """See `BacklogStore.backlog`."""
-        async with self._database.read() as read:
-            outbox_s, overdue_s, queued, running = (await read.execute(_BACKLOG)).one()
-        return Backlog(outbox_oldest_s=float(outbox_s), overdue_s=float(overdue_s), queued=queued, running=running)
+        rows = []
+        for here in self._database.each():
+            async with here.read() as read:
+                rows.append((await read.execute(_backlog(here))).one())
+        return Backlog(
+            outbox_oldest_s=max(float(row[0]) for row in rows),
+            overdue_s=max(float(row[1]) for row in rows),
+            queued=sum(row[2] for row in rows),
+            running=sum(row[3] for row in rows),
+        )

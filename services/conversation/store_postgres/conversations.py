@@ -39,8 +39,9 @@ from services.conversation.model import (
 from services.conversation.store.conversations import NewConversation
 from services.conversation.store_postgres.leftovers import remember_leftover
 from services.conversation.store_postgres.rows import conversation_of, feedback_of, message_of, settings_values
-from services.mesh.database import Database, ReadOnly, ReadWrite
+from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
+from services.mesh.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
@@ -51,7 +52,7 @@ _NO_PARENT: Final = ""
 class ConversationQueries:
     """See `ConversationStore` and `FeedbackStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Places) -> None:
         self._database = database
 
     async def create_conversation(self, new: NewConversation) -> Conversation:
@@ -75,17 +76,17 @@ class ConversationQueries:
                 await write.execute(insert(tables.messages), _imported(new))
             return await _conversation(write, new.owner, new.id)
 
-        return await self._database.transact(work)
+        return await self._database.of(new.owner.organization_id).transact(work)
 
     async def is_repeat(self, owner: Owner, repeat: Repeat) -> bool:
         """See `ConversationStore.is_repeat`."""
         query = select(tables.idempotency.c.resource_id).where(*_used(owner, repeat))
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             return (await read.execute(query)).first() is not None
 
     async def conversation(self, owner: Owner, conversation_id: str) -> Conversation:
         """See `ConversationStore.conversation`."""
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             return await _conversation(read, owner, conversation_id)
 
     async def list_conversations(
@@ -98,7 +99,7 @@ class ConversationQueries:
         if after is not None:
             query = query.where(tuple_(_conversations.update_time, _conversations.id) < tuple_(*map(literal, after)))
         query = query.order_by(_conversations.update_time.desc(), _conversations.id.desc()).limit(size)
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             return [conversation_of(row) for row in (await read.execute(query)).mappings()]
 
     async def update_conversation(
@@ -122,7 +123,7 @@ class ConversationQueries:
                 raise EtagMismatch("the conversation changed since it was read", metadata={"etag": present.etag})
             return present
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
     async def delete_conversation(self, owner: Owner, conversation_id: str) -> list[TurnId]:
         """See `ConversationStore.delete_conversation`."""
@@ -148,12 +149,12 @@ class ConversationQueries:
             await remember_leftover(write, owner, conversation_id, turn_ids)
             return turn_ids
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
     async def message(self, owner: Owner, message_id: str) -> Message:
         """See `ConversationStore.message`."""
         query = select(tables.messages).where(*_owned(tables.messages, owner, message_id))
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             row = (await read.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound.of("message")
@@ -163,14 +164,14 @@ class ConversationQueries:
         self, owner: Owner, conversation_id: str, *, leaf_id: str, after_depth: int, size: int
     ) -> tuple[list[Message], int]:
         """See `ConversationStore.branch`."""
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             depth = await leaf_depth(read, owner, conversation_id, leaf_id)
             messages = await _branch(read, owner, conversation_id, leaf_id, (after_depth + 1, after_depth + size))
         return messages, depth
 
     async def branch_end(self, owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
         """See `ConversationStore.branch_end`."""
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             depth = await leaf_depth(read, owner, conversation_id, leaf_id)
             return await _branch(read, owner, conversation_id, leaf_id, (depth - size + 1, depth))
 
@@ -192,7 +193,7 @@ class ConversationQueries:
             .where(_messages.organization_id == owner.organization_id, _messages.user_id == owner.user_id)
             .order_by(_messages.id)
         )
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             await _conversation(read, owner, conversation_id)
             return [message_of(row) for row in (await read.execute(query)).mappings()]
 
@@ -216,7 +217,7 @@ class ConversationQueries:
             )
             return feedback_of((await write.execute(statement)).mappings().one())
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
     async def feedback(self, owner: Owner, message_id: str) -> Feedback:
         """See `FeedbackStore.feedback`."""
@@ -225,7 +226,7 @@ class ConversationQueries:
             tables.feedback.c.user_id == owner.user_id,
             tables.feedback.c.message_id == message_id,
         )
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             await _conversation_of_answer(read, owner, message_id)
             row = (await read.execute(query)).mappings().one_or_none()
         if row is None:

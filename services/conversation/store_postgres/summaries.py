@@ -11,8 +11,9 @@ from services.conversation.store.summaries import NewSummary, Standing, Summary
 from services.conversation.store_postgres.conversations import leaf_depth, of_the_conversation, segments_of_branch
 from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import from_now
-from services.mesh.database import Database, ReadWrite
+from services.mesh.database import ReadWrite
 from services.mesh.errors import NotFound
+from services.mesh.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
@@ -23,7 +24,7 @@ _claims: Final = tables.summary_claims.c
 class SummaryQueries:
     """See `SummaryStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Places) -> None:
         self._database = database
 
     async def standing(self, owner: Owner, conversation_id: str, *, leaf_id: str) -> Standing:
@@ -34,7 +35,7 @@ class SummaryQueries:
             "of_conversation": conversation_id,
             "of_leaf": leaf_id,
         }
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             depth = await leaf_depth(read, owner, conversation_id, leaf_id)
             row = (await read.execute(_STANDING, given)).mappings().one_or_none()
         return Standing(depth + 1, None if row is None else _summary_of(row))
@@ -46,7 +47,7 @@ class SummaryQueries:
             _summaries.user_id == owner.user_id,
             _summaries.id == summary_id,
         )
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             row = (await read.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound.of("summary")
@@ -76,7 +77,7 @@ class SummaryQueries:
             )
             return taken.rowcount == 1
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
     async def keep_summary(self, owner: Owner, new: NewSummary, *, token: str) -> bool:
         """See `SummaryStore.keep_summary`."""
@@ -92,16 +93,16 @@ class SummaryQueries:
             kept = await write.execute(upsert(tables.summaries).values(**_columns(owner, new)).on_conflict_do_nothing())
             return kept.rowcount == 1
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
     async def leave_summary(self, owner: Owner, conversation_id: str, *, token: str, pause_s: float) -> None:
         """See `SummaryStore.leave_summary`."""
         held = _held(owner, conversation_id, token)
         if pause_s > 0.0:
             pause = update(tables.summary_claims).where(*held).values(token="", expire_time=from_now(pause_s))
-            await self._database.change(pause)
+            await self._database.of(owner.organization_id).change(pause)
         else:
-            await self._database.change(delete(tables.summary_claims).where(*held))
+            await self._database.of(owner.organization_id).change(delete(tables.summary_claims).where(*held))
 
 
 async def _locked(write: ReadWrite, owner: Owner, conversation_id: str) -> bool:

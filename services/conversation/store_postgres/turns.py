@@ -52,8 +52,9 @@ from services.conversation.store_postgres.rows import (
     turn_of,
 )
 from services.conversation.store_postgres.statements import from_now, prefixed
-from services.mesh.database import Conflict, Database, ReadOnly, ReadWrite
+from services.mesh.database import Conflict, ReadOnly, ReadWrite
 from services.mesh.errors import NotFound, TurnAlreadyRunning
+from services.mesh.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
@@ -63,7 +64,7 @@ _turns: Final = tables.turns.c
 class TurnQueries:
     """See `TurnStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Places) -> None:
         self._database = database
 
     async def create_turn(self, new: NewTurn) -> Turn:
@@ -81,11 +82,11 @@ class TurnQueries:
                 await write.execute(_PUBLISH, outbox | {"turn_id": new.id})
             return turn
 
-        return await self._database.transact(work)
+        return await self._database.of(new.owner.organization_id).transact(work)
 
     async def turn(self, owner: Owner, turn_id: str) -> Turn:
         """See `TurnStore.turn`."""
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             return await _turn(read, owner, turn_id)
 
     async def list_turns(self, owner: Owner, conversation_id: str, *, size: int, before_id: str) -> list[Turn]:
@@ -103,7 +104,7 @@ class TurnQueries:
             _conversations.user_id == owner.user_id,
             _conversations.id == conversation_id,
         )
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             if (await read.execute(known)).scalar_one_or_none() is None:
                 raise NotFound.of("conversation")
             return [turn_of(row, row["last_sequence"]) for row in (await read.execute(query)).mappings()]
@@ -111,7 +112,7 @@ class TurnQueries:
     async def answer(self, owner: Owner, turn_id: str) -> Answer:
         """See `TurnStore.answer`."""
         given = {"of_organization_id": owner.organization_id, "of_user_id": owner.user_id, "of_turn_id": turn_id}
-        async with self._database.read() as read:
+        async with self._database.of(owner.organization_id).read() as read:
             row = (await read.execute(_ANSWER, given)).mappings().one_or_none()
         if row is None:
             raise NotFound.of("turn")
@@ -139,7 +140,7 @@ class TurnQueries:
             )
             return await _turn(write, owner, turn_id)
 
-        return await self._database.transact(work)
+        return await self._database.of(owner.organization_id).transact(work)
 
 
 def is_active() -> ColumnElement[bool]:

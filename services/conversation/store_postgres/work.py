@@ -1,7 +1,7 @@
 """Turns in PostgreSQL, as workers, relay and reaper see them. Leases and ages are told by PostgreSQL's clock alone."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -22,7 +22,8 @@ from services.conversation.store_postgres.places import STRANDED, move_up, move_
 from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
 from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by, is_in
 from services.conversation.store_postgres.turns import is_active
-from services.mesh.database import Conflict, Database, ReadWrite
+from services.mesh.database import Conflict, ReadWrite
+from services.mesh.places import Places, Whole
 
 _turns: Final = tables.turns.c
 _outbox: Final = tables.outbox.c
@@ -31,7 +32,7 @@ _outbox: Final = tables.outbox.c
 class WorkQueries:
     """See `WorkStore`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Places) -> None:
         self._database = database
 
     async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
@@ -48,17 +49,21 @@ class WorkQueries:
             fence = (await write.execute(statements.CLAIM, given)).scalar_one_or_none()
             return None if fence is None else await _claimed(write, Hold(ref, fence))
 
-        return await self._database.transact(work)
+        return await self._database.of(ref.organization_id).transact(work)
 
     async def fold(self, hold: Hold, fold: Fold, *, lease_s: float, sequence_limit: int, epoch: str) -> bool:
         """See `WorkStore.fold`: one statement, so that text, sequence and lease never disagree."""
         given = {"lease_s": lease_s, "limit": sequence_limit, "epoch": epoch}
-        changed = await self._database.change(statements.FOLD, held_by(hold) | folded(fold) | given)
+        changed = await self._database.of(hold.ref.organization_id).change(
+            statements.FOLD, held_by(hold) | folded(fold) | given
+        )
         return changed.rowcount == 1
 
     async def renew(self, hold: Hold, *, lease_s: float) -> bool:
         """See `WorkStore.renew`."""
-        changed = await self._database.change(statements.RENEW, held_by(hold) | {"lease_s": lease_s})
+        changed = await self._database.of(hold.ref.organization_id).change(
+            statements.RENEW, held_by(hold) | {"lease_s": lease_s}
+        )
         return changed.rowcount == 1
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
@@ -86,35 +91,36 @@ class WorkQueries:
             await move_up(write, hold.ref.organization_id, hold.ref.conversation_id)
             return True
 
-        return await self._database.transact(work)
+        return await self._database.of(hold.ref.organization_id).transact(work)
 
     async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:
         """See `WorkStore.release`."""
         given = {"given_back": int(not spend_attempt), "pause_s": pause_s}
-        changed = await self._database.change(statements.RELEASE, held_by(hold) | given)
+        changed = await self._database.of(hold.ref.organization_id).change(statements.RELEASE, held_by(hold) | given)
         return changed.rowcount == 1
 
     async def unwanted(self, holds: Sequence[Hold]) -> set[TurnId]:
         """See `WorkStore.unwanted`."""
         if not holds:
             return set()
-        keys = [(hold.ref.organization_id, hold.ref.turn_id, hold.fence) for hold in holds]
-        query = select(_turns.id).where(
-            tuple_(_turns.organization_id, _turns.id, _turns.fence).in_(keys),
-            _turns.state == TurnState.RUNNING.value,
-            _turns.cancel_requested.is_(False),
-        )
-        async with self._database.read() as read:
-            wanted = set((await read.execute(query)).scalars())
+        wanted: set[TurnId] = set()
+        for part, mine in self._database.parts(holds, lambda hold: hold.ref.organization_id):
+            keys = [(hold.ref.organization_id, hold.ref.turn_id, hold.fence) for hold in mine]
+            query = select(_turns.id).where(
+                tuple_(_turns.organization_id, _turns.id, _turns.fence).in_(keys),
+                _turns.state == TurnState.RUNNING.value,
+                _turns.cancel_requested.is_(False),
+            )
+            async with part.read() as read:
+                wanted.update(TurnId(turn_id) for turn_id in (await read.execute(query)).scalars())
         return {hold.ref.turn_id for hold in holds} - wanted
 
     async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """See `WorkStore.requeue_lapsed`."""
-        lapsed = select(_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt, _turns.fence).where(
-            has_lapsed()
-        )
+        columns = (_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt, _turns.fence)
 
-        async def work(write: ReadWrite) -> tuple[list[Lapsed], list[Lapsed]]:
+        async def work(here: Whole, write: ReadWrite) -> tuple[list[Lapsed], list[Lapsed]]:
+            lapsed = select(*columns).where(has_lapsed(), here.present(_turns.organization_id))
             due = lapsed.where(_turns.attempt < attempts_max).limit(limit).with_for_update(skip_locked=True)
             requeued = [Lapsed(_ref(*row[:3]), row[3], row[4]) for row in (await write.execute(due)).all()]
             if requeued:
@@ -126,7 +132,8 @@ class WorkQueries:
             spent = lapsed.where(_turns.attempt >= attempts_max).limit(limit)
             return requeued, [Lapsed(_ref(*row[:3]), row[3], row[4]) for row in (await write.execute(spent)).all()]
 
-        return await self._database.transact(work)
+        found = [await here.transact(partial(work, here)) for here in self._database.each()]
+        return [one for requeued, _ in found for one in requeued], [one for _, spent in found for one in spent]
 
     async def stale_queued(self, *, older_s: float, limit: int) -> list[TurnRef]:
         """See `WorkStore.stale_queued`."""
@@ -138,8 +145,9 @@ class WorkQueries:
             .with_for_update(skip_locked=True)
         )
 
-        async def work(write: ReadWrite) -> list[TurnRef]:
-            refs = [_ref(*row) for row in (await write.execute(stale)).all()]
+        async def work(here: Whole, write: ReadWrite) -> list[TurnRef]:
+            is_here = here.present(_turns.organization_id)
+            refs = [_ref(*row) for row in (await write.execute(stale.where(is_here))).all()]
             if refs:
                 await write.execute(
                     update(tables.turns)
@@ -148,21 +156,21 @@ class WorkQueries:
                 )
             return refs
 
-        return await self._database.transact(work)
+        return [ref for here in self._database.each() for ref in await here.transact(partial(work, here))]
 
     async def leave_paused(self, refs: Sequence[TurnRef], *, older_s: float) -> None:
         """See `WorkStore.leave_paused`."""
-        earlier = (
-            update(tables.turns)
-            .where(tuple_(_turns.organization_id, _turns.id).in_(_keys(refs)))
-            .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time > func.now())
-            .values(publish_time=_turns.publish_time - func.make_interval(0, 0, 0, 0, 0, 0, older_s))
-        )
 
-        async def work(write: ReadWrite) -> None:
-            await write.execute(earlier)
+        async def work(mine: Sequence[TurnRef], write: ReadWrite) -> None:
+            await write.execute(
+                update(tables.turns)
+                .where(tuple_(_turns.organization_id, _turns.id).in_(_keys(mine)))
+                .where(_turns.state == TurnState.QUEUED.value, _turns.publish_time > func.now())
+                .values(publish_time=_turns.publish_time - func.make_interval(0, 0, 0, 0, 0, 0, older_s))
+            )
 
-        await self._database.transact(work)
+        for part, mine in self._database.parts(refs, lambda ref: ref.organization_id):
+            await part.transact(partial(work, mine))
 
     async def overdue(self, *, limit: int) -> list[TurnRef]:
         """See `WorkStore.overdue`."""
@@ -172,17 +180,24 @@ class WorkQueries:
             .where(or_(is_in(TurnState.QUEUED), has_lapsed()))
             .limit(limit)
         )
-        async with self._database.read() as read:
-            return [_ref(*row) for row in (await read.execute(query)).all()]
+        found: list[TurnRef] = []
+        for here in self._database.each():
+            async with here.read() as read:
+                rows = await read.execute(query.where(here.present(_turns.organization_id)))
+                found += [_ref(*row) for row in rows.all()]
+        return found
 
     async def move_up_stranded(self, *, limit: int) -> int:
         """See `WorkStore.move_up_stranded`."""
-        async with self._database.read() as read:
-            stranded = (await read.execute(STRANDED, {"count_max": limit})).all()
+        stranded: list[tuple[str, str]] = []
+        for here in self._database.each():
+            async with here.read() as read:
+                query = STRANDED.where(here.present(_turns.organization_id))
+                stranded += [(row[0], row[1]) for row in (await read.execute(query, {"count_max": limit})).all()]
         moved = 0
         for organization_id, conversation_id in stranded:
             # One transaction each: their locks are those that people's own requests wait for.
-            moved += await self._database.transact(
+            moved += await self._database.of(organization_id).transact(
                 partial(move_up_if_free, organization_id=organization_id, conversation_id=conversation_id)
             )
         return moved
@@ -196,23 +211,31 @@ class WorkQueries:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        async with self._database.write() as write:
-            refs = [_ref(*row) for row in (await write.execute(query)).all()]
-            yield refs
-            if refs:
-                await write.execute(
-                    delete(tables.outbox).where(tuple_(_outbox.organization_id, _outbox.turn_id).in_(_keys(refs)))
-                )
+        async with AsyncExitStack() as stack:
+            taken: list[tuple[ReadWrite, list[TurnRef]]] = []
+            for here in self._database.each():
+                write = await stack.enter_async_context(here.write())
+                rows = await write.execute(query.where(here.present(_outbox.organization_id)))
+                taken.append((write, [_ref(*row) for row in rows.all()]))
+            yield [ref for _, refs in taken for ref in refs]
+            for write, refs in taken:
+                if refs:
+                    await write.execute(
+                        delete(tables.outbox).where(tuple_(_outbox.organization_id, _outbox.turn_id).in_(_keys(refs)))
+                    )
 
     async def prune(self, *, older_s: float, limit: int) -> int:
         """See `WorkStore.prune`."""
         # By their places, which do not change as such a row never does: a join by key reads all keys there are.
         table = tables.idempotency
         place: ColumnElement[Any] = literal_column("ctid")  # Any: SQLAlchemy has no type for it
-        old = select(place).select_from(table).where(table.c.create_time <= from_now(-older_s))
-        old = old.order_by(table.c.create_time).limit(limit)
-        gone = delete(table).where(place == func.any(func.array(old.scalar_subquery())))
-        return (await self._database.change(gone)).rowcount
+        pruned = 0
+        for here in self._database.each():
+            old = select(place).select_from(table).where(table.c.create_time <= from_now(-older_s))
+            old = old.where(here.present(table.c.organization_id)).order_by(table.c.create_time).limit(limit)
+            gone = delete(table).where(place == func.any(func.array(old.scalar_subquery())))
+            pruned += (await here.change(gone)).rowcount
+        return pruned
 
 
 async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
