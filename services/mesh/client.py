@@ -64,7 +64,8 @@ async def open_channel(
         target: `host:port`, or several with commas between; several must be IP addresses.
         contracts: files of the services that are called; retries and timeouts come from their policies.
         settings: of this process: by which certificates it and its peers know each other. Without them, or without
-            certificates in them, calls travel in the clear.
+            certificates in them, calls travel in the clear. The peers' certificates have to name the target's host; of
+            several addresses, all of them the first.
 
     Raises:
         SettingsError: the certificates cannot be used.
@@ -81,6 +82,8 @@ async def open_channel(
         ("grpc.min_reconnect_backoff_ms", CONNECT_S_MAX * 1_000),
         ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
     ]
+    if "," in target:  # gRPC would look for the whole list in a certificate
+        options.append(("grpc.default_authority", target.partition(",")[0].strip()))
     async with _connecting(channel_target(target), options, settings) as channel:
         yield MeshChannel(channel, policies_of(files))
 

@@ -33,6 +33,11 @@ _REMAINING: Final = telemetry.gauge(
     "Time until a certificate of this process expires: its own (leaf), and the first of the CAs that it trusts (ca).",
     ["certificate"],
 )
+_LIFE: Final = telemetry.gauge(
+    "parley_mesh_certificate_life_seconds",
+    "From the beginning to the end of the certificate, which tells how much of it is left.",
+    ["certificate"],
+)
 _READ: Final = telemetry.counter(
     "parley_mesh_certificate_reads",
     "Changed certificate files that were read: taken, or refused with the ones before left in use.",
@@ -53,7 +58,7 @@ class Certificates:
     Attributes:
         key, chain, bundle: PEM; the chain begins with the process's own certificate.
         spiffe_id: whom that names.
-        expires_at: its end.
+        begins_at, expires_at: its life.
         bundle_expires_at: the end of the CA that ends first.
     """
 
@@ -61,6 +66,7 @@ class Certificates:
     chain: bytes
     bundle: bytes
     spiffe_id: str
+    begins_at: datetime
     expires_at: datetime
     bundle_expires_at: datetime
 
@@ -90,6 +96,7 @@ class CertificateFiles:
         self._signature = self._seen()
         _REMAINING.labels("leaf").set_function(lambda: self._remaining_s(self.current.expires_at))
         _REMAINING.labels("ca").set_function(lambda: self._remaining_s(self.current.bundle_expires_at))
+        _LIFE.labels("leaf").set_function(self._life_s)
         for outcome in ("taken", "refused"):
             _READ.labels(outcome)
         self._tell("certificates_in_use")
@@ -119,6 +126,9 @@ class CertificateFiles:
     def _remaining_s(self, ends: datetime) -> float:
         return (ends - self._clock.now()).total_seconds()
 
+    def _life_s(self) -> float:
+        return (self.current.expires_at - self.current.begins_at).total_seconds()
+
     def _seen(self) -> _Signature:
         try:
             found = [path.stat() for path in self._paths]
@@ -140,6 +150,7 @@ class CertificateFiles:
             chain=chain,
             bundle=bundle,
             spiffe_id=_spiffe_id(self._paths[0], leaf),
+            begins_at=leaf.not_valid_before_utc,
             expires_at=leaf.not_valid_after_utc,
             bundle_expires_at=min(authority.not_valid_after_utc for authority in authorities),
         )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
@@ -21,6 +22,15 @@ ANSWER_S_MAX: Final = 10.0
 """For a peer to answer on a new channel; after that the channel before goes on, until the next look."""
 CALLS_S_MAX: Final = 3_600.0
 """For calls on a channel that was renewed: the longest stream."""
+
+DRAIN_S: Final = 1.0
+"""The loop has nothing to drain; leaving waits for no longer."""
+
+_CHANNELS: Final[WeakSet["RenewedChannel"]] = WeakSet()
+telemetry.gauge(
+    "parley_mesh_channels_behind_count",
+    "Channels of this process that still use the certificates before the present ones, because no peer answers.",
+).set_function(lambda: sum(channel.is_behind for channel in _CHANNELS))
 
 Dial = Callable[[grpc.ChannelCredentials], grpc.aio.Channel]
 
@@ -43,9 +53,10 @@ async def renewed_channel(
     """
     channel = RenewedChannel(files, dial, answer_s_max=answer_s_max)
     try:
-        async with supervised((Loop("certificates", lambda: channel.follow(look_every_s)),), drain_s=0.0):
+        async with supervised((Loop("certificates", lambda: channel.follow(look_every_s)),), drain_s=DRAIN_S):
             yield channel
     finally:
+        _CHANNELS.discard(channel)
         await channel.close()
 
 
@@ -59,6 +70,12 @@ class RenewedChannel(grpc.aio.Channel):
         self._used = files.current
         self._renewed = asyncio.Event()
         self.current = dial(channel_credentials(self._used))
+        _CHANNELS.add(self)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the files have been renewed and this channel has not."""
+        return self._used is not self._files.current
 
     async def follow(self, look_every_s: float) -> None:
         """Renews the channel whenever the files have changed, until cancelled."""

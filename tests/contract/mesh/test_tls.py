@@ -61,6 +61,15 @@ async def test_caller_is_who_its_certificate_names(server: RunningServer, author
     assert answer.value == "edge"
 
 
+async def test_several_servers_may_share_a_name(authority: Authority, tmp_path: Path) -> None:
+    settings = server_settings(party(tmp_path / "server", authority, "inference"))
+    own = client_settings(party(tmp_path / "edge", authority, "edge"))
+    async with echo_server(settings=settings) as first, echo_server(settings=settings) as second:
+        target = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        async with open_channel(target, [CONTRACT], own) as channel:
+            assert (await unary(EchoStub(channel).unary("Hello")(HELLO))).value == "hello"
+
+
 @pytest.mark.parametrize(
     ("uris", "told"),
     [
