@@ -22,9 +22,11 @@ PROCESS: Final = "conversation-worker"
 """Whose environment commands are run in: it has both stores."""
 _CLIENT: Final = "valkey-cli -u URL "
 """No package of ours has this client; what it is told to send is sent by another."""
+_LOGS: Final = "kubectl -n parley logs "
 _ELSEWHERE: Final = ("kubectl ", "helm ", "make ", "promtool ", _CLIENT)
 
 here = [each for each in of(Kind.SHELL) if not each.text.startswith(_ELSEWHERE)]
+read = [each for each in of(Kind.SHELL) if each.text.startswith(_LOGS)]
 sent = [each for each in of(Kind.SHELL) if each.text.startswith(_CLIENT)]
 
 
@@ -70,6 +72,17 @@ def test_command_succeeds(each: Written, stack: Stack, environment: Mapping[str,
 def test_valkey_takes_the_command(each: Written, environment: Mapping[str, str]) -> None:
     with Redis.from_url(environment["PARLEY_VALKEY_URL"], socket_timeout=LIMIT_S) as valkey:
         assert valkey.execute_command(each.text.removeprefix(_CLIENT))
+
+
+@pytest.mark.parametrize("each", read, ids=lambda each: each.page)
+def test_what_is_made_of_logs_leaves_what_is_no_mere_information(each: Written, stack: Stack) -> None:
+    # A cluster would collect them from its pods; the lines are the same.
+    _, pipe, rest = each.text.partition(" | ")
+    lines = "\n".join(stack.log(name) for name in stack.names)
+    assert pipe
+    done = subprocess.run(["bash", "-c", rest], input=lines, capture_output=True, text=True, check=False)
+    assert "info" in lines
+    assert '"info"' not in done.stdout
 
 
 def test_everything_that_is_read_over_rest_is_there(stack: Stack) -> None:
