@@ -1,6 +1,6 @@
 """Wires conversation together: settings in, a running API or worker out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from services.conversation.running.generation import Sources
 from services.conversation.running.leftovers import Sweeper
 from services.conversation.running.reaper import Reaper, ReaperPace
 from services.conversation.running.recovery import Recovery
-from services.conversation.running.relay import Relay
+from services.conversation.running.relay import Relay, Relays
 from services.conversation.running.run import Timing
 from services.conversation.running.stops import Signals, Stops
 from services.conversation.running.stops_valkey import ValkeyStops
@@ -37,11 +37,12 @@ from services.conversation.store_postgres import PostgresStore
 from services.conversation.wire.events import EventCodec
 from services.mesh import server, tokens
 from services.mesh.client import open_channel
-from services.mesh.database import Database, open_database
 from services.mesh.debug_http import Check
 from services.mesh.ids import new_id
 from services.mesh.migrate import Migrations
+from services.mesh.places import Places
 from services.mesh.server import Register
+from services.mesh.shards.instances import open_places
 from services.mesh.tasks import Loop, periodic
 from services.mesh.tokens import WorkloadTokens, internal_verifier
 from services.mesh.valkey import Client, open_valkey
@@ -59,15 +60,15 @@ MIGRATIONS: Final = Migrations(tables.SCHEMA, tables.metadata, Path(__file__).pa
 class Core:
     """What API and worker share."""
 
-    database: Database
+    places: Places
     valkey: Client
     store: PostgresStore
     queue: Queue
     journal: ValkeyJournal
     tail: ValkeyTail
     recovery: Recovery
-    reaper: Reaper
-    sweeper: Sweeper
+    reapers: Sequence[Reaper]
+    sweepers: Sequence[Sweeper]
     stops: Stops
 
 
@@ -91,7 +92,7 @@ async def serve(config: ApiSettings) -> None:
             servicers=registers,
             verifier=internal_verifier(AUDIENCE, auth),
             loops=[*loops, *common_loops(config, core)],
-            checks=[Check("database", core.database.ping)],
+            checks=[Check("database", core.places.ping)],
         )
 
 
@@ -124,7 +125,7 @@ async def work(config: WorkerSettings) -> None:
             summaries = summaries_of(config, core, writer)
             sources = replace(sources, ended=summaries.ended)
             loops.append(Loop("summaries", summaries.run))
-        relay = Relay(core.store, core.queue, every_s=config.relay_every_s)
+        relay = relays_of(config, core)
         worker = worker_of(config, core, sources, relay)
         await server.run_worker(
             config,
@@ -134,7 +135,7 @@ async def work(config: WorkerSettings) -> None:
                 *loops,
                 *common_loops(config, core),
             ],
-            checks=[Check("database", core.database.ping)],
+            checks=[Check("database", core.places.ping)],
         )
 
 
@@ -142,13 +143,13 @@ async def work(config: WorkerSettings) -> None:
 async def opened(config: ApiSettings) -> AsyncIterator[Core]:
     """Connections, and what rests on them."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(config, application=AUDIENCE))
+        places = await stack.enter_async_context(open_places(config, application=AUDIENCE, service=tables.SCHEMA))
         valkey = await stack.enter_async_context(open_valkey(config, application=AUDIENCE))
         wait_s = max(TAIL_WAIT_S, RECEIVE_WAIT_S) + BLOCKING_SLACK_S
         waiting = await stack.enter_async_context(
             open_valkey(config, application=f"{AUDIENCE}-waiting", timeout_s=wait_s)
         )
-        store, codec = PostgresStore(database), EventCodec()
+        store, codec = PostgresStore(places), EventCodec()
         queue = await stack.enter_async_context(open_queue(config, valkey, waiting))
         journal = ValkeyJournal(valkey, prefix=KEY_PREFIX, codec=codec)
         recovery = Recovery(store, journal, lease_s=config.lease_s, journal_keep_s=config.journal_keep_s)
@@ -159,16 +160,19 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             request_keep_s=config.request_keep_s,
         )
         yield Core(
-            database=database,
+            places=places,
             valkey=valkey,
             store=store,
             queue=queue,
             journal=journal,
             tail=ValkeyTail(waiting, prefix=KEY_PREFIX, codec=codec),
             recovery=recovery,
-            reaper=Reaper(store, queue, recovery, pace),
-            # It only ever drops histories.
-            sweeper=Sweeper(store, ValkeyHistoryCache(valkey, prefix=KEY_PREFIX, keep_s=1), journal),
+            reapers=[Reaper(PostgresStore(alone), queue, recovery, pace) for alone in places.alone()],
+            # They only ever drop histories.
+            sweepers=[
+                Sweeper(PostgresStore(alone), ValkeyHistoryCache(valkey, prefix=KEY_PREFIX, keep_s=1), journal)
+                for alone in places.alone()
+            ],
             stops=ValkeyStops(valkey, waiting, prefix=KEY_PREFIX),
         )
 
@@ -201,7 +205,7 @@ def api(
     store, journal = core.store, core.journal
     # The API only ever drops histories, so it needs no bounds of its own for them.
     history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
-    relay = Relay(store, core.queue, every_s=config.relay_every_s)
+    relay = relays_of(config, core)
     feeds = Feeds(core.tail, store, poll_s=config.poll_s)
     references = References(knowledge_bases, prompts, store)
     signals = Signals(relay, core.stops)
@@ -233,7 +237,13 @@ def api(
     return registers, [Loop("relay", relay.run), Loop("feeds", feeds.run)]
 
 
-def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relay) -> Worker:
+def relays_of(config: ApiSettings, core: Core) -> Relays:
+    """What moves turns to the queue, from each PostgreSQL instance by itself."""
+    stores = [PostgresStore(alone) for alone in core.places.alone()]
+    return Relays([Relay(store, core.queue, every_s=config.relay_every_s) for store in stores])
+
+
+def worker_of(config: WorkerSettings, core: Core, sources: Sources, relay: Relays) -> Worker:
     """The worker on its backends."""
     return Worker(
         Backends(
@@ -278,10 +288,13 @@ def summaries_of(config: WorkerSettings, core: Core, writer: Writer) -> Summarie
 
 
 def common_loops(config: ApiSettings, core: Core) -> list[Loop]:
-    """Loops that both kinds of process run, so that one of either is enough."""
+    """Loops that both kinds of process run, so that one of either is enough.
+
+    Those that find work go through one PostgreSQL instance each: one that is away keeps nobody else's turns waiting.
+    """
     return [
-        periodic("reaper", core.reaper.reap, every_s=config.reap_every_s),
-        periodic("sweeper", core.sweeper.sweep, every_s=SWEEP_EVERY_S),
+        *(periodic("reaper", reaper.reap, every_s=config.reap_every_s) for reaper in core.reapers),
+        *(periodic("sweeper", sweeper.sweep, every_s=SWEEP_EVERY_S) for sweeper in core.sweepers),
         periodic("queue_gauges", QueueGauges(core.queue).measure, every_s=config.queue_measure_every_s),
         periodic("backlog_gauges", BacklogGauges(core.store).measure, every_s=config.queue_measure_every_s),
     ]

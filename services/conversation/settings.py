@@ -6,10 +6,10 @@ from pydantic import Field, SecretStr, model_validator
 
 from services.mesh.settings import (
     AuthTarget,
-    DatabaseSettings,
     InferenceTarget,
     RetrievalTarget,
     ServerSettings,
+    ShardSettings,
     ValkeySettings,
     WorkloadSettings,
     service_config,
@@ -59,7 +59,7 @@ class QueueSettings(ValkeySettings):
 
 
 class ApiSettings(
-    DatabaseSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, InferenceTarget, WorkloadSettings
+    ShardSettings, ServerSettings, QueueSettings, AuthTarget, RetrievalTarget, InferenceTarget, WorkloadSettings
 ):
     """The API, and what API and worker share."""
 

@@ -79,13 +79,15 @@ from services.inference.standing.standings import Standings
 from services.inference.store_postgres import PostgresStore
 from services.inference.store_postgres.batches import PostgresBatches
 from services.inference.store_postgres.prompts import PostgresPrompts
+from services.inference.tables import SCHEMA
 from services.inference.wire.batches import RequestCodec
 from services.mesh import server, tokens
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.database import Database, open_database
+from services.mesh.places import Places
 from services.mesh.server import Register
 from services.mesh.settings import SettingsError
+from services.mesh.shards.instances import open_places
 from services.mesh.tasks import Loop, periodic
 from services.mesh.tokens import WorkloadTokens, internal_verifier
 from services.mesh.valkey import Client, open_valkey
@@ -147,18 +149,18 @@ async def serve(settings: ServeSettings) -> None:
         auth = await stack.enter_async_context(open_channel(settings.auth_target, [tokens.CONTRACT], settings))
         shelf = open_shelf(settings, stack)
         valkey = await stack.enter_async_context(open_valkey(settings, application=AUDIENCE))
-        database = await stack.enter_async_context(open_database(settings, application=AUDIENCE))
+        places = await stack.enter_async_context(open_places(settings, application=AUDIENCE, service=SCHEMA))
         money = await open_money(
-            settings, database, valkey, stack, allows_unpriced=lambda: shelf.router.book.allows_unpriced
+            settings, places, valkey, stack, allows_unpriced=lambda: shelf.router.book.allows_unpriced
         )
         embeds = await open_embeds(settings, auth, stack)
-        prompts = open_prompts(database, valkey, embeds)
+        prompts = open_prompts(places, valkey, embeds)
         cache = await open_cache(valkey, embeds, stack)
         outages = Outages(ValkeyOutages(valkey, SYSTEM_CLOCK), SYSTEM_CLOCK)
         tactics = Tactics(standings=Standings(outages))
         standing = [Loop("inference_outages", outages.run), Gauges(tactics.standings).loop()]
         answers = prompts.answers(open_answers(settings, shelf.router, tactics, money, cache))
-        batches = open_batches(settings, PostgresBatches(database), shelf.router, tactics, answers, money)
+        batches = open_batches(settings, PostgresBatches(places), shelf.router, tactics, answers, money)
         await server.serve(
             settings,
             servicers=[*wire_up(settings, shelf.router, tactics, money, prompts, cache), batches.servicer],
@@ -179,14 +181,14 @@ async def open_embeds(settings: EmbeddingSettings, auth: grpc.aio.Channel, stack
 
 async def open_money(
     settings: ServeSettings,
-    database: Database,
+    places: Places,
     valkey: Client,
     stack: AsyncExitStack,
     *,
     allows_unpriced: Callable[[], bool] = lambda: False,
 ) -> Money:
     """Budgets, ledger and usage on the database; no longer used when `stack` is left."""
-    store, limits = PostgresStore(database), LimitBook(PostgresStore(database), valkey)
+    store, limits = PostgresStore(places), LimitBook(PostgresStore(places), valkey)
     books = Books(store, SharedRates(valkey))
     purse = await stack.enter_async_context(
         MeteredPurse(books, limits, slack_s=settings.reservation_slack_s, allows_unpriced=allows_unpriced)
@@ -210,9 +212,9 @@ async def open_money(
     )
 
 
-def open_prompts(database: Database, valkey: Client, embeds: Embeds | None) -> Prompts:
+def open_prompts(places: Places, valkey: Client, embeds: Embeds | None) -> Prompts:
     """Prompts on the database; without `embeds` no example is nearer than another."""
-    store = PostgresPrompts(database)
+    store = PostgresPrompts(places)
     book, examples = PromptBook(store, valkey), Examples(store, embeds)
     return Prompts(book=book, examples=examples, library=Library(store, book, examples))
 

@@ -4,7 +4,7 @@ from typing import Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.mesh.settings import AuthTarget, DatabaseSettings, ServerSettings, Target, ValkeySettings, service_config
+from services.mesh.settings import AuthTarget, ServerSettings, ShardSettings, Target, ValkeySettings, service_config
 
 # The everyday models of both vendors in November 2026, at the same price; `providers.toml` has the sources.
 OPENAI_MODEL: Final = "gpt-6.2-sol"
@@ -125,7 +125,7 @@ class EmbeddingSettings(Settings):
         return self
 
 
-class ServeSettings(EmbeddingSettings, DatabaseSettings, ValkeySettings):
+class ServeSettings(EmbeddingSettings, ShardSettings, ValkeySettings):
     """Settings of `serve`."""
 
     model_config = service_config("inference")

@@ -17,7 +17,7 @@ from services.mesh import telemetry
 from services.mesh.errors import MeshError
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
-from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, effective, load
+from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, ShardSettings, effective, load
 from services.mesh.tracing import exporting
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
     if deployable.worker is not None:
         commands["worker"] = deployable.worker
     migrations = deployable.migrations
-    if migrations is not None:
+    if migrations is not None and issubclass(deployable.serve.settings, ShardSettings):
+        commands |= _of_shards(migrations)
+    elif migrations is not None:
 
         async def migrate_schema(settings: DatabaseSettings) -> None:
             """Bring the schema to its newest revision."""
@@ -109,6 +111,26 @@ def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
 
     commands["config"] = Command(deployable.serve.settings, show_config)
     return {**commands, **deployable.commands}
+
+
+def _of_shards(migrations: "Migrations") -> dict[str, Command[Any]]:
+    """Commands of a service whose data may be spread over several instances."""
+    from services.mesh.shards import cli as shard_cli  # noqa: PLC0415 - knows SQLAlchemy, which the edge must not
+
+    async def migrate_schema(settings: ShardSettings) -> None:
+        """Bring the schema of every PostgreSQL instance to its newest revision."""
+        from services.mesh.shards.setup import migrate_instances  # noqa: PLC0415 - loads alembic, as below
+
+        await migrate_instances(settings.instances(), migrations)
+
+    async def shards(settings: ShardSettings, *, action: str, numbers: Sequence[int], to: str) -> None:
+        """Show where shards are, or move them to another PostgreSQL instance."""
+        await shard_cli.run_shards(settings, migrations, action=action, numbers=numbers, to=to)
+
+    return {
+        "migrate": Command(ShardSettings, migrate_schema),
+        "shards": Command(ShardSettings, shards, shard_cli.arguments),
+    }
 
 
 def _parser(name: str, commands: Mapping[str, Command[Any]]) -> argparse.ArgumentParser:

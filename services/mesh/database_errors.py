@@ -14,7 +14,7 @@ _RETRIABLE: Final = frozenset({"40001", "40P01"})  # serialization failure, dead
 _QUERY_CANCELLED: Final = "57014"
 _CHARACTER_NOT_IN_REPERTOIRE: Final = "22021"
 SHARD_ELSEWHERE: Final = "PS001"
-"""Raised by our own trigger, see `shard_schema`."""
+"""Raised by our own trigger, see `shards.schema`."""
 # Classes of PostgreSQL's Appendix A that mean "not now, and not by the caller's fault": connection, authorization of
 # our own login, missing database, resources, locks and states, operator intervention, system error.
 _UNAVAILABLE_CLASSES: Final = frozenset({"08", "28", "3D", "53", "55", "57", "58"})

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.mesh.shard_numbers import MAIN, check_names
+from services.mesh.shards.numbers import MAIN, check_names
 from services.mesh.valkey_address import ValkeyUrl
 
 PREFIX: Final = "PARLEY_"

@@ -15,11 +15,11 @@ from parley.retrieval.v1 import (
 from services.mesh import tokens
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.database import open_database
 from services.mesh.debug_http import Check
 from services.mesh.errors import Unimplemented
 from services.mesh.migrate import Migrations
 from services.mesh.server import Register, run_worker, serve
+from services.mesh.shards.instances import open_places
 from services.mesh.tasks import BoundedExecutor, Loop, periodic
 from services.mesh.valkey import open_valkey
 from services.retrieval.documents import Documents
@@ -77,10 +77,10 @@ async def run_api(settings: Settings) -> None:
 async def run_ingestion(settings: Settings) -> None:
     """Make queued documents searchable."""
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(open_database(settings, application=f"{NAME} worker"))
+        places = await stack.enter_async_context(open_places(settings, application=f"{NAME} worker", service=NAME))
         encoder = open_encoder(settings)
         executor = await stack.enter_async_context(BoundedExecutor("encoder", threads=1, queue_max=1))
-        store = PostgresStore(database)
+        store = PostgresStore(places)
         ingestor = Ingestor(
             store=store,
             encoder=encoder,
@@ -107,7 +107,7 @@ async def open_api(settings: Settings) -> AsyncIterator[Api]:
     encoder = open_encoder(settings)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        store = PostgresStore(await enter(open_database(settings, application=NAME)))
+        store = PostgresStore(await enter(open_places(settings, application=NAME, service=NAME)))
         valkey = await enter(open_valkey(settings, application=NAME))
         index = await enter(BoundedExecutor("index", threads=settings.index_threads, queue_max=_SEARCHES_WAITING_MAX))
         vectors = LocalVectors(settings.cached_questions_max, ValkeyVectors(valkey, dimension=encoder.dimension))

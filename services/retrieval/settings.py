@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from services.mesh.settings import AuthTarget, DatabaseSettings, ServerSettings, ValkeySettings, service_config
+from services.mesh.settings import AuthTarget, ServerSettings, ShardSettings, ValkeySettings, service_config
 
 _MIB = 1024 * 1024
 
 
-class Settings(ServerSettings, DatabaseSettings, ValkeySettings, AuthTarget):
+class Settings(ServerSettings, ShardSettings, ValkeySettings, AuthTarget):
     """One kind for both processes, `serve` and `worker`: they must agree on the encoder."""
 
     model_config = service_config("retrieval")

@@ -1,6 +1,7 @@
-"""The relay: moves accepted turns from the outbox to the queue. Any number of replicas may run it."""
+"""Relays: they move accepted turns from outboxes to the queue. Any number of replicas may run them."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from services.conversation.queue.port import Queue
@@ -49,3 +50,21 @@ class Relay:
                 await self._queue.publish(refs)
         _RELAYED.inc(len(refs))
         return len(refs)
+
+
+class Relays:
+    """Relays of several stores, none of which waits for another one."""
+
+    def __init__(self, relays: Sequence[Relay]) -> None:
+        self._relays = relays
+
+    def hint(self) -> None:
+        """See `Relay.hint`; nobody knows whose outbox it is."""
+        for relay in self._relays:
+            relay.hint()
+
+    async def run(self) -> None:
+        """See `Relay.run`."""
+        async with asyncio.TaskGroup() as group:
+            for relay in self._relays:
+                group.create_task(relay.run(), name="relay")

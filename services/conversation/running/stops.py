@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.conversation.running.relay import Relay
+from services.conversation.running.relay import Relay, Relays
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 
@@ -47,7 +47,7 @@ class Signals:
         stops: hear of what shall stop.
     """
 
-    relay: Relay
+    relay: Relay | Relays
     stops: Stops
 
     async def stop(self, conversation_id: str) -> None:

@@ -120,4 +120,4 @@ async def ada(migrated_database_url: Callable[..., str], valkey_url: str) -> Asy
             server.running(config, servicers=registers, verifier=verifier, loops=loops) as running,
             grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
         ):
-            yield User(channel, issuer, core.reaper)
+            yield User(channel, issuer, core.reapers[0])

@@ -14,7 +14,6 @@ from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from services.conversation import app
 from services.conversation.history.branches import History
 from services.conversation.running.generation import Sources
-from services.conversation.running.relay import Relay
 from services.conversation.settings import WorkerSettings
 from services.mesh import server
 from tests.support.conversation_api import User
@@ -70,7 +69,7 @@ async def apart(migrated_database_url: Callable[..., str], valkey_url: str) -> A
             inference=inference,
             passages_max=8,
         )
-        relay = Relay(of_worker.store, of_worker.queue, every_s=config.relay_every_s)
+        relay = app.relays_of(config, of_worker)
         work = group.create_task(app.worker_of(deaf, of_worker, sources, relay).run())
         registers, loops = app.api(config, of_api, FakeKnowledgeBases(), FakePrompts())
         async with (
@@ -79,7 +78,7 @@ async def apart(migrated_database_url: Callable[..., str], valkey_url: str) -> A
             ) as served,
             grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel,
         ):
-            yield Apart(User(channel, issuer, of_api.reaper), inference, stop)
+            yield Apart(User(channel, issuer, of_api.reapers[0]), inference, stop)
         work.cancel()
 
 

@@ -1,6 +1,6 @@
 """Several PostgreSQL instances as a store sees them: an organization belongs to a shard, a shard to an instance.
 
-Which instance has which shard is said by the instances themselves (see `shard_schema`). A process asks each of them
+Which instance has which shard is said by the instances themselves (see `shards.schema`). A process asks each of them
 some times a second, and uses no answer that is older than `TTL_S`: whoever moves a shard waits that long before it may
 be changed in its new place, so nobody reads what is no longer true. Writes are checked by the instance in their own
 transaction. What finds its shard on the move waits, and goes where it is then.
@@ -28,13 +28,13 @@ from services.mesh.database import (
     repeated,
     translated,
 )
-from services.mesh.database_errors import ShardElsewhere
+from services.mesh.database_errors import Conflict, ShardElsewhere
 from services.mesh.errors import MeshError, Unavailable
 from services.mesh.places import Places
 from services.mesh.settings import ShardSettings
-from services.mesh.shard_lanes import ShardLanes
-from services.mesh.shard_numbers import MAIN, SHARDS_COUNT, shard_of
-from services.mesh.shard_schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
+from services.mesh.shards.lanes import ShardLanes
+from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, shard_of
+from services.mesh.shards.schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
 from services.mesh.tasks import Loop, supervised
 
 LOOK_EVERY_S: Final = 0.3
@@ -134,12 +134,15 @@ class Shards:
         """The instance that has all of these shards, as it has said a moment ago.
 
         Raises:
+            Conflict: they have parted since they were put together.
             Unavailable: it is away, or they were on the move for too long.
         """
         patience = None
         while True:
             holders = {self._holders[number] for number in numbers}
-            instance = holders.pop() if len(holders) == 1 else None
+            if len(holders) > 1:
+                raise Conflict("the organizations are no longer together; try again")
+            instance = holders.pop()
             if instance is not None and instance.is_fresh():
                 return instance
             patience = patience or Patience(self)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from services.mesh.database_errors import ShardElsewhere
 from services.mesh.lane import Lane
-from services.mesh.shard_numbers import shard_of
+from services.mesh.shards.numbers import shard_of
 
 if TYPE_CHECKING:  # they make the lanes
-    from services.mesh.shards import Instance, Patience
+    from services.mesh.shards.instances import Instance, Patience
 
 T = TypeVar("T")
 Item = TypeVar("Item")

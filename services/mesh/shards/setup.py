@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 from services.mesh.migrate import Migrations, migrate
-from services.mesh.shard_schema import administering, assign, prepare
+from services.mesh.shards.schema import administering, assign, prepare
 
 
 async def migrate_instances(instances: Mapping[str, str], migrations: Migrations) -> None:

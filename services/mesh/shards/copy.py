@@ -1,6 +1,6 @@
 """The rows of shards on their way from one instance to another: all of them once, then what changes, then none.
 
-Nothing here knows in which state a shard is; `shard_move` does. Rows travel in PostgreSQL's binary format, unread.
+Nothing here knows in which state a shard is; `move` does. Rows travel in PostgreSQL's binary format, unread.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Column, MetaData, Table, Text, UniqueConstraint
 
 from services.mesh.errors import MeshError
-from services.mesh.shard_schema import (
+from services.mesh.shards.schema import (
     MOVES,
     ORGANIZATION,
     Connection,
