@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import redis
+from redis.crc import key_slot
 
 from dev.ports import LOOPBACK, free_ports
 from dev.server import ChildServer
@@ -83,9 +84,9 @@ class Group:
     url: str
     nodes: Sequence[Node]
 
-    def primary_of(self, slot: int) -> Node:
-        """The running server that has the slot."""
-        return next(node for node in self.nodes if node.is_running and _owns(node, slot))
+    def primary_of(self, key: str) -> Node:
+        """The running server that has the key; some server has to."""
+        return next(node for node in self.nodes if node.is_running and _owns(node, key))
 
     def emptied(self) -> str:
         """Remove all data; returns the URL."""
@@ -138,7 +139,7 @@ def running_sentinels() -> Iterator[Group]:
             f"sentinel monitor {PRIMARY} {LOOPBACK} {primary.port} 2",
             f"sentinel auth-pass {PRIMARY} {PASSWORD}",
             f"sentinel down-after-milliseconds {PRIMARY} {_HASTY_MS}",
-            f"sentinel failover-timeout {PRIMARY} 10000",
+            f"sentinel failover-timeout {PRIMARY} 2000",
         ]
         sentinels = [node(f"sentinel{number}", watching, is_sentinel=True) for number in range(3)]
         _await(lambda: all(_knows_all(each.ask("SENTINEL MASTER", PRIMARY)) for each in sentinels))
@@ -182,11 +183,13 @@ def _is_whole(node: Node, replicas: int) -> bool:
     return bool(told["connected_slaves"] == replicas)
 
 
-def _owns(node: Node, slot: int) -> bool:
-    own = node.ask("CLUSTER", "MYID").decode()
-    flags = next(each["flags"] for each in node.ask("CLUSTER NODES").values() if each["node_id"] == own)
-    ranges = next(each["slots"] for each in node.ask("CLUSTER NODES").values() if each["node_id"] == own)
-    return "master" in flags and any(int(each[0]) <= slot <= int(each[-1]) for each in ranges)
+def _owns(node: Node, key: str) -> bool:
+    told = node.ask("INFO")
+    if not told["cluster_enabled"]:
+        return bool(told["role"] == "master")
+    slot = key_slot(key.encode())
+    own = next(each for each in node.ask("CLUSTER NODES").values() if "myself" in each["flags"])
+    return "master" in own["flags"] and any(int(each[0]) <= slot <= int(each[-1]) for each in own["slots"])
 
 
 def _knows_all(told: Any) -> bool:  # Any: redis-py's parsed answer

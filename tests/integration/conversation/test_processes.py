@@ -68,9 +68,9 @@ def text_of(events: list[turn_pb2.TurnEvent]) -> str:
                 draft.last_sequence = event.sequence
                 assert event.turn_finished.message.parts[0].text.text == draft.text
             case "snapshot":
-                parts = event.snapshot.message.parts
+                text = "".join(part.text.text for part in event.snapshot.message.parts)
                 draft.reset(0)
-                draft._pieces, draft.length = [parts[0].text.text], len(parts[0].text.text)
+                draft._pieces, draft.length = [text], len(text)
                 draft.last_sequence = event.sequence
             case _:
                 draft.apply(event_of(event))
