@@ -4,7 +4,6 @@ Callers look at the profile, never at the class. `bounded` holds every provider 
 that a stream without its end is an error; whatever goes wrong with a provider leaves it as a `Failure`.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from services.inference.parts import PartDelta, Tool, ToolCall
 from services.inference.prompts.tokens import TokenEstimate
 from services.inference.providers.allowances import Allowance
 from services.inference.providers.failures import Failure, Kind
+from services.inference.providers.watch import Watch
 from services.mesh.errors import MeshError, ProviderTimeout, ProviderUnavailable
 
 # An answer that is longer is cut off as a fault: no catalogued model writes as much (128,000 tokens of ~5 characters).
@@ -170,30 +170,30 @@ async def bounded(provider: Provider, task: Task, *, label: str) -> AsyncGenerat
     lateness = Kind.SLOW
     characters = 0
     async with aclosing(provider.generate(task)) as events:
-        while True:
-            event = await _next(events, min(next_at, ends_at) - monotonic(), lateness, label)
-            yield event
-            match event:
-                case Ended():
-                    return
-                case Text() | PartDelta():
-                    characters += _length(event)
-                    lateness = Kind.STALLED
-                case Cited() | Accepted():
-                    pass
-            if characters > ANSWER_CHARS_MAX:
-                error = ProviderUnavailable("the answer does not end", metadata={"model": label})
-                raise Failure(Kind.ENDLESS, error)
-            if lateness is Kind.STALLED:
-                next_at = monotonic() + limits.stall_s
+        with Watch() as watch:
+            while True:
+                event = await _next(events, watch, min(next_at, ends_at), lateness, label)
+                yield event
+                match event:
+                    case Ended():
+                        return
+                    case Text() | PartDelta():
+                        characters += _length(event)
+                        lateness = Kind.STALLED
+                    case Cited() | Accepted():
+                        pass
+                if characters > ANSWER_CHARS_MAX:
+                    error = ProviderUnavailable("the answer does not end", metadata={"model": label})
+                    raise Failure(Kind.ENDLESS, error)
+                if lateness is Kind.STALLED:
+                    next_at = monotonic() + limits.stall_s
 
 
 async def _next(
-    events: AsyncGenerator[ProviderEvent, None], patience_s: float, lateness: Kind, label: str
+    events: AsyncGenerator[ProviderEvent, None], watch: Watch, until: float, lateness: Kind, label: str
 ) -> ProviderEvent:
     try:
-        async with asyncio.timeout(patience_s):
-            return await anext(events)
+        return await watch.wait(anext(events), until=until)
     except StopAsyncIteration:
         error = ProviderUnavailable("the answer broke off before its end", metadata={"model": label})
         raise Failure(Kind.CUT, error) from None
