@@ -55,11 +55,11 @@ test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
 .PHONY: test-deploy
-test-deploy: deploy-tools ## Hold the chart to Helm, Kubernetes' schemas, and real processes run as it renders them (needs Go for most)
+test-deploy: deploy-tools ## Hold the chart to Helm, a Kubernetes control plane, and real processes run as it renders them (needs Go for most)
 	@PARLEY_TEST_DEPLOY=1 $(DEV) -m pytest $(or $(ARGS),tests/deploy)
 
 .PHONY: deploy-tools
-deploy-tools: setup-dev ## Build what test-deploy needs into .build/deploy: Helm, kubeconform (needs Go)
+deploy-tools: setup-dev ## Build what test-deploy needs into .build/deploy: Helm, kubeconform, Kubernetes (needs Go)
 	@$(DEV) -m dev.tools.deploy
 
 .PHONY: test-scale
