@@ -24,13 +24,17 @@ _PROVIDER_KEYS = ("OPENAI_", "ANTHROPIC_")
 """Settings and keys of model providers; they reach inference and nobody else."""
 _OURS = (
     *("PARLEY_DEV_", "PARLEY_URL", "PARLEY_API_KEY", "PARLEY_EMAIL", "PARLEY_PASSWORD"),
-    *("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "PARLEY_WORKLOAD_SECRET"),
+    *("PARLEY_DATABASE_URL", "PARLEY_DATABASE_SHARDS", "PARLEY_VALKEY_URL", "PARLEY_WORKLOAD_SECRET"),
     *("PARLEY_GRPC_LISTEN", "PARLEY_DEBUG_LISTEN", "PARLEY_HTTP_LISTEN"),
     "PG",
 )
 """Variables that speak to the stack or to its clients, or that it sets itself for each process."""
+_SHARDED = ("conversation", "retrieval", "inference")
+"""Services whose data is by organization; auth's has to be in one place, for it tells which organization it is."""
 _REPLICAS_MAX = 3
-"""Ports set aside for one stack bound it (`dev.ports`): three of every process take 38 of them."""
+_LETTERS = ("b", "c")
+_INSTANCES_MAX = 1 + len(_LETTERS)
+"""Ports set aside for one stack bound both (`dev.ports`): three of every process take 38 of them, with one server."""
 _DRAIN_S = "8"
 """A person who typed Ctrl-C does not wait for long; an answer that is cut here is taken up at the next start."""
 _PROBE_S_MAX = 2.0
@@ -57,12 +61,15 @@ class Plan:
 def plan(home: Home, *, port: int) -> Plan:
     """The process table for the folder, with the edge on the given port and every other port chosen freely.
 
-    `PARLEY_DATABASE_URL` and `PARLEY_VALKEY_URL` in the environment take the place of the embedded servers.
+    `PARLEY_DATABASE_URL` (with `PARLEY_DATABASE_SHARDS`) and `PARLEY_VALKEY_URL` in the environment take the place of
+    the embedded servers.
     `PARLEY_DEV_REPLICAS` in it is how often every process of Parley itself runs; `edge-2` is the second edge.
+    `PARLEY_DEV_SHARDS` in it is how many PostgreSQL servers share the organizations; `postgres-b` is the second one.
     With `PARLEY_DEV_TLS=1` they know each other by certificates, which are made anew for each start.
 
     Raises:
-        DevError: `PARLEY_DEV_REPLICAS` is not a number of replicas that there can be, `PARLEY_DEV_TLS` no 0 or 1.
+        DevError: `PARLEY_DEV_REPLICAS` or `PARLEY_DEV_SHARDS` is not a number that there can be, `PARLEY_DEV_TLS` no 0
+            or 1.
     """
     return _Planner(home, port, dict(os.environ)).plan()
 
@@ -74,7 +81,8 @@ class _Planner:
         self._given = given
         self._ports = (free for free in free_ports(port) if free != port)
         self._table: list[Process] = []
-        self._replicas = _replicas(given)
+        self._replicas = _number(given, "PARLEY_DEV_REPLICAS", _REPLICAS_MAX)
+        self._instances = _number(given, "PARLEY_DEV_SHARDS", _INSTANCES_MAX)
         self._has_tls = _is_on(given, "PARLEY_DEV_TLS")
         self._grpc = {service: [next(self._ports) for _ in range(self._replicas)] for service in SERVICES}
         self._targets = {
@@ -83,6 +91,7 @@ class _Planner:
         self._secrets = {name: kept_secret(home.folder / "secrets" / name) for name in _WORKLOADS}
 
         self._database_url = self._valkey_url = ""
+        self._shard_urls: dict[str, str] = {}
 
     def plan(self) -> Plan:
         self._database_url, after_database = self._database()
@@ -105,12 +114,19 @@ class _Planner:
 
     def _database(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_DATABASE_URL"):
+            self._shard_urls = json.loads(self._given.get("PARLEY_DATABASE_SHARDS") or "{}")
             return given, ()
-        cluster = postgres.Cluster(self._home.folder / "postgres")
+        first = self._postgres("postgres")
+        self._shard_urls = {letter: self._postgres(f"postgres-{letter}") for letter in _LETTERS[: self._instances - 1]}
+        return first, ("postgres", *(f"postgres-{letter}" for letter in self._shard_urls))
+
+    def _postgres(self, name: str) -> str:
+        """A server, each on data of its own; gives its address."""
+        cluster = postgres.Cluster(self._home.folder / name)
         port = next(self._ports)
         self._add(
             Process(
-                "postgres",
+                name,
                 lambda: cluster.prepare().command(port),
                 is_ready=cluster.is_ready,
                 environment=_inherited(self._given, "postgres"),
@@ -121,7 +137,7 @@ class _Planner:
                 stop_s_max=60.0,
             )
         )
-        return cluster.url(port), ("postgres",)
+        return cluster.url(port)
 
     def _valkey(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_VALKEY_URL"):
@@ -190,6 +206,8 @@ class _Planner:
         environment |= {f"PARLEY_{service.upper()}_TARGET": target for service, target in self._targets.items()}
         if deployable in SERVICES:
             environment["PARLEY_DATABASE_URL"] = self._database_url
+            if self._shard_urls and deployable in _SHARDED:
+                environment["PARLEY_DATABASE_SHARDS"] = json.dumps(self._shard_urls)
             environment["PARLEY_VALKEY_URL"] = self._valkey_url
         if self._has_tls:
             environment |= certificates.settings(self._home.certificates, deployable)
@@ -207,10 +225,10 @@ class _Planner:
         self._table.append(process)
 
 
-def _replicas(given: Mapping[str, str]) -> int:
-    text = given.get("PARLEY_DEV_REPLICAS") or "1"
-    if not text.isdecimal() or not 1 <= int(text) <= _REPLICAS_MAX:
-        raise DevError(f"PARLEY_DEV_REPLICAS is {text!r}: choose a number from 1 to {_REPLICAS_MAX}")
+def _number(given: Mapping[str, str], variable: str, most: int) -> int:
+    text = given.get(variable) or "1"
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        raise DevError(f"{variable} is {text!r}: choose a number from 1 to {most}")
     return int(text)
 
 

@@ -87,7 +87,9 @@ class Stack:
     def start(self) -> None:
         """Start it and wait until it is ready; an AssertionError shows the end of its output otherwise."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        environment |= {"PARLEY_DEV_DIR": str(self.folder), "PARLEY_DEV_PORT": "0", **self.environment}
+        instances = os.environ.get("PARLEY_TEST_SHARDS", "1")
+        environment |= {"PARLEY_DEV_DIR": str(self.folder), "PARLEY_DEV_PORT": "0", "PARLEY_DEV_SHARDS": instances}
+        environment |= self.environment
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(

@@ -131,6 +131,22 @@ def test_edge_holds_no_address_of_a_database(tmp_path: Path) -> None:
     assert not {"PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL"} & set(environment)
 
 
+def test_instances_that_share_the_organizations_are_known_to_whose_data_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARLEY_DEV_SHARDS", "2")
+    table = {process.name: process for process in plan(Home(tmp_path), port=8080).table}
+    port = table["postgres-b"].ports["postgres"]
+    knowing = {name for name, process in table.items() if "PARLEY_DATABASE_SHARDS" in process.environment}
+    assert f":{port}/" in json.loads(table["conversation"].environment["PARLEY_DATABASE_SHARDS"])["b"]
+    assert {name.removeprefix("migrate-").removesuffix("-worker") for name in knowing} == {
+        "conversation",
+        "retrieval",
+        "inference",
+    }
+    assert "postgres-b" in table["migrate-conversation"].after
+
+
 def test_own_servers_take_the_place_of_the_embedded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARLEY_DATABASE_URL", "postgresql://me:pw@127.0.0.1:5432/mine")
     monkeypatch.setenv("PARLEY_VALKEY_URL", "redis://127.0.0.1:6379/3")
