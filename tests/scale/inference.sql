@@ -41,15 +41,15 @@ SELECT pg_temp.organization(number), pg_temp.id('batch', number), pg_temp.id('us
        CASE WHEN number % 100 = 0 THEN 'running' ELSE 'ended' END, now(), now() + make_interval(days => 1),
        CASE WHEN number % 100 = 0 THEN NULL ELSE now() - make_interval(mins => number) END,
        now() - make_interval(mins => number)
-FROM generate_series(1, :messages / 250) AS number;
+FROM generate_series(1, greatest(:messages / 250, 3000)) AS number;
 
 INSERT INTO inference.batch_items
   (organization_id, batch_id, number, id, custom_id, request, model, purpose, call_id, is_batched, state, attempts,
    ready_at, handover_id, answer, reason, message)
-SELECT organization_id, id, item, 'item_' || right(id, 20) || item, 'mine-' || item, '', 'openai/m', 'batch', '', false,
-       CASE WHEN state = 'ended' OR item <= 10 THEN 'succeeded' ELSE 'waiting' END, 1, now() - make_interval(mins => 1),
+SELECT organization_id, id, item, 'item_' || right(id, 20) || item, 'mine-' || item, '', 'openai/m', 'answer', '', false,
+       CASE WHEN state = 'ended' OR item <= 3 THEN 'succeeded' ELSE 'waiting' END, 1, now() - make_interval(mins => 1),
        '', repeat('x', 200)::bytea, '', ''
-FROM inference.batches CROSS JOIN generate_series(1, 30) AS item;
+FROM inference.batches CROSS JOIN generate_series(1, 10) AS item;
 
 INSERT INTO inference.batch_handovers
   (organization_id, batch_id, id, model, key_id, items_count, submitted_at, vendor_id, closed_at)

@@ -36,7 +36,7 @@ def complaints(explained: Explained, *, large: frozenset[str], allowances: Mappi
     return [
         f"{complaint}\n    {' '.join(explained.statement.split())[:400]}"
         for complaint in (
-            *_whole_tables(explained, large),
+            *_whole_tables(explained, large, allowance.rows),
             *_sorts(explained, max(SORTED_ROWS_MAX, allowance.rows)),
             *_reads(explained, max(READ_PER_ROW_MAX * given + READ_SLACK, allowance.rows)),
             *_blocks(explained.plan, BLOCKS_PER_ROW_MAX * max(given, allowance.rows) + BLOCKS_SLACK),
@@ -56,10 +56,11 @@ def _outer(plan: Plan) -> Iterator[Plan]:
         yield from (inner for below in plan.get("Plans", []) for inner in _outer(below))
 
 
-def _whole_tables(explained: Explained, large: frozenset[str]) -> Iterator[str]:
+def _whole_tables(explained: Explained, large: frozenset[str], rows_max: int) -> Iterator[str]:
     for node in explained.nodes():
         name = f"{node.get('Schema', '')}.{node.get('Relation Name', '')}".lstrip(".")
-        if node["Node Type"] == "Seq Scan" and any(name in {table, table.partition(".")[2]} for table in large):
+        is_large = any(name in {table, table.partition(".")[2]} for table in large)
+        if node["Node Type"] == "Seq Scan" and is_large and _rows(node) > rows_max:
             yield f"reads all of {name}"
 
 

@@ -27,6 +27,8 @@ _SETTINGS: Final = {
     "auto_explain.log_level": "notice",
     "client_min_messages": "notice",
 }
+_OF_DRIVER: Final = "typeinfo_tree"
+"""In what the driver asks a new connection of types that it meets for the first time."""
 _SETTLE_TURNS: Final = 3
 """Of the event loop, until what the driver heard has been told."""
 
@@ -70,8 +72,8 @@ class Explanations:
 
     def _hear(self, _connection: object, message: Any) -> None:  # Any: the driver has no types
         _, mark, written = str(message.message).partition(_MARK)
-        if mark:
-            explained = json.loads(written)
+        explained = json.loads(written) if mark else {}
+        if _OF_DRIVER not in explained.get("Query Text", _OF_DRIVER):
             self.heard.append(Explained(explained["Query Text"], explained["Plan"]))
 
 

@@ -14,7 +14,8 @@ from services.conversation.model import (
     Usage,
 )
 from services.conversation.store.summaries import NewSummary
-from services.conversation.store.work import Ending, Fold, TurnRef
+from services.conversation.store.turns import TurnKey
+from services.conversation.store.work import Ending, Fold, Folding, TurnRef
 from services.conversation.store_postgres import PostgresStore
 from services.mesh.ids import new_id
 from tests.scale.conftest import Judge
@@ -47,6 +48,7 @@ async def test_statements_of_conversation_cost_what_they_answer(judge: Judge) ->
     for conversation_id in (LONGEST, MOST_EDITED):
         await branches_are_read(store, conversation_id)
         await turns_are_answered(store, conversation_id)
+    await many_turns_grow_at_once(store)
     await conversations_come_and_go(store)
     await summaries_are_made(store)
     await loops_run(store)
@@ -98,6 +100,18 @@ async def turns_are_answered(store: Store, conversation_id: ConversationId) -> N
     assert (await store.answer(WRITER, turn.id)).message.text == "A"
     await store.set_feedback(WRITER, turn.assistant_message_id, Rating.GOOD, "")
     assert (await store.feedback(WRITER, turn.assistant_message_id)).rating is Rating.GOOD
+
+
+async def many_turns_grow_at_once(store: Store) -> None:
+    turns = [await store.create_turn(new_turn(conversation, owner=WRITER)) for conversation in (LONGEST, MOST_EDITED)]
+    refs = [TurnRef(WRITER.organization_id, turn.conversation_id, turn.id) for turn in turns]
+    holds = [(await store.claim(ref, lease_s=600.0, epoch="", spend_attempt=True)).hold for ref in refs]
+    assert await store.renew_all(holds, lease_s=600.0) == [True, True]
+    foldings = [Folding(hold=hold, fold=FOLD, sequence_limit=99, epoch="") for hold in holds]
+    assert await store.fold_all(foldings, lease_s=600.0) == [True, True]
+    assert len(await store.progress([TurnKey(WRITER.organization_id, turn.id) for turn in turns])) == 2
+    for hold in holds:
+        assert await store.finish(hold, FOLD, Ending(TurnState.COMPLETED, FinishReason.STOP))
 
 
 async def conversations_come_and_go(store: Store) -> None:

@@ -89,9 +89,14 @@ class PostgresDocuments(PostgresPart):
         self, organization: OrganizationId, knowledge_base: KnowledgeBaseId, page: Page
     ) -> list[Document]:
         """See `DocumentStore`."""
-        query = _documents(organization, knowledge_base).order_by(DOCUMENTS.c.id.desc()).limit(page.limit)
+        one = DOCUMENTS.alias("one")
+        # Of ids alone: that is read from the index, in its order, whatever a planner expects of the knowledge base.
+        ids = select(one.c.id).where(one.c.organization_id == organization, one.c.knowledge_base_id == knowledge_base)
         if page.before is not None:
-            query = query.where(DOCUMENTS.c.id < page.before)
+            ids = ids.where(one.c.id < page.before)
+        of_page = ids.order_by(one.c.id.desc()).limit(page.limit).subquery("page")
+        query = _documents(organization, knowledge_base).join(of_page, of_page.c.id == DOCUMENTS.c.id)
+        query = query.order_by(DOCUMENTS.c.id.desc())
         async with self._places.of(organization).read() as read:
             await require_knowledge_base(read, organization, knowledge_base)
             return [document_from(row) for row in (await read.execute(query)).mappings()]

@@ -62,7 +62,8 @@ class PostgresIndex(PostgresPart):
         # The sequence is read first: rows that are newer are applied once more, which does no harm.
         head = await self.head(organization, knowledge_base)
         async with self._places.of(organization).read() as read:
-            found = await read.execute(_chunks(organization, knowledge_base))
+            of_base = CHUNKS.c.knowledge_base_id == knowledge_base
+            found = await read.execute(_chunks(organization).where(of_base).order_by(CHUNKS.c.key))
             return head.sequence, tuple(_index_row(row) for row in found.mappings())
 
     async def changes(self, organization: OrganizationId, knowledge_base: KnowledgeBaseId, *, after: int) -> Changes:
@@ -75,37 +76,33 @@ class PostgresIndex(PostgresPart):
         )
         async with self._places.of(organization).read() as read:
             touched = [DocumentId(document) for document in (await read.execute(logged)).scalars()]
-            found = await read.execute(_chunks(organization, knowledge_base).where(CHUNKS.c.document_id.in_(touched)))
+            # Not by their knowledge base, whose chunks may be a million beside those of a few documents.
+            found = await read.execute(_chunks(organization).where(CHUNKS.c.document_id.in_(touched)))
             return Changes(head.sequence, tuple(touched), tuple(_index_row(row) for row in found.mappings()))
 
     async def passages(
         self, organization: OrganizationId, knowledge_base: KnowledgeBaseId, keys: Sequence[ChunkKey]
     ) -> dict[ChunkKey, StoredPassage]:
         """See `IndexStore`."""
+        # LIMIT keeps a planner that expects a small knowledge base from beginning with its documents.
+        of_keys = select(CHUNKS).where(CHUNKS.c.organization_id == organization, CHUNKS.c.key.in_(list(keys)))
+        hits = of_keys.limit(len(keys)).subquery("hits")
         query = (
-            select(CHUNKS, DOCUMENTS.c.display_name.label("document_name"))
+            select(hits, DOCUMENTS.c.display_name.label("document_name"))
             .join(
                 DOCUMENTS,
-                (DOCUMENTS.c.organization_id == CHUNKS.c.organization_id) & (DOCUMENTS.c.id == CHUNKS.c.document_id),
+                (DOCUMENTS.c.organization_id == hits.c.organization_id) & (DOCUMENTS.c.id == hits.c.document_id),
             )
             .join(KNOWLEDGE_BASES, KNOWLEDGE_BASE_OF_DOCUMENT)
-            .where(
-                visible(organization, knowledge_base),
-                CHUNKS.c.organization_id == organization,
-                CHUNKS.c.key.in_(list(keys)),
-            )
+            .where(visible(organization, knowledge_base))
         )
         async with self._places.of(organization).read() as read:
             found = [_passage(row) for row in (await read.execute(query)).mappings()]
         return {passage.key: passage for passage in found}
 
 
-def _chunks(organization: OrganizationId, knowledge_base: KnowledgeBaseId) -> Select[Any]:
-    return (
-        select(*_INDEXED)
-        .where(CHUNKS.c.organization_id == organization, CHUNKS.c.knowledge_base_id == knowledge_base)
-        .order_by(CHUNKS.c.key)
-    )
+def _chunks(organization: OrganizationId) -> Select[Any]:
+    return select(*_INDEXED).where(CHUNKS.c.organization_id == organization)
 
 
 def _index_row(row: Row) -> IndexRow:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, text, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, literal_column, select, text, update
 
 from services.mesh.database import ReadWrite
 from services.mesh.places import Whole, first_of
@@ -32,7 +32,10 @@ from services.retrieval.store_postgres.statements import (
 from services.retrieval.tables import CHUNKS, DOCUMENT_TEXTS, DOCUMENTS, KNOWLEDGE_BASES
 
 _ROWS_PER_INSERT: Final = 500
-_WAITING: Final = DOCUMENTS.c.state.in_((DocumentState.QUEUED.value, DocumentState.PROCESSING.value))
+# Spelled as the partial index is: a plan that serves for every parameter would not know that it fits.
+_WAITING: Final = DOCUMENTS.c.state.in_(
+    [literal_column(f"'{state.value}'") for state in (DocumentState.QUEUED, DocumentState.PROCESSING)]
+)
 
 
 class PostgresQueue(PostgresPart):
