@@ -89,8 +89,11 @@ class EventStream:
         self._touched = monotonic()
         _EVENTS.inc(events)
 
-    async def finish(self, *, empty_status: int = 200) -> None:
-        """Send the end; nothing follows. A stream to which nothing was written ends with `empty_status`."""
+    async def finish(self, text: bytes = b"", *, empty_status: int = 200) -> None:
+        """Send the last event, if there is one, and the end; nothing follows.
+
+        A stream to which nothing was written ends with `empty_status`.
+        """
         async with self._writing:
             self._is_finished = True
             if empty_status != 200 and not self._is_begun:  # noqa: PLR2004 - OK is what a stream begins with
@@ -98,7 +101,9 @@ class EventStream:
                 await self._exchange.respond(empty_status)
                 return
             await self._begin()
-            await self._exchange.write(b"", more=False)
+            await self._exchange.write(text, more=False)
+        if text:
+            _EVENTS.inc()
 
     @property
     def is_begun(self) -> bool:

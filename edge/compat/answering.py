@@ -61,8 +61,7 @@ async def respond(
             await exchange.respond(200, dump(form.whole(ending)), headers=(*headers, *cache_headers(cache)))
             return
         with streams.opened(exchange, headers=headers, is_resumable=False) as stream:
-            await _stream(stream, steps, form)
-            await stream.finish()
+            await stream.finish(await _last(stream, steps, form))
 
 
 async def _ending(steps: AsyncIterator[Step[E]]) -> tuple[E, generation_pb2.CacheHit | None]:
@@ -72,25 +71,31 @@ async def _ending(steps: AsyncIterator[Step[E]]) -> tuple[E, generation_pb2.Cach
     raise Unavailable("the answer broke off")
 
 
-async def _stream(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[E]) -> None:
-    """Writes the events; an error before the first of them is an ordinary answer, later it is the last event."""
+async def _last(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[E]) -> bytes:
+    """Writes the events but for the last, which is returned to travel with the end of the stream.
+
+    An error before the first event is an ordinary answer, later it is the last event.
+
+    Raises:
+        MeshError: the answer failed before its first event.
+    """
     task = asyncio.current_task()
     assert task is not None
     stream.attach(task.cancel)
     try:
-        await _write(stream, steps, form)
+        return await _write(stream, steps, form)
     except MeshError as error:
         if not stream.is_begun:
             raise
-        await stream.write(form.failure(error))
+        return form.failure(error)
     except asyncio.CancelledError:
         if not stream.is_ended or task.uncancel():
             raise  # the client left
         # The dialects have no way to go on elsewhere, and an end without a word reads like a whole answer.
-        await stream.write(form.failure(Unavailable("the server is restarting: ask again")))
+        return form.failure(Unavailable("the server is restarting: ask again"))
 
 
-async def _write(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[E]) -> None:
+async def _write(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[E]) -> bytes:
     async for step in steps:
         if step.context is not None:
             form.begin(step.context)
@@ -98,9 +103,7 @@ async def _write(stream: EventStream, steps: AsyncIterator[Step[E]], form: Form[
             stream.add_headers(cache_headers(step.cache))
         text = form.pieces(step.pieces) if step.pieces else b""
         if step.ending is not None:
-            text += form.end(step.ending)
+            return text + form.end(step.ending)
         if text:
             await stream.write(text)
-        if step.ending is not None:
-            return
     raise Unavailable("the answer broke off")

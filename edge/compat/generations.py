@@ -69,9 +69,13 @@ class Generations(Generic[E]):
         call = self._stub.StreamGenerate(request, metadata=metadata)
         async with streaming(call) as responses:
             async for response in responses:
-                first, last = response.events[0], response.events[-1]
+                events = response.events
+                first, last = events[0], events[-1]
+                if len(events) == 1 and first.HasField("text"):  # what nearly all messages of a stream are
+                    yield Step((first.text,), None)
+                    continue
                 yield Step(
-                    _merged(response.events),
+                    _merged(events),
                     self._end(last.finished.answer) if last.HasField("finished") else None,
                     first.started.context if first.HasField("started") else None,
                     _hit(first, last),

@@ -23,6 +23,12 @@ _STOP_REASONS: Final = {
     generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_use",
 }
 
+# The event of most pieces, which differ in their text only.
+_TEXT: Final = (
+    b"event: content_block_delta\n"
+    b'data: {"type":"content_block_delta","index":%d,"delta":{"type":"text_delta","text":%b}}\n\n'
+)
+
 Members = dict[str, object]
 
 
@@ -96,7 +102,7 @@ class _Blocks:
             if piece.is_refusal:
                 return b""
             opening = b"" if None in self._open else self.close() + self._begin(None, {"type": "text", "text": ""})
-            return opening + self._delta(None, {"type": "text_delta", "text": piece.text})
+            return opening + _TEXT % (self._open[None], orjson.dumps(piece.text))
         if piece.piece.HasField("tool_call"):
             return self._take_call(piece.number, piece.piece.tool_call)
         return self._take_thought(piece.number, piece.piece.reasoning)

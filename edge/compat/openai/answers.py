@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import orjson
+
 from edge.compat.generations import Piece
 from edge.compat.openai.errors import error_members
 from edge.sse import event, frame
@@ -32,6 +34,8 @@ _GENERATED_FINISH_REASONS: Final = {
 
 _TOLD: Final = ("stop_text", "refusal_category")
 """What OpenAI's own format has no word for."""
+_TEXT_HEAD: Final = b',"choices":[{"index":0,"delta":{"content":'
+_TEXT_TAIL: Final = b'},"finish_reason":null}]}\n\n'
 
 Members = dict[str, object]
 
@@ -57,8 +61,9 @@ class Completion:
     def __init__(self, *, identity: str, created: int, model: str, includes_usage: bool) -> None:
         self._id = identity
         self._created = created
-        self._model = model
         self._includes_usage = includes_usage
+        self._common = {"id": identity, "object": "chat.completion.chunk", "created": created, "model": model}
+        self._text_head = b"data: " + orjson.dumps(self._common)[:-1] + _TEXT_HEAD
         self._is_first = True
         self._calls: dict[int, int] = {}
         self._thoughts: dict[int, int] = {}
@@ -81,7 +86,7 @@ class Completion:
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """See `Form.pieces`."""
-        return b"".join([self._delta(self._piece(piece)) for piece in pieces])
+        return b"".join([self._text(piece) or self._delta(self._piece(piece)) for piece in pieces])
 
     def end(self, ending: Ending) -> bytes:
         """See `Form.end`."""
@@ -95,6 +100,12 @@ class Completion:
     def failure(self, error: MeshError) -> bytes:
         """See `Form.failure`."""
         return event(error_members(error))
+
+    def _text(self, piece: Piece) -> bytes:
+        """The chunk of most pieces, which differ in their text only; empty for another kind of piece."""
+        if self._is_first or not isinstance(piece, generation_service_pb2.TextDelta) or piece.is_refusal:
+            return b""
+        return b"%b%b%b" % (self._text_head, orjson.dumps(piece.text), _TEXT_TAIL)
 
     def _piece(self, piece: Piece) -> Members:
         if isinstance(piece, generation_service_pb2.TextDelta):
@@ -117,16 +128,7 @@ class Completion:
         return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
     def _chunk(self, choices: list[Members], more: Members | None = None) -> bytes:
-        return event(
-            {
-                "id": self._id,
-                "object": "chat.completion.chunk",
-                "created": self._created,
-                "model": self._model,
-                "choices": choices,
-                **(more or {}),
-            }
-        )
+        return event({**self._common, "choices": choices, **(more or {})})
 
 
 class Endings:
