@@ -16,7 +16,8 @@ from services.conversation.history.branches import History
 from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.history.recall import Recall
 from services.conversation.history.summaries import Measure, Summaries
-from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.journal.valkey import ValkeyJournal
+from services.conversation.journal.valkey_tail import ValkeyTail
 from services.conversation.ports import KnowledgeBases, Prompts, Writer
 from services.conversation.queue.gauges import QueueGauges
 from services.conversation.queue.port import Queue

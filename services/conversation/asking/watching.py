@@ -7,7 +7,7 @@ stored answer takes its place as a snapshot; turns of which nothing is heard are
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Final
@@ -87,6 +87,7 @@ class Feeds:
         self._store = store
         self._poll_s = poll_s
         self._feeds: dict[str, Feed] = {}
+        self._fresh: set[str] = set()
         self._wanted = asyncio.Event()
 
     async def run(self) -> None:
@@ -100,11 +101,12 @@ class Feeds:
             if not self._feeds:
                 self._wanted.clear()
                 await self._wanted.wait()
-            positions = {turn_id: feed.position for turn_id, feed in self._feeds.items()}
+            fresh, self._fresh = self._fresh, set()
             try:
-                found = await self._tail.wait(positions, wait_s=TAIL_WAIT_S)
+                found = await self._tail.wait(_Positions(self._feeds), fresh=fresh, wait_s=TAIL_WAIT_S)
             except MeshError as error:
-                _log.warning("journal_away", reason=error.reason, turns=len(positions))
+                self._fresh |= fresh
+                _log.warning("journal_away", reason=error.reason, turns=len(self._feeds))
                 await asyncio.sleep(RETRY_S)
                 continue
             for turn_id, events in found.items():
@@ -138,12 +140,15 @@ class Feeds:
         """The turn's feed, which exists while it has watchers."""
         turn_id = key.turn_id
         feed = self._feeds.get(turn_id)
+        is_new = feed is None
         if feed is None:
             feed = self._feeds[turn_id] = Feed(key, position)
-            await self._wake()
-        feed.watchers += 1
+            self._fresh.add(turn_id)
+        feed.watchers += 1  # before anything is waited for: another watcher that leaves meanwhile must not end it
         _FEEDS.set(len(self._feeds))
         try:
+            if is_new:
+                await self._wake()
             yield feed
         finally:
             feed.watchers -= 1
@@ -155,6 +160,25 @@ class Feeds:
         self._wanted.set()
         with suppress(MeshError):  # the reader looks again by itself within TAIL_WAIT_S
             await self._tail.interrupt()
+
+
+class _Positions(Mapping[str, int]):
+    """Where the feeds stand: a view, because a copy for each read would cost more than the read."""
+
+    def __init__(self, feeds: Mapping[str, Feed]) -> None:
+        self._feeds = feeds
+
+    def __getitem__(self, turn_id: str) -> int:
+        return self._feeds[turn_id].position
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._feeds)
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    def __contains__(self, turn_id: object) -> bool:
+        return turn_id in self._feeds
 
 
 class Watching:

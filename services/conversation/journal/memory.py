@@ -1,7 +1,7 @@
 """The journal in memory, for tests."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 
 from services.conversation.events import TurnEvent
@@ -57,7 +57,9 @@ class MemoryJournal:
             self._events.pop(turn_id, None)
             self._fences.pop(turn_id, None)
 
-    async def wait(self, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
+    async def wait(
+        self, positions: Mapping[str, int], *, fresh: Collection[str] | None = None, wait_s: float
+    ) -> dict[str, list[TurnEvent]]:
         """See `Tail.wait`."""
         self._check()
         found = self._above(positions)

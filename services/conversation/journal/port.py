@@ -4,7 +4,7 @@ Per turn it holds a contiguous run of events that ends with the latest one; it m
 because PostgreSQL holds the folded answer. Numbers of events are the turn's own sequences.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -90,8 +90,15 @@ class Journal(Protocol):
 class Tail(Protocol):
     """A reader that waits for events of many turns at once; one per process."""
 
-    async def wait(self, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
+    async def wait(
+        self, positions: Mapping[str, int], *, fresh: Collection[str] | None = None, wait_s: float
+    ) -> dict[str, list[TurnEvent]]:
         """Events above each turn's position; returns with the first ones, after `wait_s`, or when interrupted.
+
+        Args:
+            positions: of all turns; for those that are not fresh, where the last call's events have led.
+            fresh: turns that the last call did not name; any may be when it is None.
+            wait_s: seconds to wait for an event.
 
         Raises:
             Unavailable: the journal cannot be reached.

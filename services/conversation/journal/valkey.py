@@ -5,24 +5,21 @@ the stream and is checked in the script that appends, and so is the epoch: a wip
 outdated worker sent before the wipe may arrive after it.
 """
 
-import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 from zlib import crc32
 
 from redis.exceptions import NoScriptError
 
 from services.conversation.events import TurnEvent
 from services.conversation.journal.port import Batch, Codec, Receipt
-from services.mesh.errors import MeshError
 from services.mesh.valkey import Argument, Client, Script
 
 EVENTS_MAX: Final = 20_000
 """Per turn, about; older ones are trimmed and watchers that need them get a snapshot."""
-READ_MAX: Final = 256
-"""Events per turn and read: bounds what one busy turn can delay the others of the same reader."""
+NEWS_MAX: Final = 2_000
+"""Appends, about, that a reader may be behind; of a turn whose news it missed it hears with the next."""
 IDLE_LIFE_S: Final = 86_400
 """Of a journal that nobody appends to and nobody ended; no turn lives that long."""
 
@@ -78,7 +75,7 @@ class ValkeyJournal:
 
     def __init__(self, client: Client, *, prefix: str, codec: Codec) -> None:
         self._client = client
-        self._keys = _Keys(prefix, SHARDS if client.is_cluster else 1)
+        self._keys = Keys(prefix, SHARDS if client.is_cluster else 1)
         self._codec = codec
 
     async def epoch(self) -> str:
@@ -91,7 +88,7 @@ class ValkeyJournal:
     async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """See `Journal.append`."""
         births = self._client.births
-        results = await self._client.batch([self._appending(batch) for batch in batches])
+        results = await self._client.batch([*map(self._appending, batches), *self._news_of(batches)])
         is_unknown = any(isinstance(result, NoScriptError) for result in results)
         if is_unknown or self._client.births != births:
             # It may be another process than before: until it takes anything, it has to know its own epoch.
@@ -102,7 +99,7 @@ class ValkeyJournal:
         for result in results:
             if isinstance(result, Exception):
                 raise result
-        return [Receipt(result) for result in results]
+        return [Receipt(result) for result in results[: len(batches)]]
 
     async def seize(self, turn_id: str, fence: int) -> None:
         """See `Journal.seize`."""
@@ -135,6 +132,16 @@ class ValkeyJournal:
         name = await _EPOCH.run(self._client, keys=[self._keys.epoch(shard)], args=[secrets.token_hex(8)])
         return bytes(name).decode()
 
+    def _news_of(self, batches: Sequence[Batch]) -> list[tuple[Argument, ...]]:
+        """What tells readers of which turns there are news: a reader of thousands need not look at each of them."""
+        turns: dict[int, list[str]] = {}
+        for batch in batches:
+            turns.setdefault(self._keys.shard(batch.turn_id), []).append(batch.turn_id)
+        return [
+            ("XADD", self._keys.news(shard), "MAXLEN", "~", NEWS_MAX, "*", "t", " ".join(found))
+            for shard, found in turns.items()
+        ]
+
     def _appending(self, batch: Batch) -> tuple[Argument, ...]:
         shard = self._keys.shard(batch.turn_id)
         keys = [self._keys.stream(batch.turn_id), self._keys.fence(batch.turn_id), self._keys.epoch(shard)]
@@ -146,85 +153,7 @@ class ValkeyJournal:
         return _APPEND.command(keys=keys, args=[batch.fence, epoch, first, IDLE_LIFE_S, EVENTS_MAX, *encoded])
 
 
-class ValkeyTail:
-    """See `Tail`: one XREAD over all streams on one connection, and a stream of its own that wakes it.
-
-    In a cluster it is one for each shard; what wakes one of them wakes the others.
-
-    Args:
-        client: whose timeout is longer than any `wait_s`.
-        prefix: of all keys.
-        codec: of events.
-    """
-
-    def __init__(self, client: Client, *, prefix: str, codec: Codec) -> None:
-        self._client = client
-        self._keys = _Keys(prefix, SHARDS if client.is_cluster else 1)
-        self._codec = codec
-        self._name = secrets.token_hex(8)
-        self._woken = dict.fromkeys(range(self._keys.shards), "0-0")
-        self._waited: frozenset[int] = frozenset()
-
-    async def wait(self, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
-        """See `Tail.wait`."""
-        parts: dict[int, dict[str, int]] = {}
-        for turn_id, position in positions.items():
-            parts.setdefault(self._keys.shard(turn_id), {})[turn_id] = position
-        self._waited = frozenset(parts or (0,))
-        if len(parts) <= 1:
-            return await self._read(*(next(iter(parts.items()), (0, {}))), wait_s=wait_s)
-        found: dict[str, list[TurnEvent]] = {}
-        failures: list[MeshError] = []
-
-        async def read(shard: int, part: Mapping[str, int]) -> None:
-            try:
-                told = await self._read(shard, part, wait_s=wait_s)
-            except MeshError as error:
-                failures.append(error)  # of a server that is away; what the others tell shall not wait for it
-                return
-            found.update(told)
-            if told:
-                with suppress(MeshError):  # then they wait their time
-                    await self._interrupt(self._waited - {shard})
-
-        async with asyncio.TaskGroup() as group:
-            for shard, part in parts.items():
-                group.create_task(read(shard, part))
-        if len(failures) == len(parts):
-            raise failures[0]
-        return found
-
-    async def interrupt(self) -> None:
-        """See `Tail.interrupt`."""
-        await self._interrupt(self._waited)
-
-    async def _interrupt(self, shards: frozenset[int]) -> None:
-        wakes = [self._keys.wake(shard, self._name) for shard in shards]
-        await self._client.batch([("XADD", wake, "MAXLEN", 1, "*", "w", "1") for wake in wakes])
-        await self._client.batch([("EXPIRE", wake, 60) for wake in wakes])
-
-    async def _read(self, shard: int, positions: Mapping[str, int], *, wait_s: float) -> dict[str, list[TurnEvent]]:
-        names = {self._keys.stream(turn_id).encode(): turn_id for turn_id in positions}
-        wake = self._keys.wake(shard, self._name)
-        command = ["XREAD", "COUNT", READ_MAX, "BLOCK", max(1, int(wait_s * 1_000)), "STREAMS", wake]
-        starts = [self._woken[shard], *(f"{positions[turn_id]}-0" for turn_id in names.values())]
-        reply = await self._client.execute_command(*command, *names, *starts)
-        found: dict[str, list[TurnEvent]] = {}
-        for key, entries in _pairs(reply):
-            if key == wake.encode():
-                self._woken[shard] = entries[-1][0].decode()
-            else:
-                found[names[key]] = [self._codec.decode(fields[b"e"]) for _, fields in entries]
-        return found
-
-
-def _pairs(reply: Any) -> list[tuple[bytes, Any]]:  # Any: redis-py's parsed reply, a list or, newer, a mapping
-    if isinstance(reply, Mapping):
-        return list(reply.items())
-    return [(key, entries) for key, entries in reply or ()]
-
-
-class _Keys:
+class Keys:
     """Names of keys. All of a shard share a slot; where one server holds everything, there is one."""
 
     def __init__(self, prefix: str, shards: int) -> None:
@@ -232,18 +161,27 @@ class _Keys:
         self.shards = shards
 
     def shard(self, turn_id: str) -> int:
+        """Where the journal of a turn lies."""
         return crc32(turn_id.encode()) % self.shards
 
     def epoch(self, shard: int) -> str:
+        """The mark of a shard that a wipe takes."""
         return f"{self._place(shard)}:journal:epoch"
 
     def stream(self, turn_id: str) -> str:
+        """Events of a turn."""
         return f"{self._place(self.shard(turn_id))}:journal:{{{turn_id}}}"
 
     def fence(self, turn_id: str) -> str:
+        """The highest fence that has written."""
         return f"{self._place(self.shard(turn_id))}:fence:{{{turn_id}}}"
 
+    def news(self, shard: int) -> str:
+        """Tells of which turns of a shard there are events."""
+        return f"{self._place(shard)}:journal:news"
+
     def wake(self, shard: int, name: str) -> str:
+        """Wakes one reader of a shard."""
         return f"{self._place(shard)}:wake:{name}"
 
     def _place(self, shard: int) -> str:

@@ -1,8 +1,9 @@
 """Folds and renewals of all turns of a worker, merged: a round trip each when alone, one for hundreds under load."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import cycle
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,6 +13,8 @@ from services.mesh.groupcommit import GroupCommit
 
 TOGETHER_MAX: Final = 512
 """Turns in one statement; a long answer counts for several."""
+LANES: Final = 4
+"""Statements at a time of either kind: one that is slow holds up a part of the turns only."""
 _LENGTH_OF_ONE: Final = 4_096
 
 
@@ -26,23 +29,36 @@ class Keeping:
     def __init__(self, store: WorkStore, *, lease_s: float) -> None:
         self._store = store
         self._lease_s = lease_s
-        self._folds = GroupCommit[Folding, bool](
-            self._fold_all, name="conversation_folds", batch_max=TOGETHER_MAX, weigh=_weight
-        )
-        self._renewals = GroupCommit[Hold, bool](self._renew_all, name="conversation_renewals", batch_max=TOGETHER_MAX)
+        self._folds = [
+            GroupCommit[Folding, bool](self._fold_all, name="conversation_folds", batch_max=TOGETHER_MAX, weigh=_weight)
+            for _ in range(LANES)
+        ]
+        self._renewals = [
+            GroupCommit[Hold, bool](self._renew_all, name="conversation_renewals", batch_max=TOGETHER_MAX)
+            for _ in range(LANES)
+        ]
+        self._lanes: Iterator[int] = cycle(range(LANES))
         self._opened = AsyncExitStack()
 
-    async def fold(self, folding: Folding) -> bool:
+    async def fold(self, one: Folding) -> bool:
         """See `WorkStore.fold`."""
-        return await self._folds.add(folding)
+        if await self._folds[next(self._lanes)].add(one):
+            return True
+        return await self._store.fold(
+            one.hold, one.fold, lease_s=self._lease_s, sequence_limit=one.sequence_limit, epoch=one.epoch
+        )
 
     async def renew(self, hold: Hold) -> bool:
         """See `WorkStore.renew`."""
-        return await self._renewals.add(hold)
+        if await self._renewals[next(self._lanes)].add(hold):
+            return True
+        return await self._store.renew(hold, lease_s=self._lease_s)
 
     async def __aenter__(self) -> Self:
-        await self._opened.enter_async_context(self._folds)
-        await self._opened.enter_async_context(self._renewals)
+        for folds in self._folds:
+            await self._opened.enter_async_context(folds)
+        for renewals in self._renewals:
+            await self._opened.enter_async_context(renewals)
         return self
 
     async def __aexit__(

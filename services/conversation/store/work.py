@@ -152,11 +152,14 @@ class WorkStore(Protocol):
         ...
 
     async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
-        """As `fold`, for many turns; at most one of each."""
+        """As `fold`, for some turns, at most once each.
+
+        A turn that somebody is just changing is not waited for: False does not say that it is another worker's.
+        """
         ...
 
     async def renew_all(self, holds: Sequence[Hold], *, lease_s: float) -> list[bool]:
-        """As `renew`, for many turns; at most one of each."""
+        """As `renew`, for some turns; see `fold_all`."""
         ...
 
     async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:

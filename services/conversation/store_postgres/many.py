@@ -97,38 +97,28 @@ class ManyQueries(WorkQueries):
     async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
         """See `WorkStore.fold_all`."""
         done: set[str] = set()
-        if len(foldings) > 1:
-            for here, group in self._database.parts(foldings, lambda one: one.hold.ref.organization_id):
-                changed = await here.change(FOLD_ALL, _arrays([_row_of(one) for one in group]) | {"lease_s": lease_s})
-                done.update(changed.scalars())
-        return [one.hold.ref.turn_id in done or await self._fold_alone(one, lease_s) for one in foldings]
+        for here, group in self._database.parts(foldings, lambda one: one.hold.ref.organization_id):
+            given = _arrays([_row_of(one) for one in group])
+            done.update((await here.change(FOLD_ALL, given | {"lease_s": lease_s})).scalars())
+        return [one.hold.ref.turn_id in done for one in foldings]
 
     async def renew_all(self, holds: Sequence[Hold], *, lease_s: float) -> list[bool]:
         """See `WorkStore.renew_all`."""
         done: set[str] = set()
-        if len(holds) > 1:
-            for here, group in self._database.parts(holds, lambda hold: hold.ref.organization_id):
-                changed = await here.change(
-                    RENEW_ALL, _arrays([_key_of(hold) for hold in group]) | {"lease_s": lease_s}
-                )
-                done.update(changed.scalars())
-        return [hold.ref.turn_id in done or await self.renew(hold, lease_s=lease_s) for hold in holds]
+        for here, group in self._database.parts(holds, lambda hold: hold.ref.organization_id):
+            given = _arrays([_key_of(hold) for hold in group])
+            done.update((await here.change(RENEW_ALL, given | {"lease_s": lease_s})).scalars())
+        return [hold.ref.turn_id in done for hold in holds]
 
     async def progress(self, turns: Sequence[TurnKey]) -> dict[TurnId, Progress]:
         """See `TurnStore.progress`."""
         found: dict[TurnId, Progress] = {}
-        if not turns:
-            return found
         for here, group in self._database.parts(turns, lambda turn: turn.organization_id):
             keys = [{"organization_id": turn.organization_id, "turn_id": turn.turn_id} for turn in group]
             async with here.read() as read:
                 for turn_id, state, last_sequence in await read.execute(PROGRESS, _arrays(keys)):
                     found[TurnId(turn_id)] = Progress(TurnState(state).has_ended, last_sequence)
         return found
-
-    async def _fold_alone(self, one: Folding, lease_s: float) -> bool:
-        """Waits for whoever changes the turn, and tells whether it is still held."""
-        return await self.fold(one.hold, one.fold, lease_s=lease_s, sequence_limit=one.sequence_limit, epoch=one.epoch)
 
 
 def _key_of(hold: Hold) -> Given:

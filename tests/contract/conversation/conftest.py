@@ -12,7 +12,8 @@ from services.conversation.history.branches import HistoryCache
 from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.journal.memory import MemoryJournal
 from services.conversation.journal.port import Journal, Tail
-from services.conversation.journal.valkey import ValkeyJournal, ValkeyTail
+from services.conversation.journal.valkey import ValkeyJournal
+from services.conversation.journal.valkey_tail import ValkeyTail
 from services.conversation.queue.kafka.queue import open_kafka_queue
 from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Queue

@@ -183,3 +183,37 @@ async def test_an_interrupted_tail_returns_at_once(tail: Tail) -> None:
         await tail.interrupt()
 
     assert waiting.result() == {}
+
+
+async def test_the_tail_tells_of_news_of_turns_that_it_knows(journal: Journal, tail: Tail) -> None:
+    await append(journal, 1, 1, 1)
+    await append(journal, 1, 1, 1, turn="turn_2")
+    first = await tail.wait({TURN: 0, "turn_2": 0}, wait_s=1.0)
+    await append(journal, 1, 2, 2)
+
+    found = await tail.wait({TURN: 1, "turn_2": 1}, fresh=(), wait_s=1.0)
+
+    assert first.keys() == {TURN, "turn_2"}
+    assert {turn_id: sequences(news) for turn_id, news in found.items()} == {TURN: [2]}
+
+
+async def test_the_tail_tells_of_what_a_fresh_turn_had_before(journal: Journal, tail: Tail) -> None:
+    await append(journal, 1, 1, 2)
+    assert await tail.wait({"turn_2": 0}, wait_s=0.02) == {}
+
+    found = await tail.wait({TURN: 1, "turn_2": 0}, fresh=[TURN], wait_s=1.0)
+
+    assert {turn_id: sequences(news) for turn_id, news in found.items()} == {TURN: [2]}
+
+
+async def test_the_tail_tells_all_of_a_turn_that_has_much_to_say(journal: Journal, tail: Tail) -> None:
+    await tail.wait({TURN: 0}, wait_s=0.02)
+    for first in (1, 251, 501):
+        await append(journal, 1, first, first + 249)
+
+    seen: list[int] = []
+    while len(seen) < 750:
+        found = await tail.wait({TURN: len(seen)}, fresh=(), wait_s=1.0)
+        seen += sequences(found[TURN])
+
+    assert seen == list(range(1, 751))

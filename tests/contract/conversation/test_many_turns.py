@@ -73,12 +73,6 @@ async def test_a_turn_that_was_lost_changes_nothing_and_holds_up_no_other(store:
     assert await store.answer(ADA, turn.id) == before
 
 
-async def test_none_is_as_good_as_many(store: Store) -> None:
-    assert await store.fold_all([], lease_s=30.0) == []
-    assert await store.renew_all([], lease_s=30.0) == []
-    assert await store.progress([]) == {}
-
-
 async def test_progress_tells_how_far_answers_are_stored(store: Store) -> None:
     waiting, running, ended = [await asked(store) for _ in range(3)]
     holds = [(await claimed(store, turn)).hold for turn in (running, ended)]
