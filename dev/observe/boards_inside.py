@@ -190,6 +190,22 @@ PROCESSES: Final = Board(
             queries=quantiles("parley_retrieval_refresh_seconds", by="kind"),
         ),
         Panel(
+            title="Time until certificates expire",
+            description="Of processes that have some: their own (leaf), and the first of the CAs that they trust (ca).",
+            unit="s",
+            queries=one(
+                "min by (job, certificate) (parley_mesh_certificate_remaining_seconds)", "{{job}} {{certificate}}"
+            ),
+            is_quiet=True,
+        ),
+        Panel(
+            title="Certificates that were read",
+            description="Per second, by whether they are in use since; what was refused is in the log.",
+            unit="ops",
+            queries=rates("parley_mesh_certificate_reads_total", "outcome"),
+            is_quiet=True,
+        ),
+        Panel(
             title="Processes that can be scraped",
             description="1 is up.",
             unit="short",

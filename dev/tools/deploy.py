@@ -30,6 +30,7 @@ MODULES: Final[Mapping[str, str]] = MappingProxyType(
         "prometheus-operator": "github.com/prometheus-operator/prometheus-operator@v0.85.0",
         "gateway-api": "sigs.k8s.io/gateway-api@v1.6.3",
         "keda": "github.com/kedacore/keda/v2@v2.21.0",
+        "cert-manager": "github.com/cert-manager/cert-manager@v1.20.2",
         "kwok": controlplane.STAGES,
     }
 )

@@ -21,6 +21,8 @@ _CUSTOM: Final = (
     ("gateway-api", "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"),
     ("gateway-api", "config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml"),
     ("keda", "config/crd/bases/keda.sh_scaledobjects.yaml"),
+    ("cert-manager", "deploy/crds/cert-manager.io_certificates.yaml"),
+    ("cert-manager", "deploy/crds/cert-manager.io_issuers.yaml"),
 )
 """Custom resources that the chart makes: module, and file of its source."""
 _KINDS: Final = frozenset(

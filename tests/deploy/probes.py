@@ -23,7 +23,7 @@ def passes(probe: Mapping[str, Any], ports: Mapping[str, int]) -> bool:  # Any: 
     """
     timeout_s = float(probe["timeoutSeconds"])
     if "grpc" in probe:
-        return _serves(ports["grpc"], timeout_s)
+        return _serves(ports["health"], timeout_s)
     return _answers(ports[probe["httpGet"]["port"]], probe["httpGet"]["path"], timeout_s)
 
 

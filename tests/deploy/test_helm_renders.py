@@ -17,9 +17,12 @@ from tests.deploy.renders import (
     NAMESPACE,
     RELEASE,
     SETS,
+    containers,
+    environment,
     helm,
     is_of_another_folder,
     normalised,
+    pods,
     render,
 )
 from tests.deploy.schema import CHART
@@ -111,6 +114,18 @@ def test_notes_of_a_sound_installation_warn_of_nothing(tmp_path: Path) -> None:
     assert "WARNINGS" not in notes(
         tmp_path, "--values", values, "--set", "settings.inference.PARLEY_INFERENCE_SCRIPTED="
     )
+
+
+def test_without_certificates_processes_call_in_the_clear_and_the_notes_warn(tmp_path: Path) -> None:
+    manifests = render("ha", "--set", "mtls.enabled=false")
+    assert not {each["kind"] for each in manifests} & {"Certificate", "Issuer"}
+    for name, pod in pods(manifests):
+        for container in containers(pod):
+            assert not {"PARLEY_MESH_TLS_FOLDER", "PARLEY_HEALTH_LISTEN"} & environment(container).keys(), name
+            ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+            if "grpc" in ports:
+                assert container["readinessProbe"]["grpc"]["port"] == ports["grpc"]
+    assert "mtls: off" in notes(tmp_path, "--set", "mtls.enabled=false")
 
 
 def test_notes_tell_how_many_connections_postgresql_has_to_bear(tmp_path: Path) -> None:

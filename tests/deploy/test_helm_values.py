@@ -82,6 +82,18 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {  # Any: va
         {"components": {"edge": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 3}}}},
         ("components.edge: minReplicas (5) is more than maxReplicas (3)",),
     ),
+    "consumer that calls itself the edge": (
+        {"mtls": {"consumers": {"spiffe://cluster.local/ns/reports/reports": "edge"}}},
+        ("mtls.consumers", "may not be called edge"),
+    ),
+    "consumer without a SPIFFE id": (
+        {"mtls": {"consumers": {"reports.example.org": "reports"}}},
+        ("/mtls/consumers", "'reports.example.org' not allowed"),
+    ),
+    "life of a certificate that cert-manager cannot read": (
+        {"mtls": {"certManager": {"duration": "30d"}}},
+        ("/mtls/certManager/duration", "does not match pattern"),
+    ),
     "ingress for every host": ({"ingress": {"enabled": True}}, ("ingress.enabled needs ingress.hostnames",)),
     "host with a scheme": (
         {"ingress": {"enabled": True, "hostnames": ["https://parley.example.org"]}},

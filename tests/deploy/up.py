@@ -5,15 +5,18 @@ of them is of this machine: addresses, ports, contents of Secrets and ConfigMaps
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from dev import up
+from dev.certificates import LEAF_LIFE, Authority, write
 from dev.home import Home
 from dev.ports import LOOPBACK, free_ports
 from dev.process import Process
@@ -25,6 +28,8 @@ from tests.deploy.renders import Manifest, containers, environment, golden, pods
 RENDER: Final = "ha"
 SCRIPTED: Final = "PARLEY_INFERENCE_SCRIPTED"
 """The one setting that the test writes itself: answers long enough to be interrupted."""
+CONSUMER: Final = "reports"
+"""Whom the set knows beside the processes of the chart."""
 _MIGRATE: Final = "migrate-"
 _OF_THE_RENDER: Final = ("PARLEY_", "OPENAI_", "ANTHROPIC_")
 
@@ -33,10 +38,14 @@ def main() -> None:
     """Run it until Ctrl-C."""
     home = Home.from_environment()
     home.lock()
-    planned = plan(home, port=next(free_ports(os.getpid())))
-    providers = home.folder / "providers.toml"
-    providers.write_text("", encoding="utf-8")
-    table = [_as_rendered(process, providers) for process in planned.table]
+    ports = free_ports(os.getpid())
+    planned = plan(home, port=next(ports))
+    (home.folder / "providers.toml").write_text("", encoding="utf-8")
+    authority = Authority.kept(home.certificates)
+    issue(home.certificates, authority, bundle=authority.pem)
+    taken = {port for process in planned.table for port in process.ports.values()}
+    free = (port for port in ports if port not in taken)
+    table = [_as_rendered(process, home, health_port=next(free)) for process in planned.table]
     asyncio.run(up._run(home, replace(planned, table=table)))
 
 
@@ -50,17 +59,38 @@ def rendered(name: str) -> tuple[Manifest, Manifest] | None:
     return (containers(pod)[0], pod) if pod else None
 
 
-def _as_rendered(process: Process, providers: Path) -> Process:
+def issue(folder: Path, authority: Authority, *, bundle: str, life: timedelta = LEAF_LIFE) -> None:
+    """Write what cert-manager would write: a certificate of each component, and one of a consumer."""
+    ends = datetime.now(UTC) + life
+    for each in golden(RENDER):
+        if each["kind"] == "Certificate" and not each["spec"].get("isCA"):
+            spec = each["spec"]
+            issued = authority.issue(spec["uris"], names=[*spec.get("dnsNames", []), LOOPBACK], ends=ends)
+            write(folder / each["metadata"]["name"], *issued, bundle=bundle)
+    write(folder / CONSUMER, *authority.issue([_consumer()], ends=ends), bundle=bundle)
+
+
+def _consumer() -> str:
+    """SPIFFE id of the one consumer that the render knows."""
+    found = rendered("auth")
+    assert found is not None
+    peers: dict[str, str] = json.loads(str(environment(found[0])["PARLEY_MESH_TLS_PEERS"]))
+    return next(spiffe_id for spiffe_id, name in peers.items() if name == CONSUMER)
+
+
+def _as_rendered(process: Process, home: Home, *, health_port: int) -> Process:
     of_the_chart = rendered(process.name)
     if of_the_chart is None:
         return process
     container, pod = of_the_chart
+    if "grpc" in process.ports:
+        process = replace(process, ports={**process.ports, "health": health_port})
     words: list[str] = container["command"] + container["args"]
     assert words[0] == "python"
     made = replace(
         process,
         command=partial(launched, [sys.executable, *words[1:]]),
-        environment=_environment(process, environment(container), providers),
+        environment=_environment(process, environment(container), home),
     )
     if process.one_shot:
         return made
@@ -71,7 +101,7 @@ def _as_rendered(process: Process, providers: Path) -> Process:
     )
 
 
-def _environment(process: Process, given: Mapping[str, str | None], providers: Path) -> dict[str, str]:
+def _environment(process: Process, given: Mapping[str, str | None], home: Home) -> dict[str, str]:
     own = {name: value for name, value in process.environment.items() if not name.startswith(_OF_THE_RENDER)}
     for name, value in given.items():
         if name.endswith("_LISTEN"):
@@ -82,7 +112,11 @@ def _environment(process: Process, given: Mapping[str, str | None], providers: P
             own[name] = process.environment.get(name, "")
         else:
             own[name] = value
-    here = {"PARLEY_OTLP_ENDPOINT": "", "PARLEY_INFERENCE_PROVIDERS_FILE": str(providers)}
+    here = {
+        "PARLEY_OTLP_ENDPOINT": "",
+        "PARLEY_INFERENCE_PROVIDERS_FILE": str(home.folder / "providers.toml"),
+        "PARLEY_MESH_TLS_FOLDER": str(home.certificates / f"parley-{process.name.removesuffix('-2')}"),
+    }
     here |= {SCRIPTED: os.environ[SCRIPTED]} if SCRIPTED in os.environ else {}
     return own | {name: value for name, value in here.items() if name in own}
 

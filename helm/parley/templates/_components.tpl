@@ -19,6 +19,7 @@ inference: {deployable: inference, package: services.inference, command: serve, 
 
 {{- define "parley.ports" -}}
 grpc: 50051
+health: 50052
 http: 8080
 debug: 9090
 {{- end -}}
@@ -88,6 +89,7 @@ The schemas in their order, each by its own command, which needs the database an
   value: {{ printf "%s:%v" $values.listenHost (index $ports .) | quote }}
 {{- end }}
 {{- include "parley.connections" . }}
+{{- include "parley.certificatesEnv" . }}
 {{- if .table.workload }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_WORKLOAD_SECRET" "name" $secrets.workloads.name "key" .table.deployable) }}
 {{- end }}

@@ -23,6 +23,12 @@
 {{- if not .Values.networkPolicy.enabled }}
 - "networkPolicy: off; gRPC ports and metrics are open to every pod of the cluster"
 {{- end }}
+{{- if not .Values.mtls.enabled }}
+- "mtls: off; calls between the processes travel in the clear, and any pod that a policy lets in may make them"
+{{- end }}
+{{- if and .Values.mtls.enabled .Values.grpcRoute.enabled (not .Values.mtls.consumers) }}
+- "grpcRoute: nobody in mtls.consumers; the Gateway has to show a certificate whose SPIFFE id is named there"
+{{- end }}
 {{- if and $outside (not (hasPrefix "https://" ($edge.PARLEY_EDGE_PUBLIC_URL | default ""))) }}
 - "settings.edge.PARLEY_EDGE_PUBLIC_URL: not https; passwords, keys and session cookies travel in the clear"
 {{- end }}

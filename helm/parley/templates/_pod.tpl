@@ -63,23 +63,24 @@ then ends its calls and then its loops; the edge pauses and drains; a worker dra
 {{- end -}}
 
 {{/*
-gRPC services are asked by gRPC itself: the answer is what their callers' own health checks see. Neither asks the database,
-so that its failure takes no pod away. The edge and the workers answer on the second port, which no load can fill.
+gRPC services are asked by gRPC itself: the answer is what their callers' own health checks see. A kubelet has no
+certificate, so where callers need one it asks on a port of its own. Neither asks the database, so that its failure takes
+no pod away. The edge and the workers answer on the second port, which no load can fill.
 */}}
 {{- define "parley.probes" -}}
 {{- if eq .serves "grpc" }}
 startupProbe:
-  grpc: {port: {{ .ports.grpc }}}
+  grpc: {port: {{ .port }}}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 90
 readinessProbe:
-  grpc: {port: {{ .ports.grpc }}}
+  grpc: {port: {{ .port }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 2
 livenessProbe:
-  grpc: {port: {{ .ports.grpc }}}
+  grpc: {port: {{ .port }}}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6

@@ -42,6 +42,13 @@ scaleDown:
 {{- fail (printf "%s.enabled needs %s.parentRefs: the Gateway that it belongs to" $route $route) -}}
 {{- end -}}
 {{- end -}}
+{{- range $id, $name := .Values.mtls.consumers -}}
+{{- range $component, $row := include "parley.components" $ | fromYaml -}}
+{{- if eq $name $row.deployable -}}
+{{- fail (printf "mtls.consumers: %s may not be called %s, which is a workload of the release" $id $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hostnames) -}}
 {{- fail "ingress.enabled needs ingress.hostnames: without a name the rule would take every host's requests" -}}
 {{- end -}}

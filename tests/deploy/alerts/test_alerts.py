@@ -44,6 +44,9 @@ _FORBIDDEN = 'parley_mesh_rpc_errors_total{job="auth",method="/a/B",reason="CALL
 _RESTARTS = 'parley_mesh_loop_restarts_total{job="auth",loop="reaper"}'
 _OPEN = 'process_open_fds{job="edge",instance="a"}'
 _OPEN_MAX = 'process_max_fds{job="edge",instance="a"}'
+_LEFT = 'parley_mesh_certificate_remaining_seconds{job="auth",instance="a",certificate="leaf"}'
+_LIFE = 'parley_mesh_certificate_life_seconds{job="auth",instance="a",certificate="leaf"}'
+_CA_LEFT = 'parley_mesh_certificate_remaining_seconds{job="auth",instance="a",certificate="ca"}'
 _BROKEN = 'parley_retrieval_documents_total{outcome="failed"}'
 _PUBLISHED = 'parley_retrieval_documents_total{outcome="published"}'
 _REFUSED = 'parley_auth_logins_total{outcome="refused"}'
@@ -86,6 +89,12 @@ CASES = {
     "ParleyOverloaded": Case({_OVERLOADED: "0+10x30"}, {_OVERLOADED: "0+3x30"}),
     "ParleyLoopFailing": Case({_RESTARTS: "0+1x30"}, {_RESTARTS: "0x10 3x30"}),
     "ParleyFilesNearMax": Case({_OPEN: "90x30", _OPEN_MAX: "100x30"}, {_OPEN: "80x30", _OPEN_MAX: "100x30"}),
+    "ParleyCertExpiry": Case(
+        {_LEFT: "500000x60", _LIFE: "2592000x60"}, {_LEFT: "864000x60", _LIFE: "2592000x60", _CA_LEFT: "2592000x60"}
+    ),
+    "ParleyCertExpiryNear": Case(
+        {_CA_LEFT: "172000x60"}, {_LEFT: "500000x60", _LIFE: "2592000x60", _CA_LEFT: "172800x60"}
+    ),
     "ParleyIngestionFailing": Case(
         {_BROKEN: "0+6x60", _PUBLISHED: "0+4x60"}, {_BROKEN: "0+4x60", _PUBLISHED: "0+6x60"}, at="45m"
     ),
