@@ -92,7 +92,7 @@ class OpenAIProvider:
             http_client=self._http,
         )
         self._url: Final = httpx2.URL(f"{(base_url or BASE_URL).rstrip('/')}/chat/completions")
-        self._head: dict[str, str] = {}
+        self._head: httpx2.Headers | None = None
 
     async def generate(self, task: Task) -> AsyncGenerator[ProviderEvent, None]:
         """See `Provider.generate`."""
@@ -132,10 +132,18 @@ class OpenAIProvider:
             streamed["stream_options"] = {"include_usage": True}
         # With the SDK's headers, but not through it: what it does to a request that is written already (options,
         # headers, retries, types of the answer) took 0.42 of the 1.35 ms of a short call.
-        self._head = self._head or _sent({**self.client.default_headers, **self.client.auth_headers, **self.headers})
-        timeout = httpx2.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s)
         content = orjson.dumps(self.body(task) | streamed)
-        request = self._http.build_request("POST", self._url, content=content, headers=self._head, timeout=timeout)
+        headers = self._headers()
+        headers["content-length"] = str(len(content))
+        timeout = httpx2.Timeout(limits.total_s, connect=limits.connect_s, pool=limits.connect_s)
+        request = httpx2.Request(
+            "POST",
+            self._url,
+            headers=headers,
+            stream=httpx2.ByteStream(content),
+            extensions={"timeout": timeout.as_dict()},
+        )
+        request.read()
         response = await self._http.send(request, stream=True)
         if response.is_success:
             return response
@@ -144,6 +152,13 @@ class OpenAIProvider:
         finally:
             await response.aclose()
         raise _refusal(response)
+
+    def _headers(self) -> httpx2.Headers:
+        """Headers of a request but its length: put together once, which takes httpx 0.12 ms."""
+        if self._head is None:
+            said = _sent({**self.client.default_headers, **self.client.auth_headers, **self.headers})
+            self._head = self._http.build_request("POST", self._url, content=b"{}", headers=said).headers
+        return self._head.copy()
 
     def body(self, task: Task) -> dict[str, object]:
         """What is asked, in OpenAI's form, for a whole answer.
@@ -265,7 +280,8 @@ class _Reading:
         if at(chunk, "error") is not None:
             raise failure_in(chunk, self._label)
         found = self._parts.take(chunk)
-        self._is_refusal = self._is_refusal or any(isinstance(piece, Text) and piece.is_refusal for piece in found)
+        for piece in found:
+            self._is_refusal = self._is_refusal or (isinstance(piece, Text) and piece.is_refusal)
         reason = text_at(chunk, "choices", 0, "finish_reason")
         if reason:
             self.finish_reason = self._reason(reason)
@@ -283,6 +299,8 @@ class _Reading:
 
 
 def _counts(chunk: object) -> TokenCounts | None:
+    if at(chunk, "usage") is None:  # in nearly every chunk
+        return None
     asked = count_at(chunk, "usage", "prompt_tokens")
     written = count_at(chunk, "usage", "completion_tokens")
     if asked is None or written is None:
