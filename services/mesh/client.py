@@ -29,6 +29,7 @@ from services.mesh.settings import MeshSettings
 from services.mesh.status import from_rpc_error
 from services.mesh.tls.certificates import certificate_files
 from services.mesh.tls.channel import renewed_channel
+from services.mesh.tunnel.channel import TunnelChannel
 
 ATTEMPTS_MAX: Final = 3
 BACKOFF_S_MIN: Final = 0.05
@@ -39,12 +40,34 @@ RETRY_BUDGET_RATIO: Final = 0.1
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 STREAM_S_MAX: Final = 3_600.0
 KEEPALIVE_S: Final = 30
+KEEPALIVE_ANSWER_S: Final = 15
+"""A peer that is gone without a word is noticed after both; until then calls to it wait for their deadlines."""
 CONNECT_S_MAX: Final = 3
 """For the connection and the first frames of HTTP/2; a process that has just started is busy with other things."""
 RECONNECT_MS_MIN: Final = 100
 RECONNECT_MS_MAX: Final = 500
 """With gRPC's jitter of a fifth, a process that is back is found within 0.6 s. A process that leaves serves for longer
 than that (`not_serving_pause_s`), because it may be the only one that its clients are connected to."""
+
+NAME_SCHEME: Final = "dns:///"
+LIST_SCHEME: Final = "ipv4:"
+
+_Options = tuple[tuple[str, str | int], ...]
+_OPTIONS: Final[_Options] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1_000),
+    ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS_MIN),
+    ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
+    # Not a backoff, in spite of its name: how long gRPC waits for one attempt to connect.
+    ("grpc.min_reconnect_backoff_ms", CONNECT_S_MAX * 1_000),
+    ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
+)
+_TUNNEL_OPTIONS: Final[_Options] = (
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
+    ("grpc.http2.max_pings_without_data", 0),  # a tunnel may be idle for hours, and has to be there all the same
+    ("grpc.use_local_subchannel_pool", 1),  # a tunnel has a connection of its own
+)
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -71,34 +94,49 @@ async def open_channel(
         SettingsError: the certificates cannot be used.
     """
     files = tuple(contracts)
-    options: list[tuple[str, str | int]] = [
-        ("grpc.service_config", json.dumps(service_config(files))),
-        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1_000),
-        ("grpc.initial_reconnect_backoff_ms", RECONNECT_MS_MIN),
-        ("grpc.max_reconnect_backoff_ms", RECONNECT_MS_MAX),
-        # Not a backoff, in spite of its name: how long gRPC waits for one attempt to connect.
-        ("grpc.min_reconnect_backoff_ms", CONNECT_S_MAX * 1_000),
-        ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
-    ]
-    if "," in target:  # gRPC would look for the whole list in a certificate
-        options.append(("grpc.default_authority", target.partition(",")[0].strip()))
-    async with _connecting(channel_target(target), options, settings) as channel:
-        yield MeshChannel(channel, policies_of(files))
+    policies = policies_of(files)
+    make = _tunnels if (settings or MeshSettings()).mesh_transport == "tunnel" else _plain
+    async with _connecting(make(channel_target(target), files, policies), settings) as channel:
+        yield MeshChannel(channel, policies)
+
+
+Credentials = grpc.ChannelCredentials | None
+_Make = Callable[[Credentials], grpc.aio.Channel]
+
+
+def _plain(target: str, contracts: Iterable[FileDescriptor], _policies: Mapping[str, Policy]) -> _Make:
+    options: _Options = (*_OPTIONS, ("grpc.service_config", json.dumps(service_config(contracts))))
+    first, separator, _ = target.partition(",")
+    if separator:  # gRPC would look for the whole list in a certificate
+        options = (*options, ("grpc.default_authority", first.removeprefix(LIST_SCHEME)))
+    return partial(_dialled, target, options)
+
+
+def _tunnels(target: str, _contracts: Iterable[FileDescriptor], policies: Mapping[str, Policy]) -> _Make:
+    options: _Options = (*_OPTIONS, *_TUNNEL_OPTIONS)
+    if target.startswith(NAME_SCHEME):  # what the certificate of each address behind the name has to be for
+        options = (*options, ("grpc.default_authority", target.removeprefix(NAME_SCHEME)))
+
+    def make(credentials: Credentials) -> grpc.aio.Channel:
+        return TunnelChannel(target, policies, lambda address: _dialled(address, options, credentials))
+
+    return make
+
+
+def _dialled(target: str, options: _Options, credentials: Credentials) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 @asynccontextmanager
-async def _connecting(
-    target: str, options: Sequence[tuple[str, str | int]], settings: MeshSettings | None
-) -> AsyncIterator[grpc.aio.Channel]:
+async def _connecting(make: _Make, settings: MeshSettings | None) -> AsyncIterator[grpc.aio.Channel]:
     files = certificate_files(settings)
     if settings is None or files is None:
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
+        async with make(None) as channel:
             yield channel
         return
-    dial = partial(grpc.aio.secure_channel, target, options=options)
-    async with renewed_channel(files, dial, look_every_s=settings.mesh_tls_look_every_s) as channel:
+    async with renewed_channel(files, make, look_every_s=settings.mesh_tls_look_every_s) as channel:
         yield channel
 
 
@@ -137,10 +175,10 @@ def channel_target(target: str) -> str:
     """
     addresses = [address.strip() for address in target.split(",")]
     if all(_is_ipv4(address.rpartition(":")[0]) for address in addresses):
-        return "ipv4:" + ",".join(addresses)
+        return LIST_SCHEME + ",".join(addresses)
     if len(addresses) > 1:
         raise ValueError(f"{target!r}: several addresses must be IPv4 addresses, or one name that resolves to them")
-    return f"dns:///{addresses[0]}"
+    return f"{NAME_SCHEME}{addresses[0]}"
 
 
 def service_config(contracts: Iterable[FileDescriptor]) -> Mapping[str, object]:

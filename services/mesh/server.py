@@ -21,6 +21,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from parley.mesh.v1.tunnel_service_pb2_grpc import add_TunnelServiceServicer_to_server
 from services.mesh import telemetry
 from services.mesh.debug_http import Check, Health, serving
 from services.mesh.identity import TokenVerifier
@@ -32,6 +33,7 @@ from services.mesh.settings import MeshSettings, ServerSettings
 from services.mesh.tasks import Loop, periodic, supervised
 from services.mesh.tls.certificates import CertificateFiles, certificate_files, server_credentials
 from services.mesh.tls.peers import Peers
+from services.mesh.tunnel.server import PATH, TunnelServer
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of one request or response. Nested messages grow tenfold in memory: 40 MB at worst. Uploads come in chunks."""
@@ -43,8 +45,12 @@ shed by the limit stage instead, with a reason."""
 UNREQUESTED_S_MAX: Final = 600
 CONNECTION_AGE_S: Final = 60
 """Clients reconnect about this often and so find new replicas."""
-CONNECTION_GRACE_S: Final = 3_600
-"""What is under way on an aged connection ends in its time: the longest stream."""
+CONNECTION_GRACE_S: Final = 3_720
+"""What is under way on an aged connection ends in its time: the longest stream, and for a tunnel the calls that began
+on it until it was exchanged (`tunnel.backend.EXCHANGE_S`)."""
+KEEPALIVE_S: Final = 30
+"""A client that is gone without a word is noticed after this and `KEEPALIVE_ANSWER_S`; until then its calls go on."""
+KEEPALIVE_ANSWER_S: Final = 15
 LAST_WORDS_S: Final = 0.5
 """Before the end of a drain, for the calls that have not ended to be told so."""
 
@@ -60,6 +66,9 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_connection_age_grace_ms", CONNECTION_GRACE_S * 1_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", KEEPALIVE_S * 1_000),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 Register = Callable[[grpc.aio.Server], object]
@@ -148,12 +157,16 @@ async def running(
     registry.refuse_sync_handlers()
     leaving = Leaving()
     files = certificate_files(settings)
-    stages = pinned_stages(
-        verifier=verifier, peers=_peers(settings, files), limiter=InFlightLimiter(settings.calls_max), leaving=leaving
-    )
-    server = grpc.aio.server(interceptors=[Chain(stages, {**INFRASTRUCTURE, **policies})], options=_OPTIONS)
+    peers = _peers(settings, files)
+    stages = pinned_stages(verifier=verifier, peers=peers, limiter=InFlightLimiter(settings.calls_max), leaving=leaving)
+    chain = Chain(stages, {**INFRASTRUCTURE, **policies}, carrier=PATH)
+    server = grpc.aio.server(interceptors=[chain], options=_OPTIONS)
     for register in servicers:
         register(server)
+    tunnels = TunnelServer(
+        lambda path: chain.around(path, registry.handlers.get(path)), admit=None if peers is None else peers.name_of
+    )
+    add_TunnelServiceServicer_to_server(tunnels, server)
     health_servicer = health.aio.HealthServicer()
     await health_servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
@@ -166,7 +179,7 @@ async def running(
     async with (
         _process(settings, process_health, loops) as debug_port,
         _health_port(settings.health_listen, health_servicer) as health_port,
-        _started(server, settings, leaving),
+        _started(server, settings, leaving, tunnels),
     ):
         for name in ("", *registry.services):
             await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -178,6 +191,7 @@ async def running(
             # The replica that came up a moment ago is no place to go yet for clients that were told of its absence.
             await asyncio.sleep(settings.not_serving_pause_s)
             await health_servicer.enter_graceful_shutdown()
+            tunnels.leave()
 
 
 @asynccontextmanager
@@ -201,7 +215,9 @@ async def _process(settings: MeshSettings, process_health: Health, loops: Sequen
 
 
 @asynccontextmanager
-async def _started(server: grpc.aio.Server, settings: ServerSettings, leaving: Leaving) -> AsyncIterator[None]:
+async def _started(
+    server: grpc.aio.Server, settings: ServerSettings, leaving: Leaving, tunnels: TunnelServer
+) -> AsyncIterator[None]:
     await server.start()
     try:
         yield
@@ -209,10 +225,12 @@ async def _started(server: grpc.aio.Server, settings: ServerSettings, leaving: L
         # Clients that watch health have left by then; `stop` alone failed 3 calls each time, with this 0 of 7,526.
         await asyncio.sleep(settings.not_serving_pause_s)
         leaving.begin()
+        tunnels.refuse()
         wait_s = settings.drain_s - min(LAST_WORDS_S, settings.drain_s / 2)
         last_words = asyncio.get_running_loop().call_later(wait_s, leaving.end)
         try:
             await server.stop(settings.drain_s)
+            await tunnels.ended()
         finally:
             last_words.cancel()
 

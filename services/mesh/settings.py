@@ -110,6 +110,15 @@ class MeshSettings(BaseSettings):
         description="Seconds between two looks at the certificate files, which are followed while they are renewed.",
     )
 
+    mesh_transport: Literal["tunnel", "grpc"] = Field(
+        default="grpc",
+        validation_alias="PARLEY_MESH_TRANSPORT",
+        description=(
+            "How calls to other processes travel: many of them on one stream (`tunnel`), or each by itself (`grpc`). "
+            "Both are always served."
+        ),
+    )
+
     @field_validator("*", mode="before")
     @classmethod
     def _decode(cls, value: object, info: ValidationInfo) -> object:

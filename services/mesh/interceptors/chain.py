@@ -87,13 +87,20 @@ def pinned_stages(
 
 
 class Chain(grpc.aio.ServerInterceptor):
-    """Runs stages around every call; methods without a policy do not exist for it."""
+    """Runs stages around every call; methods without a policy do not exist for it.
 
-    def __init__(self, stages: Sequence[Stage], policies: Mapping[str, Policy]) -> None:
+    Args:
+        stages: in the order in which they are entered.
+        policies: of all methods.
+        carrier: path of a method that carries calls: the stages run around each of those, and not around itself.
+    """
+
+    def __init__(self, stages: Sequence[Stage], policies: Mapping[str, Policy], *, carrier: str = "") -> None:
         self._run: Proceed = _innermost
         for stage in reversed(stages):
             self._run = partial(stage.run, proceed=self._run)
         self._policies = policies
+        self._carrier = carrier
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -105,8 +112,17 @@ class Chain(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
-            policy = self._policies.get(method)
             handler = await continuation(handler_call_details)
+            wrapped = handler if method == self._carrier else self.around(method, handler)
+        return wrapped
+
+    def around(
+        self, method: str, handler: "grpc.RpcMethodHandler[Req, Res] | None"
+    ) -> "grpc.RpcMethodHandler[Req, Res] | None":
+        """A handler with the stages around it; None for one that is not there, or has no policy."""
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            policy = self._policies.get(method)
             if handler is None or policy is None:
                 return None
             wrapped = self._wrapped[method] = self._wrap(method, policy, handler)

@@ -133,7 +133,12 @@ async def slow_to_begin(port: int, *, delay_s: float) -> AsyncIterator[int]:
                 await writer.drain()
         writer.close()
 
+    connections: set[asyncio.Task[object]] = set()
+
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
         await asyncio.sleep(delay_s)
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
@@ -141,6 +146,8 @@ async def slow_to_begin(port: int, *, delay_s: float) -> AsyncIterator[int]:
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        if connections:
+            await asyncio.wait(connections, timeout=5)
 
 
 def test_service_config_names_exactly_the_repeatable_methods() -> None:
