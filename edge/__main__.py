@@ -10,7 +10,7 @@ import uvloop
 from edge.server import serve
 from edge.settings import EdgeSettings
 from edge.transcoding.openapi import document
-from services.mesh import garbage, telemetry
+from services.mesh import files, garbage, telemetry
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
 from services.mesh.settings import SettingsError, effective, load
@@ -40,6 +40,7 @@ def main() -> int:
             sys.stdout.write(f"{setting.variable}={setting.value}  # {setting.origin}. {setting.description}\n")
         return 0
     telemetry.configure_logging("edge", level=settings.log_level, form=settings.log_format)
+    files.raise_limit()
     garbage.spare()
     try:
         with exporting(settings, service="edge"), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

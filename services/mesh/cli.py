@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, NoReturn, Ty
 
 import uvloop
 
-from services.mesh import garbage, telemetry
+from services.mesh import files, garbage, telemetry
 from services.mesh.errors import MeshError
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
@@ -147,6 +147,7 @@ def _run(work: Awaitable[None]) -> None:
         await work
 
     coroutine: Coroutine[object, object, None] = run()
+    files.raise_limit()
     garbage.spare()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(coroutine)

@@ -71,6 +71,16 @@ def _renew_all() -> Any:  # Any: as above
     return update(tables.turns).where(_is_given(free)).values(lease_expire_time=LEASE).returning(_turns.id)
 
 
+def _wanted() -> Any:  # Any: as above
+    given = _given("organization_id", "turn_id", "fence")
+    return (
+        select(_turns.id)
+        .select_from(given)
+        .join(tables.turns, and_(_is_given(given), _turns.fence == given.c.fence))
+        .where(_turns.state == TurnState.RUNNING.value, _turns.cancel_requested.is_(False))
+    )
+
+
 def _progress() -> Any:  # Any: as above
     given = _given("organization_id", "turn_id")
     is_answer = and_(
@@ -88,11 +98,12 @@ def _progress() -> Any:  # Any: as above
 
 FOLD_ALL: Final = _fold_all()
 RENEW_ALL: Final = _renew_all()
+WANTED: Final = _wanted()
 PROGRESS: Final = _progress()
 
 
 class ManyQueries(WorkQueries):
-    """See `TurnStore.progress`, `WorkStore.fold_all` and `WorkStore.renew_all`."""
+    """See `TurnStore.progress`, and `fold_all`, `renew_all` and `unwanted` of `WorkStore`."""
 
     async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
         """See `WorkStore.fold_all`."""
@@ -109,6 +120,16 @@ class ManyQueries(WorkQueries):
             given = _arrays([_key_of(hold) for hold in group])
             done.update((await here.change(RENEW_ALL, given | {"lease_s": lease_s})).scalars())
         return [hold.ref.turn_id in done for hold in holds]
+
+    async def unwanted(self, holds: Sequence[Hold]) -> set[TurnId]:
+        """See `WorkStore.unwanted`."""
+        wanted: set[TurnId] = set()
+        for here, group in self._database.parts(holds, lambda hold: hold.ref.organization_id):
+            if group:
+                async with here.read() as read:
+                    found = await read.execute(WANTED, _arrays([_key_of(hold) for hold in group]))
+                    wanted.update(TurnId(turn_id) for turn_id in found.scalars())
+        return {hold.ref.turn_id for hold in holds} - wanted
 
     async def progress(self, turns: Sequence[TurnKey]) -> dict[TurnId, Progress]:
         """See `TurnStore.progress`."""

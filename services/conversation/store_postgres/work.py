@@ -99,22 +99,6 @@ class WorkQueries:
         changed = await self._database.of(hold.ref.organization_id).change(statements.RELEASE, held_by(hold) | given)
         return changed.rowcount == 1
 
-    async def unwanted(self, holds: Sequence[Hold]) -> set[TurnId]:
-        """See `WorkStore.unwanted`."""
-        if not holds:
-            return set()
-        wanted: set[TurnId] = set()
-        for part, mine in self._database.parts(holds, lambda hold: hold.ref.organization_id):
-            keys = [(hold.ref.organization_id, hold.ref.turn_id, hold.fence) for hold in mine]
-            query = select(_turns.id).where(
-                tuple_(_turns.organization_id, _turns.id, _turns.fence).in_(keys),
-                _turns.state == TurnState.RUNNING.value,
-                _turns.cancel_requested.is_(False),
-            )
-            async with part.read() as read:
-                wanted.update(TurnId(turn_id) for turn_id in (await read.execute(query)).scalars())
-        return {hold.ref.turn_id for hold in holds} - wanted
-
     async def requeue_lapsed(self, *, attempts_max: int, limit: int) -> tuple[list[Lapsed], list[Lapsed]]:
         """See `WorkStore.requeue_lapsed`."""
         columns = (_turns.organization_id, _turns.conversation_id, _turns.id, _turns.attempt, _turns.fence)

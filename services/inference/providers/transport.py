@@ -18,9 +18,11 @@ import httpx2
 
 from services.inference.providers.connection import Connection
 
-IN_USE_MAX: Final = 1_000
+IN_USE_MAX: Final = 10_000
+"""Answers under way; the vendors' SDKs allow a tenth of that, and an answer above it would wait and then fail. How many
+a process takes at all is set by PARLEY_CALLS_MAX."""
 IDLE_MAX: Final = 100
-"""Per address; as the vendors' SDKs have it, and the bound above."""
+"""Per address; as the vendors' SDKs have it."""
 IDLE_S: Final = 4.0
 """Below the 5 s of uvicorn, behind which vLLM stands: a connection that is closed just when it is used is an error."""
 NEXT_ADDRESS_S: Final = 0.25
