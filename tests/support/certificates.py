@@ -10,6 +10,8 @@ from dev.certificates import Authority, peers, spiffe_id, write
 from services.mesh.settings import MeshSettings, ServerSettings
 
 LOOK_EVERY_S = 0.1
+TRANSPORTS = ("grpc", "tunnel")
+"""How calls may travel to a process; to its certificates that is all one."""
 
 
 def party(folder: Path, authority: Authority, workload: str, *, bundle: str = "", uris: Sequence[str] = ()) -> Path:

@@ -17,13 +17,25 @@ from services.mesh.errors import CallerForbidden, MeshError, Unavailable
 from services.mesh.rpc import RpcContext, current
 from services.mesh.server import RunningServer, ServerError
 from services.mesh.settings import MeshSettings, ServerSettings, SettingsError
-from tests.support.certificates import client_settings, credentials, party, server_settings
+from tests.support.certificates import (
+    TRANSPORTS,
+    client_settings,
+    credentials,
+    party,
+    server_settings,
+)
 from tests.support.echo import CONTRACT, EchoStub, echo_server
 from tests.support.tokens import Issuer
 
 HELLO = StringValue(value="hello")
 ISSUER = Issuer()
+every_transport = pytest.mark.usefixtures("transport")
 ENDED = datetime.now(UTC) - timedelta(hours=1)
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_MESH_TRANSPORT", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +66,7 @@ async def asked(port: int, given: grpc.ChannelCredentials | None, method: str = 
         return answer.value
 
 
+@every_transport
 async def test_caller_is_who_its_certificate_names(server: RunningServer, authority: Authority, tmp_path: Path) -> None:
     own = client_settings(party(tmp_path / "edge", authority, "edge"))
     async with open_channel(f"127.0.0.1:{server.port}", [CONTRACT], own) as channel:
@@ -61,6 +74,7 @@ async def test_caller_is_who_its_certificate_names(server: RunningServer, author
     assert answer.value == "edge"
 
 
+@every_transport
 async def test_several_servers_may_share_a_name(authority: Authority, tmp_path: Path) -> None:
     settings = server_settings(party(tmp_path / "server", authority, "inference"))
     own = client_settings(party(tmp_path / "edge", authority, "edge"))
@@ -132,29 +146,31 @@ async def test_caller_refuses_a_server_that_is_not_who_it_should_be(
     assert told in repr(refused.value.__cause__)
 
 
+@every_transport
 @pytest.mark.parametrize(
-    ("peer", "caller", "method", "is_allowed"),
+    ("case", "is_allowed"),
     [
         # `Inner` is open to the edge alone; `Echo` to whoever has the scope.
-        ("edge", "edge", "Inner", True),
-        ("edge", None, "Inner", False),
-        ("conversation", "conversation", "Inner", False),
-        ("conversation", "edge", "Inner", False),
-        ("consumer", "edge", "Inner", False),
-        ("edge", "edge", "Echo", True),
-        ("conversation", "edge", "Echo", False),
-        ("consumer", "edge", "Echo", False),
-        ("consumer", None, "Echo", True),
-        ("edge", None, "Echo", True),
+        (("edge", "edge", "Inner"), True),
+        (("edge", None, "Inner"), False),
+        (("conversation", "conversation", "Inner"), False),
+        (("conversation", "edge", "Inner"), False),
+        (("consumer", "edge", "Inner"), False),
+        (("edge", "edge", "Echo"), True),
+        (("conversation", "edge", "Echo"), False),
+        (("consumer", "edge", "Echo"), False),
+        (("consumer", None, "Echo"), True),
+        (("edge", None, "Echo"), True),
     ],
 )
 async def test_token_of_a_workload_is_good_with_its_own_certificate_only(
-    server: RunningServer, authority: Authority, peer: str, caller: str | None, method: str, *, is_allowed: bool
+    server: RunningServer, authority: Authority, tmp_path: Path, case: tuple[str, str | None, str], *, is_allowed: bool
 ) -> None:
-    given = credentials(authority.pem, authority.issue([spiffe_id(peer)]))
-    async with grpc.aio.secure_channel(f"ipv4:127.0.0.1:{server.port}", given) as channel:
+    peer, caller, method = case
+    own = client_settings(party(tmp_path / peer, authority, peer))
+    async with open_channel(f"127.0.0.1:{server.port}", [CONTRACT], own) as channel:
         metadata = ISSUER.metadata(caller=caller, scopes=["echo:read"])
-        call = EchoStub(channel).unary(method)(HELLO, metadata=metadata, timeout=30.0)
+        call = EchoStub(channel).unary(method)(HELLO, metadata=metadata)
         if is_allowed:
             await unary(call)
         else:

@@ -19,7 +19,14 @@ from services.mesh.errors import MeshError, Unavailable
 from services.mesh.rpc import RpcContext
 from services.mesh.tls.certificates import CertificateFiles
 from services.mesh.tls.channel import renewed_channel
-from tests.support.certificates import LOOK_EVERY_S, client_settings, credentials, party, server_settings
+from tests.support.certificates import (
+    LOOK_EVERY_S,
+    TRANSPORTS,
+    client_settings,
+    credentials,
+    party,
+    server_settings,
+)
 from tests.support.echo import CONTRACT, EchoStub, echo_server
 from tests.support.waiting import until
 
@@ -68,6 +75,11 @@ async def calling(seen: Seen, channel: grpc.aio.Channel) -> AsyncIterator[None]:
             group.create_task(call())
         yield
         is_over = True
+
+
+@pytest.fixture(autouse=True, params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARLEY_MESH_TRANSPORT", request.param)
 
 
 def own(folder: Path) -> bytes:
