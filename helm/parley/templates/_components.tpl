@@ -66,6 +66,9 @@ The schemas in their order, each by its own command, which needs the database an
 {{- end }}
 {{- if has "database" .table.stores }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_URL" "name" $secrets.database.name "key" (.databaseKey | default $secrets.database.key)) }}
+{{- if and $secrets.database.shardsKey (ne .table.deployable "auth") }}
+{{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_SHARDS" "name" $secrets.database.name "key" (.shardsKey | default $secrets.database.shardsKey)) }}
+{{- end }}
 {{- end }}
 {{- if has "valkey" .table.stores }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_VALKEY_URL" "name" $secrets.valkey.name "key" $secrets.valkey.key) }}
