@@ -1,8 +1,9 @@
 """`python -m tests.load.paced`: a provider of OpenAI's streamed chat completions that keeps to a timetable.
 
 Each answer is what its question wishes for (`Wish`). Bare sockets and one timer for all answers: at ten thousand of
-them anything else would take the machine from what is measured. A line `end <instant> <spread>` in its input makes
-every open answer end at an instant of its own in that span.
+them anything else would take the machine from what is measured. Lines of its input, with instants and spans in
+microseconds: `hold` and `begin <instant>` for answers that wait to be told, `end <instant> <span>` makes every open
+answer end at an instant of its own in that span.
 """
 
 import asyncio
@@ -35,7 +36,29 @@ class Timetable:
         self._due: list[tuple[int, int, Answering]] = []
         self._numbers = count()
         self._timer: asyncio.TimerHandle | None = None
-        self._end_us = self._spread_us = 0
+        self._held: list[Answering] = []
+        self._begin_us = self._end_us = self._spread_us = 0
+
+    def hold(self) -> None:
+        """Answers that wait to be told wait from now on; none was told to end."""
+        self._begin_us = self._end_us = 0
+
+    def begin(self, at_us: int) -> None:
+        """Those that wait begin at an instant, and those that come late at once."""
+        self._begin_us = at_us
+        held, self._held = self._held, []
+        for answering in held:
+            self.ask(answering)
+
+    def ask(self, answering: "Answering") -> None:
+        """An answer is wanted."""
+        wish, now = answering.wish, now_us()
+        if wish.first_us is not None:
+            self.add(now + wish.first_us, answering)
+        elif self._begin_us:
+            self.add(max(self._begin_us, now) + round(_share(answering) * wish.apart_us), answering)
+        else:
+            self._held.append(answering)
 
     def add(self, due_us: int, answering: "Answering") -> None:
         """An answer's next token is due then."""
@@ -51,8 +74,7 @@ class Timetable:
         """Whether an answer was told to end before now."""
         if not self._end_us:
             return False
-        share = answering.number * 0.618_033_988_75 % 1.0  # neighbours far apart, all evenly spread
-        return now >= self._end_us + share * self._spread_us
+        return now >= self._end_us + _share(answering) * self._spread_us
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -81,8 +103,8 @@ class Answering(asyncio.Protocol):
         self._timetable = timetable
         self._transport: asyncio.WriteTransport | None = None
         self._request = b""
-        self._wish: Wish | None = None
         self._written = 0
+        self.wish = Wish(tokens=0, apart_us=0)
         self.number = 0
 
     @property
@@ -102,22 +124,27 @@ class Answering(asyncio.Protocol):
         if not found or len(body) < _length(head):
             return
         self._request = b""
-        self._wish, self._written = Wish.found_in(body), 0
+        self.wish, self._written = Wish.found_in(body), 0
         self.number = next(self._numbers)
         assert self._transport is not None
         self._transport.write(_HEAD)
-        self._timetable.add(self._wish.begins_us(now_us()), self)
+        self._timetable.ask(self)
 
     def write(self, due_us: int, *, is_over: bool) -> int:
         """Writes the token that is due, or the end; gives when the next one is, 0 when nothing follows."""
-        wish, transport = self._wish, self._transport
-        if transport is None or wish is None:
+        wish, transport = self.wish, self._transport
+        if transport is None:
             return 0
         self._written += 1
         is_last = is_over or self._written == wish.tokens
         rest = _end_of(self._written) if is_last else b""
         transport.write(b"".join((_BEFORE, stamp(due_us), _AFTER, rest)))
         return 0 if is_last else due_us + wish.apart_us
+
+
+def _share(answering: Answering) -> float:
+    """Of a span, by an answer's number: neighbours are far apart, and all evenly spread."""
+    return answering.number * 0.618_033_988_75 % 1.0
 
 
 def _end_of(tokens: int) -> bytes:
@@ -137,8 +164,15 @@ async def _serve() -> None:
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        _, at_us, spread_us = line.split()
-        timetable.end(int(at_us), int(spread_us))
+        match line.split():
+            case ["hold"]:
+                timetable.hold()
+            case ["begin", at_us]:
+                timetable.begin(int(at_us))
+            case ["end", at_us, span_us]:
+                timetable.end(int(at_us), int(span_us))
+            case _:
+                raise ValueError(f"not understood: {line!r}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from tests.support.stack import Stack
 ROLES: Final = ("edge", "conversation", "conversation-worker", "inference", "auth", "postgres", "valkey")
 """Processes that a turn without retrieval touches."""
 MODEL_NAME: Final = f"openai/{MODEL}"
+TUNNEL: Final[Mapping[str, str]] = {"PARLEY_MESH_TRANSPORT": "tunnel"}
+GRPC: Final[Mapping[str, str]] = {"PARLEY_MESH_TRANSPORT": "grpc"}
+"""How the processes of a stack call each other."""
 _STREAMS_MAX: Final = 10_000
 """Of one worker and of one edge."""
 _CALLS_PER_STREAM: Final = 4

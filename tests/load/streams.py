@@ -22,7 +22,7 @@ from tests.load.asking import Plan, Question, Words
 from tests.load.conversations import Stored, stored_answers
 from tests.load.generator import Generator
 from tests.load.meter import Reading, memory_bytes
-from tests.load.platform import Platform, platform
+from tests.load.platform import TUNNEL, Platform, platform
 from tests.load.schedule import steady
 from tests.load.serving import Served, served
 from tests.load.tally import Course, Tally, percentile
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--tokens-per-s", type=float, default=0.1, help="of each answer")
     parser.add_argument("--opened-per-s", type=float, default=40.0)
     parser.add_argument("--hold-s", type=float, default=20.0, help="how long all are open")
-    parser.add_argument("--ends-s", type=float, default=60.0, help="over how long they end")
+    parser.add_argument("--ends-s", type=float, default=90.0, help="over how long they end")
     parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the stack's processes")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -95,7 +95,7 @@ def main() -> None:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="parley-streams-")))
         folder.chmod(0o711)  # as in `tests.load`
         double = opened.enter_context(served("tests.load.paced"))
-        settings = dict(setting.split("=", 1) for setting in given.setting)
+        settings = {**TUNNEL, **dict(setting.split("=", 1) for setting in given.setting)}
         subject = opened.enter_context(
             platform("platform", folder / "stack", double, streams=options.streams, environment=settings)
         )

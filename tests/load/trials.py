@@ -18,6 +18,7 @@ from tests.load.generator import Generator
 from tests.load.meter import Reading
 from tests.load.platform import Platform
 from tests.load.schedule import by_chance, steady
+from tests.load.serving import Served
 from tests.load.subjects import Subject
 from tests.load.tally import Tally, percentile
 from tests.load.wish import Wish, now_us, stamps_in
@@ -47,7 +48,7 @@ class Row:
 
 
 TOKEN: Final = Row(name="CPU of a token of a durable turn, 500 open", unit="us", goal="2")
-DELIVERED: Final = Row(name="  tokens/s of 10,000 that were delivered", unit="")
+DELIVERED: Final = Row(name="  tokens/s of 10,000 that came in time", unit="")
 P50: Final = Row(name="first token at 50 turns/s, p50", unit="ms", goal="+25")
 P99: Final = Row(name="first token at 50 turns/s, p99", unit="ms", goal="+100")
 REQUEST: Final = Row(name="CPU of a stateless request, 16 open", unit="us", goal="4")
@@ -87,7 +88,7 @@ class Paced(Work):
 
 SHORT: Final = Paced(name="short", tokens=4)
 LONG: Final = Paced(name="long", tokens=64)
-REQUESTS: Final[Mapping[Paced, int]] = {SHORT: 256, LONG: 64}
+REQUESTS: Final[Mapping[Paced, int]] = {SHORT: 160, LONG: 32}
 CONNECTIONS: Final = 16
 
 
@@ -103,6 +104,7 @@ class Trials:
     What a turn's first token is counted from is when its question was due; one that never came is infinitely late.
 
     Args:
+        double: the provider.
         proxy: what is between client and double at least.
         platforms: what is measured.
         folder: for plans and their results.
@@ -111,13 +113,14 @@ class Trials:
     STREAMS: ClassVar[int] = 500
     TOKENS_PER_S: ClassVar[int] = 20
     OPENED_PER_S: ClassVar[float] = 50.0
-    SETTLE_S: ClassVar[float] = 4.0
-    """Between the last question and the first token of all."""
-    WINDOW_S: ClassVar[float] = 5.0
+    SETTLE_S: ClassVar[float] = 2.0
+    """Between the last answer's head and the first token of all."""
+    WINDOW_S: ClassVar[float] = 3.0
     TURNS_PER_S: ClassVar[float] = 50.0
-    TURNS: ClassVar[int] = 500
+    TURNS: ClassVar[int] = 300
 
-    def __init__(self, proxy: Subject, platforms: Sequence[Platform], folder: Path) -> None:
+    def __init__(self, double: Served, proxy: Subject, platforms: Sequence[Platform], folder: Path) -> None:
+        self._double = double
         self._proxy = proxy
         self._platforms = platforms
         self._folder = folder
@@ -174,29 +177,26 @@ class Trials:
 
     async def _streams(self, subject: Subject, asked: Sequence[tuple[str, str]]) -> None:
         """All open, then all written at once, for as long as a window of measurement."""
-        begin_us = now_us() + LEAD_US
-        first_us = begin_us + round(SECOND * (self.STREAMS / self.OPENED_PER_S + self.SETTLE_S))
-        written_s = self.WINDOW_S + 2.0
-        wish = Wish(
-            tokens=round(written_s * self.TOKENS_PER_S),
-            apart_us=SECOND // self.TOKENS_PER_S,
-            first_us=first_us,
-            is_instant=True,
-        )
+        self._double.say("hold")
+        tokens = round((self.WINDOW_S + 2.0) * self.TOKENS_PER_S)
+        wish = Wish(tokens=tokens, apart_us=SECOND // self.TOKENS_PER_S, first_us=None)
         instants = steady(self.OPENED_PER_S, self.STREAMS)
         bodies = [(path, self._body(subject, wish.words)) for path, _ in asked]
-        plan = self._plan(subject, begin_us, instants, bodies, apart_us=wish.apart_us)
+        plan = self._plan(subject, now_us() + LEAD_US, instants, bodies, apart_us=wish.apart_us)
         generator = Generator(plan, self._folder)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(generator.run())
-            await asyncio.sleep((first_us + SECOND - now_us()) / SECOND)
+            await generator.until(lambda told: told.opened + told.failed >= self.STREAMS)
+            await asyncio.sleep(self.SETTLE_S)
+            self._double.say(f"begin {now_us()}")
+            await asyncio.sleep(1.0)
             first = Reading.of(subject.pids)
             await asyncio.sleep(self.WINDOW_S)
             last = Reading.of(subject.pids)
         tally = running.result()
-        tokens = len(tally.arrivals.within(first.at_us, last.at_us))
+        came = len(tally.arrivals.within(first.at_us, last.at_us))
         spent_us = SECOND * sum(last.since(first).values())
-        self._note(subject, {TOKEN: spent_us / max(1, tokens), DELIVERED: tokens / last.seconds_since(first)})
+        self._note(subject, {TOKEN: spent_us / max(1, came), DELIVERED: came / last.seconds_since(first)})
         self._note_lost(subject, tally)
 
     async def _arrival_questions(self, subject: Subject) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Final
 STAMP_LENGTH: Final = 11
 """A blank and ten digits: microseconds of the machine's monotonic clock, which all its processes share."""
 _WRAP: Final = 10**10
-_WORDS: Final = re.compile(rb"Write (\d+) words, one in (\d+) us, the first (after|at) (\d+) us")
+_WORDS: Final = re.compile(rb"Write (\d+) words, one in (\d+) us, the first (after (\d+) us|when I say)")
 
 
 def now_us() -> int:
@@ -27,20 +27,18 @@ class Wish:
     Attributes:
         tokens: in it, unless the double is told to end before.
         apart_us: between two of them.
-        first_us: until the first one, from the request on; with `is_instant`, the instant of the first one.
-        is_instant: see `first_us`.
+        first_us: until the first one, from the request on; None for when the double is told to begin.
     """
 
     tokens: int
     apart_us: int
-    first_us: int = 0
-    is_instant: bool = False
+    first_us: int | None = 0
 
     @property
     def words(self) -> str:
         """The question."""
-        how = "at" if self.is_instant else "after"
-        return f"Write {self.tokens} words, one in {self.apart_us} us, the first {how} {self.first_us} us"
+        first = "when I say" if self.first_us is None else f"after {self.first_us} us"
+        return f"Write {self.tokens} words, one in {self.apart_us} us, the first {first}"
 
     @classmethod
     def found_in(cls, body: bytes) -> "Wish":
@@ -52,12 +50,8 @@ class Wish:
         found = _WORDS.findall(body)
         if not found:
             raise ValueError(f"no wish in {body[-200:]!r}")
-        tokens, apart, how, first = found[-1]
-        return cls(tokens=int(tokens), apart_us=int(apart), first_us=int(first), is_instant=how == b"at")
-
-    def begins_us(self, asked_us: int) -> int:
-        """When the first token is due."""
-        return self.first_us if self.is_instant else asked_us + self.first_us
+        tokens, apart, _, first = found[-1]
+        return cls(tokens=int(tokens), apart_us=int(apart), first_us=int(first) if first else None)
 
 
 def stamp(due_us: int) -> bytes:

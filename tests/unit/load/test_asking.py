@@ -130,15 +130,19 @@ async def test_double_keeps_to_its_timetable_and_ends_when_told() -> None:
 
     server = await asyncio.get_running_loop().create_server(answering, "127.0.0.1", 0)
     limited = Wish(tokens=3, apart_us=APART_US, first_us=APART_US)
-    endless = Wish(tokens=SECOND, apart_us=APART_US, first_us=now_us() + 50_000, is_instant=True)
+    endless = Wish(tokens=SECOND, apart_us=APART_US, first_us=None)
     questions = [Question(0, "/", chat_body("m", wish.words)) for wish in (limited, endless)]
     async with server:
         running = asyncio.create_task(asked(server.sockets[0].getsockname()[1], questions, words=Words.CHAT))
-        timetable.end(now_us() + 200_000, 1)
+        await until(lambda: timetable._held)
+        told_us = now_us()
+        timetable.begin(told_us)
+        timetable.end(told_us + 200_000, 1)
         short, long = await running
         await until(lambda: not any(one.is_connected for one in served))
 
     assert [short.lost, long.lost] == ["", ""]
     assert short.tokens == 3
     assert long.tokens > 3
+    assert long.first_us >= told_us
     assert short.first_us >= short.asked_us + APART_US
