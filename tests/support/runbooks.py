@@ -12,7 +12,7 @@ PAGES: Final = tuple(sorted((ROOT / "docs" / "runbooks").glob("*.md")))
 _FENCE: Final = re.compile(r"```sh\n(.*?)```\n", re.DOTALL)
 _SPAN: Final = re.compile(r"`([^`]+)`")
 _METRIC: Final = re.compile(r"\b(?:parley|process)_\w+")
-_PROGRAMS: Final = ("kubectl ", "helm ", "curl ", "make ", "python -m ", "promtool ", "valkey-cli ", "ls ")
+_PROGRAMS: Final = ("kubectl ", "helm ", "curl ", "make ", "python -m ", "promtool ", "valkey-cli ", "ls ", "cmctl ")
 _REQUEST: Final = re.compile(r"(GET|PUT|POST|DELETE) /api/\S+")
 
 
