@@ -64,7 +64,8 @@ _OPTIONS: Final[_Options] = (
     ("grpc.enable_http_proxy", 0),  # a proxy for the outside must not catch calls between our own processes
 )
 _TUNNEL_OPTIONS: Final[_Options] = (
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
+    # Not `grpc.keepalive_timeout_ms`: below a minute, gRPC 1.85 waits for this one.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
     ("grpc.http2.max_pings_without_data", 0),  # a tunnel may be idle for hours, and has to be there all the same
     ("grpc.use_local_subchannel_pool", 1),  # a tunnel has a connection of its own
 )

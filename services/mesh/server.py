@@ -67,7 +67,8 @@ _OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1_000),
-    ("grpc.keepalive_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
+    # Not `grpc.keepalive_timeout_ms`: below a minute, gRPC 1.85 waits for this one.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_ANSWER_S * 1_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 

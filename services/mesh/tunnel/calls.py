@@ -228,13 +228,14 @@ class Call:
         self.request = self._parts = None
         if self._timer is not None:
             self._timer.cancel()
+        if self._callbacks is not None:
+            loop = asyncio.get_running_loop()  # by way of it, so that what they raise does not hit the tunnel
+            for callback in self._callbacks:
+                loop.call_soon(callback, self)
         for waiter in (self._over, self._begun, self._headers, self._reader, self._writer):
             _wake(waiter)
         if self._poller is not None and self._poller is not asyncio.current_task():
             self._poller.cancel()
-        if self._callbacks is not None:
-            for callback in self._callbacks:
-                callback(self)
 
     # -------------------------------------------------------------------------------------------------- for its caller
 

@@ -4,9 +4,8 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final, NoReturn, Protocol, Self
+from typing import Any, Final, NoReturn, Self
 
 import grpc
 import grpc.aio
@@ -27,7 +26,7 @@ from services.mesh.tunnel.frames import (
     head,
     headers,
 )
-from services.mesh.tunnel.outbox import Outbox
+from services.mesh.tunnel.served import Carrier, Served
 
 _OK: Final = 0
 _UNKNOWN: Final = int(grpc.StatusCode.UNKNOWN.value[0])
@@ -40,39 +39,6 @@ _CODES: Final = {int(code.value[0]): code for code in grpc.StatusCode}
 _log = telemetry.logger("mesh.tunnel")
 
 Wire = Sequence[tuple[str, str | bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A method as a server's table has it. Any: behaviours and messages of all services.
-
-    Attributes:
-        behaviour: the servicer's method, with the interceptors around it.
-        parse: makes a request of bytes.
-        serialize: makes bytes of a response.
-        streams_requests, streams_responses: its shape.
-    """
-
-    behaviour: Callable[..., Any]
-    parse: Callable[[bytes], Any] | None
-    serialize: Callable[[Any], bytes] | None
-    streams_requests: bool
-    streams_responses: bool
-
-
-class Carrier(Protocol):
-    """The stream that carries the call."""
-
-    outbox: Outbox
-
-    @property
-    def carrying(self) -> "grpc.aio.ServicerContext[Any, Any]":  # Any: as in `Served`
-        """The context of the RPC behind the tunnel."""
-        ...
-
-    def ended(self, number: int) -> None:
-        """The call needs no more frames."""
-        ...
 
 
 class TunnelContext:
@@ -386,8 +352,10 @@ class TunnelContext:
         _wake(self._reader)
         _wake(self._writer)
         self._carrier.ended(self._number)
-        for callback in self._callbacks:
-            callback(self)
+        if self._callbacks:
+            loop = asyncio.get_running_loop()  # by way of it, so that what they raise does not hit the tunnel
+            for callback in self._callbacks:
+                loop.call_soon(callback, self)
 
 
 class Requests:

@@ -12,7 +12,7 @@ from services.mesh import telemetry
 from services.mesh.errors import MeshError
 from services.mesh.rpc import RpcContext
 from services.mesh.status import to_wire
-from services.mesh.tunnel.context import Served, TunnelContext
+from services.mesh.tunnel.context import TunnelContext
 from services.mesh.tunnel.frames import (
     CANCEL,
     END,
@@ -35,6 +35,7 @@ from services.mesh.tunnel.frames import (
     parse_opening,
 )
 from services.mesh.tunnel.outbox import Outbox
+from services.mesh.tunnel.served import Served, served
 
 PATH: Final = "/parley.mesh.v1.TunnelService/Open"
 """Of the RPC that carries calls; interceptors run around each call on it, and not around the carrier."""
@@ -115,7 +116,7 @@ class TunnelServer(tunnel_service_pb2_grpc.TunnelServiceServicer):
         if found is None:
             handler = self._find(path)
             if handler is not None:  # paths that nobody serves are the peer's to invent, so they are not remembered
-                found = self._methods[path] = _served(handler)
+                found = self._methods[path] = served(handler)
         return found
 
 
@@ -200,12 +201,12 @@ class _Session:
             self.outbox.put(head(call, REFUSED))
             return
         opening = parse_opening(body)
-        served = self._server.served(opening.method)
-        if served is None:
+        method = self._server.served(opening.method)
+        if method is None:
             self.outbox.put(head(call, STATUS), ending(_UNIMPLEMENTED, "Method not found!", ()))
             return
-        context = self._calls[call] = TunnelContext(self, call, served, opening, window=self._window)
-        if served.streams_requests:
+        context = self._calls[call] = TunnelContext(self, call, method, opening, window=self._window)
+        if method.streams_requests:
             context.begin(self._tasks)
 
     def _say(self, call: TunnelContext, kind: int, body: bytes) -> None:
@@ -225,16 +226,3 @@ class _Session:
             call.half_closed()
         elif kind == CANCEL:
             call.cancel()
-
-
-def _served(handler: "grpc.RpcMethodHandler[Any, Any]") -> Served:  # Any: as above
-    behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-    if behaviour is None:
-        raise FrameError("a handler without a behaviour")
-    return Served(
-        behaviour=behaviour,
-        parse=handler.request_deserializer,
-        serialize=handler.response_serializer,
-        streams_requests=bool(handler.request_streaming),
-        streams_responses=bool(handler.response_streaming),
-    )

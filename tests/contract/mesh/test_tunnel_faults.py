@@ -15,6 +15,7 @@ from services.mesh.errors import DeadlineExceeded, MeshError, Unavailable
 from services.mesh.policy import policies_of
 from services.mesh.rpc import RpcContext
 from services.mesh.settings import MeshSettings, ServerSettings
+from services.mesh.tunnel import backend
 from services.mesh.tunnel.channel import TunnelChannel
 from services.mesh.tunnel.frames import MESSAGE_COST_BYTES, WINDOW_BYTES
 from tests.chaos.proxy import Proxy, Trouble
@@ -37,7 +38,12 @@ async def proxied(**replaced: Behaviour) -> AsyncIterator[tuple[Proxy, EchoStub]
             async with open_channel(f"127.0.0.1:{proxy.port}", [CONTRACT], TUNNEL) as channel:
                 yield proxy, EchoStub(channel)
         finally:
-            await proxy.close()
+            await close(proxy)
+
+
+async def close(proxy: Proxy) -> None:
+    await proxy.close()
+    await until(lambda: not proxy._pipes, within_s=PATIENCE_S)  # or the loop ends before its connections do
 
 
 class Gate:
@@ -121,7 +127,11 @@ async def test_half_open_connection_costs_a_call_its_deadline_and_no_more() -> N
 
 
 async def test_half_open_connection_is_noticed_and_left() -> None:
-    options = [("grpc.keepalive_time_ms", 200), ("grpc.keepalive_timeout_ms", 300)]
+    options = [
+        ("grpc.keepalive_time_ms", 200),
+        ("grpc.http2.ping_timeout_ms", 300),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
     gate = Gate()
     async with echo_server(Shout=gate.answer) as server:
         proxy = Proxy(lambda: server.port)
@@ -136,7 +146,7 @@ async def test_half_open_connection_is_noticed_and_left() -> None:
             await until(lambda: gate.entered == 1, within_s=PATIENCE_S)
             proxy.trouble(Trouble.BLACK_HOLE)
             assert isinstance(await call, Unavailable)
-        await proxy.close()
+        await close(proxy)
 
 
 async def test_peer_that_was_restarted_is_found_again() -> None:
@@ -185,6 +195,31 @@ async def test_peer_that_leaves_at_once_fails_no_call() -> None:
             stop.set()
     assert len(answered) == made
     assert set(answered.values()) == {1}
+
+
+async def test_tunnel_is_exchanged_under_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "EXCHANGE_S", 0.02)
+    opened = 0
+
+    def dial(address: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(address)
+
+    async def split(_request: StringValue, _call: RpcContext) -> AsyncIterator[StringValue]:
+        while True:
+            yield HELLO
+
+    async with echo_server(Split=split) as server:
+        target = channel_target(f"127.0.0.1:{server.port}")
+        async with TunnelChannel(target, policies_of([CONTRACT]), dial) as channel:
+            stub = EchoStub(channel)
+            async with streaming(stub.split(HELLO)) as words:
+                links: set[int] = set()
+                while opened < 5:
+                    assert await anext(words) == HELLO
+                    assert await patiently(stub, "Shout") == HELLO
+                    links |= {id(link) for link in channel._fleet._links()}
+                    opened = len(links)
+            await until(lambda: len(channel._fleet._links()) <= 2, within_s=PATIENCE_S)
 
 
 async def test_calls_go_where_the_fewest_are() -> None:
