@@ -89,10 +89,11 @@ async def _move(
     sources: defaultdict[str, list[int]] = defaultdict(list)
     for number in numbers:
         source = _giver(standings, number, to)
-        if source is None:
-            print(f"shard {number} is on {to}")
-        else:
+        if source is not None:
             sources[source].append(number)
+    there = sorted({*numbers} - {number for shards in sources.values() for number in shards})
+    if there:
+        print(f"already on {to}: {', '.join(map(str, there))}")
     for name, shards in sources.items():
         print(f"shards {', '.join(map(str, shards))} from {name} to {to}")
         source, target = connections[name], connections[to]

@@ -296,6 +296,9 @@ class Part:
     # Any: columns hold anything.
     async def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyResult:
         """See `Units.change`: refused by the instance's trigger where the shard is not, and then repeated."""
+        if len(self._numbers) > 1:  # in no order that the trigger could keep, so all of them are entered at first
+            async with self.write() as write:
+                return await write.execute(statement, parameters)
         patience = None
         while True:
             instance = await self._shards.holder(self._numbers)

@@ -213,7 +213,7 @@ class Move:
                         await self._source.execute("SELECT pg_advisory_xact_lock($1, $2)", namespace, number)
                     await self._change(self._source, shards, state, of=of)
                     return
-            except asyncpg.LockNotAvailableError:
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 if attempt == LOCK_TRIES_MAX:
                     raise
                 self._say("waits for transactions that run")

@@ -195,6 +195,10 @@ CREATE INDEX IF NOT EXISTS changes_of_shard ON {schema}.changes (shard, number);
 
 CREATE OR REPLACE FUNCTION {schema}.enter(numbers int[]) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
+  -- Whoever holds more than one is kept out as a whole by who takes many alone, so that they never wait in a circle.
+  IF cardinality(numbers) > 1 THEN
+    PERFORM pg_advisory_xact_lock_shared({namespace}, {ALL_SHARDS});
+  END IF;
   PERFORM pg_advisory_xact_lock_shared({namespace}, number) FROM unnest(numbers) AS number;
   RETURN (SELECT count(*) FROM {schema}.shards WHERE shard = ANY (numbers) AND state IN ({changeable}))
          = cardinality(numbers);
