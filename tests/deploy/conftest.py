@@ -1,28 +1,45 @@
 """What needs tools built with Go, promtool or minutes belongs to `make test-deploy`.
 
-The other tests read the committed renders. Where the tools cannot be built, that target has said so by name
-(`dev.tools.deploy`) before it comes here.
+The other tests read the committed renders. What was left out is told by name at the end of a run.
 """
 
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 
 from tests.deploy.controlplane import API_SERVER, ControlPlane, running
 from tests.deploy.renders import HELM
 
-_WITH_GO = ["test_helm_*.py", "test_workflows.py"]
-_WITH_KUBERNETES = ["test_cluster_*.py"]
-_WITH_MINUTES = ["test_running.py", "alerts/*"]
+_LEFT_OUT: Final = {
+    "Helm: lint, renders, values that have to be refused; workflows by actionlint": (
+        ["test_helm_*.py", "test_workflows.py"],
+        HELM.exists,
+    ),
+    "a Kubernetes control plane: installation, upgrade, rollback, removal, runbooks, canary": (
+        ["test_cluster_*.py"],
+        API_SERVER.exists,
+    ),
+    "alerts under promtool, and the processes of a render restarted under load": (
+        ["test_running.py", "alerts/*"],
+        lambda: True,
+    ),
+}
+"""What is tested where: its files, and whether what it needs is there."""
 
-collect_ignore_glob: list[str] = []
-if "PARLEY_TEST_DEPLOY" not in os.environ:
-    collect_ignore_glob += _WITH_MINUTES
-if "PARLEY_TEST_DEPLOY" not in os.environ or not HELM.exists():
-    collect_ignore_glob += _WITH_GO
-if "PARLEY_TEST_DEPLOY" not in os.environ or not API_SERVER.exists():
-    collect_ignore_glob += _WITH_KUBERNETES
+_left_out = [
+    name
+    for name, (_, has_its_tools) in _LEFT_OUT.items()
+    if "PARLEY_TEST_DEPLOY" not in os.environ or not has_its_tools()
+]
+collect_ignore_glob = [pattern for name in _left_out for pattern in _LEFT_OUT[name][0]]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what this run has not tried."""
+    for name in _left_out:
+        terminalreporter.write_line(f"tests/deploy: left to `make test-deploy`: {name}")
 
 
 @pytest.fixture(scope="session")
