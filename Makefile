@@ -99,6 +99,10 @@ bench-faults: setup-dev ## Every fault of a provider beside a healthy one: outco
 bench-gateway: setup-dev ## CPU per request and per token of a stateless call, beside a bare pass-through; AGAINST=revision
 	@$(DEV) -m tests.load $(if $(AGAINST),--against $(AGAINST)) $(ARGS)
 
+.PHONY: bench-transport
+bench-transport: setup-dev ## CPU of calls and messages between two processes, in a tunnel and by plain gRPC, in one run
+	@$(DEV) -m tests.load.transport $(ARGS)
+
 .PHONY: capacity
 capacity: setup-dev ## Measure what docs/capacity.md computes from: a search, a million stored messages, a turn
 	@$(DEV) -m tests.capacity $(ARGS)
