@@ -154,7 +154,7 @@ class OpenAIProvider:
         raise _refusal(response)
 
     def _headers(self) -> httpx2.Headers:
-        """Headers of a request but its length: put together once, which takes httpx 0.12 ms."""
+        """Headers of a request, but for its length; put together once, because httpx takes 0.1 ms to."""
         if self._head is None:
             said = _sent({**self.client.default_headers, **self.client.auth_headers, **self.headers})
             self._head = self._http.build_request("POST", self._url, content=b"{}", headers=said).headers
