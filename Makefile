@@ -54,6 +54,14 @@ observe: setup-dev ## Start Prometheus beside the running stack (needs prometheu
 test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
+.PHONY: test-sharded
+test-sharded: setup-dev ## Run the end-to-end tests on two PostgreSQL servers that share the organizations
+	@PARLEY_TEST_SHARDS=2 $(DEV) -m pytest $(or $(ARGS),tests/e2e)
+
+.PHONY: test-moves
+test-moves: setup-dev ## Move shards between two PostgreSQL servers under load, and lose nothing; RATE=20 ROUNDS=2
+	@$(DEV) -m tests.sharding $(if $(RATE),--rate $(RATE)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
 .PHONY: test-deploy
 test-deploy: deploy-tools ## Hold the chart to Helm, a Kubernetes control plane, and real processes run as it renders them (needs Go for most)
 	@PARLEY_TEST_DEPLOY=1 $(DEV) -m pytest $(or $(ARGS),tests/deploy)
