@@ -7,6 +7,7 @@ in tunnels.
 import asyncio
 import socket
 from contextlib import suppress
+from contextvars import Context
 from typing import Final
 
 import grpc
@@ -104,8 +105,10 @@ class Fleet:
     def connect(self) -> None:
         """Connects to all processes, from now on until closed."""
         if self._lookout is None and not self.is_closed:
-            # Not a child of a task: who happens to make the first call has nothing to do with how long this lasts.
-            self._lookout = asyncio.get_running_loop().create_task(self._look_out(), name="tunnel fleet")
+            # Who happens to make the first call has nothing to do with how long this lasts, nor with its log lines.
+            self._lookout = asyncio.get_running_loop().create_task(
+                self._look_out(), name="tunnel fleet", context=Context()
+            )
             self._set_state()
 
     async def changed(self) -> None:

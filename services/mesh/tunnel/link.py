@@ -63,6 +63,7 @@ class TunnelLink:
         self._outbox = Outbox(self._write)
         self._written = 0
         self._is_retired = False
+        self._first: tunnel_service_pb2.OpenResponse | None = None
         self.left = asyncio.Event()
         self.is_usable = True
         self.is_leaving = False
@@ -145,6 +146,7 @@ class TunnelLink:
         if not isinstance(batch, tunnel_service_pb2.OpenResponse) or not batch.heads or batch.heads[0] != Kind.HELLO:
             raise FrameError("no greeting")
         self._window = number(batch.bodies[0])
+        self._first = batch
 
     async def _write_all(self) -> None:
         try:
@@ -159,19 +161,20 @@ class TunnelLink:
 
     async def _read(self) -> int:
         """The number from which on the peer has seen no calls."""
-        read, calls = self._rpc.read, self._calls
-        while isinstance(batch := await read(), tunnel_service_pb2.OpenResponse):
+        read = self._rpc.read
+        batch: object = self._first  # the peer may have said more than its greeting
+        while isinstance(batch, tunnel_service_pb2.OpenResponse):
             # Copied at once: to take an item from a repeated field costs as much as all else that is done with it.
             for frame, body in zip(tuple(batch.heads), tuple(batch.bodies), strict=True):
-                kind = frame & KIND_MASK
-                call = calls.get(frame >> KIND_BITS)
+                call = self._calls.get(frame >> KIND_BITS)
                 if call is not None:
-                    self._tell(call, kind, body)
+                    self._tell(call, frame & KIND_MASK, body)
                 elif frame == Kind.LEAVING:
                     self.is_leaving = True
                     self.left.set()
                 elif frame == Kind.CLOSING:
                     return number(body) + 1
+            batch = await read()
         return self._written
 
     def _tell(self, call: Call, kind: int, body: bytes) -> None:

@@ -81,11 +81,12 @@ class TunnelServer(tunnel_service_pb2_grpc.TunnelServiceServicer):
         session = _Session(self, context, self._tasks)
         self._sessions.add(session)
         _OPEN.inc()
+        is_unreadable = False
         try:
             await session.run()
         except* FrameError:
             _log.exception("tunnel_unreadable")
-            await context.abort(grpc.StatusCode.INTERNAL, "a frame that cannot be read")
+            is_unreadable = True
         except* grpc.aio.BaseError as lost:
             # Its end is the end of a write or a read here; who called knows it by itself.
             _log.info("tunnel_lost", error=repr(lost.exceptions[0]))
@@ -93,6 +94,8 @@ class TunnelServer(tunnel_service_pb2_grpc.TunnelServiceServicer):
             _OPEN.dec()
             self._sessions.discard(session)
             session.cut()
+        if is_unreadable:
+            await context.abort(grpc.StatusCode.INTERNAL, "a frame that cannot be read")
 
     def leave(self) -> None:
         """Tells all peers that new calls should go elsewhere; those that come all the same are answered."""
