@@ -11,9 +11,10 @@ from edge.server import serve
 from edge.settings import EdgeSettings
 from edge.transcoding.openapi import document
 from services.mesh import files, garbage, telemetry
+from services.mesh.effective import effective
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
-from services.mesh.settings import SettingsError, effective, load
+from services.mesh.settings import SettingsError, load
 from services.mesh.tracing import exporting
 
 EXIT_FAILED: Final = 1

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, NoReturn, Ty
 import uvloop
 
 from services.mesh import files, garbage, telemetry
+from services.mesh.effective import effective
 from services.mesh.errors import MeshError
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
-from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, ShardSettings, effective, load
+from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, ShardSettings, load
 from services.mesh.tracing import exporting
 
 if TYPE_CHECKING:

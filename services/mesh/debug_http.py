@@ -16,7 +16,8 @@ from typing import Final
 from prometheus_client.exposition import choose_encoder
 
 from services.mesh import lag, telemetry
-from services.mesh.settings import MeshSettings, effective
+from services.mesh.effective import effective
+from services.mesh.settings import MeshSettings
 
 REQUEST_BYTES_MAX: Final = 8_192
 REQUEST_TIMEOUT_S: Final = 5.0

@@ -12,11 +12,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -318,34 +317,6 @@ def load(kind: type[S]) -> S:
         raise SettingsError("these settings do not fit:\n" + "\n".join(problems)) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EffectiveSetting:
-    """One setting as `/debug/config` and the `config` command show it."""
-
-    variable: str
-    value: object
-    origin: Literal["environment", "file", "argument", "default"]
-    description: str
-
-
-def effective(settings: MeshSettings) -> list[EffectiveSetting]:
-    """All settings with where they come from, sorted by variable; secrets are masked."""
-    kind = type(settings)
-    shown = []
-    for name, field in kind.model_fields.items():
-        variable = variable_of(kind, name)
-        value = getattr(settings, name)
-        shown.append(
-            EffectiveSetting(
-                variable=variable,
-                value=_mask(value),
-                origin=_origin(settings, name, variable),
-                description=field.description or "",
-            )
-        )
-    return sorted(shown, key=lambda setting: setting.variable)
-
-
 def variable_of(kind: type[BaseSettings], field_name: str) -> str:
     """The environment variable of a field."""
     alias = kind.model_fields[field_name].validation_alias
@@ -391,25 +362,3 @@ def _explain(item: Mapping[str, Any]) -> str:  # Any: pydantic's own error dicti
         return "is not set"
     message = str(item["msg"])
     return message.removeprefix("Value error, ")
-
-
-def _origin(
-    settings: MeshSettings, field_name: str, variable: str
-) -> Literal["environment", "file", "argument", "default"]:
-    if field_name not in settings.model_fields_set:
-        return "default"
-    if variable in os.environ:
-        return "environment"
-    return "file" if variable + FILE_SUFFIX in os.environ else "argument"
-
-
-def _mask(value: object) -> object:
-    if isinstance(value, SecretStr):
-        return MASK if value.get_secret_value() else ""
-    if isinstance(value, BaseModel):
-        return {name: _mask(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, Mapping):
-        return {str(key): _mask(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_mask(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from services.conversation.settings import QueueSettings
-from services.mesh.settings import SettingsError, effective, load
+from services.mesh.effective import effective
+from services.mesh.settings import SettingsError, load
 
 
 @pytest.fixture(autouse=True)

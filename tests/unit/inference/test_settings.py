@@ -5,7 +5,8 @@ import pytest
 
 from services.inference.app import limits, open_shelf
 from services.inference.settings import Settings
-from services.mesh.settings import effective, load
+from services.mesh.effective import effective
+from services.mesh.settings import load
 
 LOCAL = "http://127.0.0.1:11434/v1"
 

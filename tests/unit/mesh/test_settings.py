@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field, SecretStr
 
+from services.mesh.effective import effective
 from services.mesh.settings import (
     FILE_BYTES_MAX,
     MASK,
@@ -11,7 +12,6 @@ from services.mesh.settings import (
     ServerSettings,
     SettingsError,
     WorkloadSettings,
-    effective,
     load,
     service_config,
 )
