@@ -55,6 +55,13 @@ class Peer(TunnelServiceServicer):
         await context.write(pb.OpenResponse(heads=heads, bodies=bodies))
 
 
+async def read_out(rpc: Any) -> list[int]:  # Any: gRPC's call
+    said: list[int] = []
+    while (batch := await rpc.read()) is not grpc.aio.EOF:
+        said += batch.heads
+    return said
+
+
 async def test_call_that_the_last_word_does_not_name_is_begun_elsewhere() -> None:
     peer = Peer()
     server = grpc.aio.server()
@@ -79,7 +86,9 @@ async def test_frame_that_cannot_be_read_ends_the_tunnel(frame: int, body: bytes
     async with echo_server() as server, grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         rpc: Any = TunnelServiceStub(channel).Open()  # Any: gRPC's call
         await rpc.write(pb.OpenRequest(heads=[frame], bodies=[body]))
-        assert await rpc.code() is grpc.StatusCode.INTERNAL
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_out(rpc)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_words_about_calls_that_do_not_exist_are_passed_over() -> None:
@@ -88,7 +97,4 @@ async def test_words_about_calls_that_do_not_exist_are_passed_over() -> None:
         heads = [head(0, Kind.HELLO), head(7, LAST), head(7, CANCEL), head(0, 15)]
         await rpc.write(pb.OpenRequest(heads=heads, bodies=[HELLO_BODY, b"x", b"", b""]))
         await rpc.done_writing()
-        said: list[int] = []
-        while (batch := await rpc.read()) is not grpc.aio.EOF:
-            said += batch.heads
-    assert said == [Kind.HELLO, Kind.CLOSING]
+        assert await read_out(rpc) == [Kind.HELLO, Kind.CLOSING]
