@@ -1,4 +1,4 @@
-"""Conversations, messages and feedback in PostgreSQL."""
+"""Conversations and messages in PostgreSQL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,18 +27,15 @@ from services.conversation import tables
 from services.conversation.model import (
     Conversation,
     ConversationSettings,
-    Feedback,
     Message,
     MessageState,
     Owner,
-    Rating,
     Repeat,
-    Role,
     TurnId,
 )
 from services.conversation.store.conversations import NewConversation
 from services.conversation.store_postgres.leftovers import remember_leftover
-from services.conversation.store_postgres.rows import conversation_of, feedback_of, message_of, settings_values
+from services.conversation.store_postgres.rows import conversation_of, message_of, settings_values
 from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
 from services.mesh.places import Places
@@ -50,7 +47,7 @@ _NO_PARENT: Final = ""
 
 
 class ConversationQueries:
-    """See `ConversationStore` and `FeedbackStore`."""
+    """See `ConversationStore`."""
 
     def __init__(self, database: Places) -> None:
         self._database = database
@@ -110,7 +107,7 @@ class ConversationQueries:
         async def work(write: ReadWrite) -> Conversation:
             changed = await write.execute(
                 update(tables.conversations)
-                .where(*_owned(tables.conversations, owner, conversation_id))
+                .where(*owned(tables.conversations, owner, conversation_id))
                 .where(_conversations.settings_revision == int(etag))
                 .values(
                     settings_revision=_conversations.settings_revision + 1,
@@ -132,7 +129,7 @@ class ConversationQueries:
             # In the order of all others: a worker that ends a turn locks the conversation before it, one that folds an
             # answer locks the turn before the message. Nobody waits in a circle.
             await write.execute(
-                select(_conversations.id).where(*_owned(tables.conversations, owner, conversation_id)).with_for_update()
+                select(_conversations.id).where(*owned(tables.conversations, owner, conversation_id)).with_for_update()
             )
             turns = await write.execute(
                 select(_turns.id)
@@ -141,7 +138,7 @@ class ConversationQueries:
                 .with_for_update()
             )
             deleted = await write.execute(
-                delete(tables.conversations).where(*_owned(tables.conversations, owner, conversation_id))
+                delete(tables.conversations).where(*owned(tables.conversations, owner, conversation_id))
             )
             if deleted.rowcount == 0:
                 raise NotFound.of("conversation")
@@ -153,7 +150,7 @@ class ConversationQueries:
 
     async def message(self, owner: Owner, message_id: str) -> Message:
         """See `ConversationStore.message`."""
-        query = select(tables.messages).where(*_owned(tables.messages, owner, message_id))
+        query = select(tables.messages).where(*owned(tables.messages, owner, message_id))
         async with self._database.of(owner.organization_id).read() as read:
             row = (await read.execute(query)).mappings().one_or_none()
         if row is None:
@@ -196,42 +193,6 @@ class ConversationQueries:
         async with self._database.of(owner.organization_id).read() as read:
             await _conversation(read, owner, conversation_id)
             return [message_of(row) for row in (await read.execute(query)).mappings()]
-
-    async def set_feedback(self, owner: Owner, message_id: str, rating: Rating, comment: str) -> Feedback:
-        """See `FeedbackStore.set_feedback`."""
-
-        async def work(write: ReadWrite) -> Feedback:
-            conversation_id = await _conversation_of_answer(write, owner, message_id)
-            values = {"rating": rating.value, "comment": comment, "update_time": func.now()}
-            statement = (
-                upsert(tables.feedback)
-                .values(
-                    organization_id=owner.organization_id,
-                    user_id=owner.user_id,
-                    message_id=message_id,
-                    conversation_id=conversation_id,
-                    **values,
-                )
-                .on_conflict_do_update(index_elements=["organization_id", "user_id", "message_id"], set_=values)
-                .returning(tables.feedback)
-            )
-            return feedback_of((await write.execute(statement)).mappings().one())
-
-        return await self._database.of(owner.organization_id).transact(work)
-
-    async def feedback(self, owner: Owner, message_id: str) -> Feedback:
-        """See `FeedbackStore.feedback`."""
-        query = select(tables.feedback).where(
-            tables.feedback.c.organization_id == owner.organization_id,
-            tables.feedback.c.user_id == owner.user_id,
-            tables.feedback.c.message_id == message_id,
-        )
-        async with self._database.of(owner.organization_id).read() as read:
-            await _conversation_of_answer(read, owner, message_id)
-            row = (await read.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise NotFound.of("feedback")
-        return feedback_of(row)
 
 
 async def remember(write: ReadWrite, owner: Owner, key: Repeat | None, resource_id: str) -> str | None:
@@ -276,7 +237,8 @@ def _used(owner: Owner, key: Repeat) -> Sequence[Any]:  # Any: SQL expressions
     )
 
 
-def _owned(table: Table, owner: Owner, resource_id: str) -> Sequence[Any]:  # Any: SQL expressions
+def owned(table: Table, owner: Owner, resource_id: str) -> Sequence[Any]:  # Any: SQL expressions
+    """Condition for the row with this id, of this owner alone."""
     columns = table.c
     return (
         columns.organization_id == owner.organization_id,
@@ -286,27 +248,17 @@ def _owned(table: Table, owner: Owner, resource_id: str) -> Sequence[Any]:  # An
 
 
 async def _conversation(read: ReadOnly, owner: Owner, conversation_id: str) -> Conversation:
-    query = select(tables.conversations).where(*_owned(tables.conversations, owner, conversation_id))
+    query = select(tables.conversations).where(*owned(tables.conversations, owner, conversation_id))
     row = (await read.execute(query)).mappings().one_or_none()
     if row is None:
         raise NotFound.of("conversation")
     return conversation_of(row)
 
 
-async def _conversation_of_answer(read: ReadOnly, owner: Owner, message_id: str) -> str:
-    query = select(_messages.conversation_id).where(
-        *_owned(tables.messages, owner, message_id), _messages.role == Role.ASSISTANT.value
-    )
-    conversation_id = (await read.execute(query)).scalar_one_or_none()
-    if conversation_id is None:
-        raise NotFound.of("message")
-    return str(conversation_id)
-
-
 async def leaf_depth(read: ReadOnly, owner: Owner, conversation_id: str, leaf_id: str) -> int:
     """The depth of a message of the conversation. Raises NotFound."""
     query = select(_messages.depth).where(
-        *_owned(tables.messages, owner, leaf_id), _messages.conversation_id == conversation_id
+        *owned(tables.messages, owner, leaf_id), _messages.conversation_id == conversation_id
     )
     depth = (await read.execute(query)).scalar_one_or_none()
     if depth is None:
