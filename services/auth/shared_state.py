@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from secrets import token_hex
 from typing import Final, TypeVar
 
 from services.auth.principals import FRESH_S
@@ -29,7 +30,11 @@ PAUSE_S: Final = 1.0
 ENTRIES_MAX: Final = 50_000
 """Facts in memory, ~25 MB: credentials that were used within the last second, and their users."""
 
+PLACE_LIFE_S: Final = 5.0
+"""Of a place that waits for its fact; who needs longer to load one does not share it."""
+
 _PREFIX: Final = "parley:auth:"
+_FACTS: Final = f"{_PREFIX}fact:"
 
 T = TypeVar("T")
 
@@ -67,6 +72,19 @@ class _Patience:
         return self._clock.monotonic() < self._resume_at
 
 
+# A fact has a place with a mark, which is given to whoever shall load it. Forgetting takes the place away, so that what
+# was read before cannot be put there after, however late a process wakes up that was paused in between.
+_FIND: Final = Script("""
+if redis.call('HSETNX', KEYS[1], 'mark', ARGV[1]) == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return redis.call('HMGET', KEYS[1], 'mark', 'text')
+""")
+_KEEP: Final = Script("""
+if redis.call('HGET', KEYS[1], 'mark') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'text', ARGV[2])
+return redis.call('PEXPIRE', KEYS[1], ARGV[3])
+""")
+
+
 class SharedFacts:
     """Implements `principals.FactCache`. `listen` must run as a background loop."""
 
@@ -85,7 +103,7 @@ class SharedFacts:
         """See `principals.FactCache.forget`."""
         # First the shared text, then the message: whoever hears the message must not find the old text.
         try:
-            await self._patience.ask(self._client.delete(*(_PREFIX + name for name in names)))
+            await self._patience.ask(self._client.delete(*(_FACTS + name for name in names)))
         except MeshError:
             _log.warning("facts_expire_by_time", count=len(names))
         for name in names:
@@ -98,16 +116,19 @@ class SharedFacts:
     async def _shared(self, name: str, load: Callable[[], Awaitable[str | None]]) -> str | None:
         if self._patience.is_pausing:
             return await load()
+        keys, new_mark = [_FACTS + name], token_hex(8)
         try:
-            known = await self._patience.ask(self._client.get(_PREFIX + name))
+            find = _FIND.run(self._client, keys=keys, args=[new_mark, int(PLACE_LIFE_S * 1_000)])
+            mark, known = await self._patience.ask(find)
         except MeshError:
             return await load()
         if known is not None:
-            return known if isinstance(known, str) else known.decode()
+            return bytes(known).decode()
         text = await load()
         if text is not None:
             with suppress(MeshError):  # then whoever asks next loads it as well
-                await self._patience.ask(self._client.set(_PREFIX + name, text, px=int(LAYER_LIFE_S * 1_000)))
+                keep = _KEEP.run(self._client, keys=keys, args=[mark, text, int(LAYER_LIFE_S * 1_000)])
+                await self._patience.ask(keep)
         return text
 
 

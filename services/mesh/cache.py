@@ -19,6 +19,8 @@ from services.mesh.valkey import Client, translated
 HEARTBEAT_S: Final = 1.0
 """A subscription that is silent this long is pinged; silent for twice as long, it is given up as dead."""
 SUBSCRIBED_LIFE_S: Final = 30.0
+UNTOLD_MAX: Final = 10_000
+"""Changes that others were not told of yet; more than Valkey is away for, and all have forgotten by time."""
 ALONE_LIFE_S: Final = 2.0
 """Together with the heartbeats: what was revoked is refused within 5 s even when the link to Valkey dies in silence."""
 
@@ -49,9 +51,9 @@ class LocalCache(Generic[V]):
         self._entries.move_to_end(key)
         return value
 
-    def put(self, key: str, value: V) -> None:
-        """Keeps a value."""
-        self._entries[key] = (value, self._clock.monotonic())
+    def put(self, key: str, value: V, *, known_at: float | None = None) -> None:
+        """Keeps a value; its life began at `known_at` by the clock, or begins now."""
+        self._entries[key] = (value, self._clock.monotonic() if known_at is None else known_at)
         self._entries.move_to_end(key)
         if len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
@@ -99,11 +101,13 @@ class InvalidatingCache(Generic[V]):
         self._life_s = life_s
         self._local: LocalCache[V] = LocalCache(entries_max=entries_max, life_s=min(ALONE_LIFE_S, life_s), clock=clock)
         self._loads: dict[str, set[_Load]] = {}
+        self._untold: set[str] = set()
 
     async def get_or_load(self, key: str, load: Callable[[], Awaitable[V | None]]) -> V | None:
         """The value from memory, or else from `load`, whose None is not kept.
 
-        What changes while `load` runs is returned, because it was true when asked, and not kept.
+        What changes while `load` runs is returned, because it was true when asked, and not kept. An entry's life begins
+        with its load: a process that is paused between reading and keeping does not lengthen it.
         """
         known = self._local.get(key)
         if known is not None:
@@ -111,12 +115,13 @@ class InvalidatingCache(Generic[V]):
             return known
         _LOOKUPS.labels(self._name, "miss").inc()
         mark = _Load()
+        begun = self._clock.monotonic()
         marks = self._loads.setdefault(key, set())
         marks.add(mark)
         try:
             value = await load()
             if value is not None and not mark.is_spoiled:
-                self._local.put(key, value)
+                self._local.put(key, value, known_at=begun)
             return value
         finally:
             marks.discard(mark)
@@ -126,13 +131,24 @@ class InvalidatingCache(Generic[V]):
     async def invalidate(self, key: str) -> None:
         """Tells every replica that the value has changed. Call it after the change is committed.
 
-        Never raises: the change has happened. Replicas that miss the message forget by time.
+        Never raises: the change has happened. A message that could not be sent is sent with the next heartbeat, because
+        the others may be well connected meanwhile; replicas that miss it all the same forget by time.
         """
         self._forget(key)
-        try:
-            await self._client.tell(self._channel, key)
-        except MeshError as error:
-            _log.warning("invalidation_not_sent", cache=self._name, error=repr(error.__cause__))
+        self._untold.add(key)
+        if len(self._untold) > UNTOLD_MAX:
+            self._untold.pop()
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Sends what was not sent yet."""
+        for key in tuple(self._untold):
+            try:
+                await self._client.tell(self._channel, key)
+            except MeshError as error:
+                _log.warning("invalidation_not_sent", cache=self._name, error=repr(error.__cause__))
+                return
+            self._untold.discard(key)
 
     @property
     def is_subscribed(self) -> bool:
@@ -156,6 +172,8 @@ class InvalidatingCache(Generic[V]):
         silent_since = self._clock.monotonic()
         while True:
             message = await subscription.get_message(timeout=HEARTBEAT_S)
+            if self._untold:
+                await self._tell()
             if message is None:
                 if self._clock.monotonic() - silent_since >= 2 * HEARTBEAT_S:
                     raise Unavailable("the subscription to changes is silent")

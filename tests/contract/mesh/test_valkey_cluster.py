@@ -9,11 +9,12 @@ from pydantic import SecretStr
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from dev.ports import LOOPBACK
 from services.mesh.cache import InvalidatingCache
 from services.mesh.errors import Unavailable
 from services.mesh.settings import ValkeySettings
 from services.mesh.valkey import Client, Script, open_valkey
-from tests.support.valkey_cluster import LOOPBACK, PASSWORD, Group, Node
+from tests.support.valkey_cluster import PASSWORD, Group, Node
 from tests.support.waiting import until
 
 NAMES = [f"key{number}" for number in range(40)]

@@ -145,7 +145,7 @@ async def test_old_fact_that_stays_in_valkey_is_believed_for_a_moment_only(
         assert not await refuses(app, ApiKeySecret(minted.secret))
         presented = parse(Kind.API_KEY, minted.secret)
         assert presented is not None
-        name = f"parley:auth:1:secret:{presented.secret_hash.hex()}"
+        name = f"parley:auth:fact:1:secret:{presented.secret_hash.hex()}"
         assert 0 < await valkey.pttl(name) <= 1_000
         await app.api_keys.revoke(owner, minted.key.id)
         assert await valkey.exists(name) == 0
