@@ -48,6 +48,18 @@ kafka: setup-run ## Start Apache Kafka for `PARLEY_QUEUE=kafka make run` (needs 
 observe: setup-dev ## Start Prometheus beside the running stack (needs prometheus); Ctrl-C stops it alone
 	@exec $(DEV) -m dev.observe run
 
+.PHONY: archive
+archive: setup-run ## Keep the log of the running stack's database, as backups need; Ctrl-C stops it alone
+	@exec $(RUN) -m dev archive
+
+.PHONY: backup
+backup: setup-run ## Copy the running stack's database, while `make archive` runs
+	@$(RUN) -m dev backup
+
+.PHONY: restore
+restore: setup-run ## Make the folder INTO with the stack as it was at TO=2026-11-23T05:00:00Z
+	@$(RUN) -m dev restore $(if $(TO),--to "$(TO)") --into "$(INTO)"
+
 ##@ Test
 
 .PHONY: test

@@ -51,6 +51,17 @@ class Home:
         """One file per process."""
         return self.folder / "logs"
 
+    @property
+    def archive(self) -> Path:
+        """Backups, and the log of the database since then; below another disk, by `PARLEY_DEV_ARCHIVE`."""
+        given = os.environ.get("PARLEY_DEV_ARCHIVE")
+        return Path(given).absolute() if given else self.folder / "archive"
+
+    @property
+    def unseen(self) -> Path:
+        """There as long as the database was restored and nothing has run on it."""
+        return self.folder / "restored"
+
     def lock(self) -> int:
         """Take the folder for this process, until it ends; returns the handle that holds the lock.
 

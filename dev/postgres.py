@@ -34,6 +34,8 @@ _SETTINGS: Mapping[str, str] = {
     "max_connections": "200",
     "shared_buffers": "128MB",
     "max_wal_size": "512MB",
+    # An archive that nobody keeps up any more does not fill the disk.
+    "max_slot_wal_keep_size": "4GB",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
@@ -135,7 +137,7 @@ class Prepared:
         line: CommandLine = [self.programs / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK]
         line += ["-p", str(port), "-U", ROLE, "-d", database, "-c", statement]
         environment = {"PGPASSWORD": self.cluster.password(), "PGCONNECT_TIMEOUT": "10"}
-        return _checked(line, environment=environment)
+        return checked(line, environment=environment)
 
 
 class Server(ChildServer):
@@ -189,7 +191,7 @@ def _initialise(prepared: Prepared) -> None:
         # The builtin provider knows C.UTF-8 itself; the system need not have such a locale.
         line += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         line += [] if cluster.durable else ["--no-sync"]
-        _checked(launched(line, account=prepared.account))
+        checked(launched(line, account=prepared.account))
     finally:
         password_file.unlink()
     # Generated passwords are URL-safe letters, so they need no quoting in SQL.
@@ -205,18 +207,29 @@ def _initialise(prepared: Prepared) -> None:
         "exit_on_error=on",
         "postgres",
     ]
-    _checked(launched(single, account=prepared.account), given=statements)
+    checked(launched(single, account=prepared.account), given=statements)
     draft.rename(cluster.data)
 
 
-def _checked(line: Sequence[str | Path], *, given: str = "", environment: Mapping[str, str] | None = None) -> str:
+def checked(
+    line: Sequence[str | Path],
+    *,
+    given: str = "",
+    environment: Mapping[str, str] | None = None,
+    within_s: float = _COMMAND_S_MAX,
+) -> str:
+    """Run one of PostgreSQL's programs; what it printed.
+
+    Raises:
+        DevError: it failed; the message holds what it said.
+    """
     done = subprocess.run(
         line,
         input=given,
         capture_output=True,
         text=True,
-        env=_without_libpq_settings() | dict(environment or {}),
-        timeout=_COMMAND_S_MAX,
+        env=without_libpq_settings() | dict(environment or {}),
+        timeout=within_s,
         check=False,
     )
     if done.returncode != 0:
@@ -225,6 +238,6 @@ def _checked(line: Sequence[str | Path], *, given: str = "", environment: Mappin
     return done.stdout.strip()
 
 
-def _without_libpq_settings() -> dict[str, str]:
+def without_libpq_settings() -> dict[str, str]:
     """The environment without what a person set for connections of his own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}

@@ -101,6 +101,7 @@ class _Planner:
             certificates.certificates(self._home.certificates)
         for service in SERVICES:
             self._once(f"migrate-{service}", service, ["migrate"], after=after_database)
+        stores = (*stores, *self._after_restore(stores))
         self._serve("auth", "auth", after=("migrate-auth", *stores))
         bootstrap = ["bootstrap", "--output", str(self._home.bootstrap)]
         self._once("bootstrap", "auth", bootstrap, after=("migrate-auth", *stores))
@@ -111,6 +112,15 @@ class _Planner:
         self._work("conversation-worker", "conversation", after=("conversation", "retrieval", "inference"))
         self._edge(after=("bootstrap", *SERVICES))
         return Plan(self._table, f"http://{LOOPBACK}:{self._port}", self._targets, self._has_tls)
+
+    def _after_restore(self, stores: tuple[str, ...]) -> tuple[str, ...]:
+        """On a database that was just restored, what has to be done before anything serves."""
+        if not self._home.unseen.exists():
+            return ()
+        names = {service: f"after-restore-{service}" for service in SERVICES}
+        for service, name in names.items():
+            self._once(name, service, ["after-restore"], after=(f"migrate-{service}", *stores))
+        return tuple(names.values())
 
     def _database(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_DATABASE_URL"):

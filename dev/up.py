@@ -63,6 +63,7 @@ async def _run(home: Home, started: Plan) -> None:
     begun = time.monotonic()
 
     def ready() -> None:
+        home.unseen.unlink(missing_ok=True)
         knows_user = _write_credentials(home, started)
         console.say(f"ready {started.url} (after {time.monotonic() - begun:.1f} s)")
         console.say(f"  credentials  {_shown(home.credentials)}")

@@ -1,4 +1,4 @@
-"""`python -m services.auth serve | migrate | bootstrap | config`."""
+"""`python -m services.auth serve | migrate | bootstrap | config | after-restore`."""
 
 from services.auth.cli import DEPLOYABLE
 from services.mesh.cli import main

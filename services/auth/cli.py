@@ -16,7 +16,9 @@ from services.mesh.cli import Command, Deployable
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.database import open_database
 from services.mesh.errors import InvalidArgument
-from services.mesh.settings import DatabaseSettings, SettingsError
+from services.mesh.restored import NAME as AFTER_RESTORE
+from services.mesh.restored import forget, tell
+from services.mesh.settings import DatabaseSettings, SettingsError, ValkeySettings
 from services.mesh.tasks import BoundedExecutor
 
 OWNER_EMAIL: Final = "owner@parley.local"
@@ -37,6 +39,22 @@ async def bootstrap(settings: DatabaseSettings, *, output: Path, email: str, res
         except CredentialsFileError as error:
             raise SettingsError(f"--output: {error}") from error
     sys.stdout.write(f"{outcome.value}\n")
+
+
+class RestoreSettings(DatabaseSettings, ValkeySettings):
+    """Of `after-restore`."""
+
+
+async def end_what_was(settings: RestoreSettings) -> None:
+    """Forget what Valkey knows and end all sessions, before anything is started on a restored database.
+
+    A refresh token that was spent after the instant of the restore counts as unspent again, and so does a session that
+    was ended; API keys that were revoked since have to be revoked again by whoever knows them.
+    """
+    keys = await forget(settings, "auth")
+    async with open_database(settings, application="auth after-restore") as database:
+        sessions = await PostgresStore(database).end_all_sessions(SYSTEM_CLOCK.now())
+    tell(keys=keys, sessions=sessions)
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,5 +81,8 @@ DEPLOYABLE: Final = Deployable(
     name="auth",
     serve=Command(Settings, serve_api),
     migrations=MIGRATIONS,
-    commands={"bootstrap": Command(DatabaseSettings, bootstrap, _arguments)},
+    commands={
+        "bootstrap": Command(DatabaseSettings, bootstrap, _arguments),
+        AFTER_RESTORE: Command(RestoreSettings, end_what_was),
+    },
 )

@@ -195,6 +195,10 @@ class SessionStore(Protocol):
         """Ends a session; false when it had ended before."""
         ...
 
+    async def end_all_sessions(self, at: datetime) -> int:
+        """Ends the sessions of everybody; how many had not ended before. For an operator, not for a caller."""
+        ...
+
     async def touch_sessions(self, idle_ends: Mapping[SessionId, datetime]) -> None:
         """Moves the idle ends of sessions forward, never back."""
         ...

@@ -8,6 +8,8 @@ from services.conversation.app import AUDIENCE, MIGRATIONS, open_queue, serve, w
 from services.conversation.queue.port import Queue
 from services.conversation.settings import ApiSettings, QueueSettings, WorkerSettings
 from services.mesh.cli import Command, Deployable
+from services.mesh.restored import NAME as AFTER_RESTORE
+from services.mesh.restored import after_restore
 from services.mesh.valkey import open_valkey
 
 DEAD_SHOWN_MAX: Final = 20
@@ -46,5 +48,9 @@ DEPLOYABLE: Final = Deployable(
     serve=Command(ApiSettings, serve),
     worker=Command(WorkerSettings, work),
     migrations=MIGRATIONS,
-    commands={"queue": Command(QueueSettings, show_queue), "redrive": Command(QueueSettings, redrive)},
+    commands={
+        "queue": Command(QueueSettings, show_queue),
+        "redrive": Command(QueueSettings, redrive),
+        AFTER_RESTORE: after_restore("conversation"),
+    },
 )

@@ -8,7 +8,14 @@ from services.inference.settings import ServeSettings
 from services.inference.tables import METADATA, SCHEMA
 from services.mesh.cli import Command, Deployable
 from services.mesh.migrate import Migrations
+from services.mesh.restored import NAME as AFTER_RESTORE
+from services.mesh.restored import after_restore
 
 MIGRATIONS: Final = Migrations(SCHEMA, METADATA, Path(__file__).parent / "migrations")
 
-DEPLOYABLE: Final = Deployable(name="inference", serve=Command(ServeSettings, serve), migrations=MIGRATIONS)
+DEPLOYABLE: Final = Deployable(
+    name="inference",
+    serve=Command(ServeSettings, serve),
+    migrations=MIGRATIONS,
+    commands={AFTER_RESTORE: after_restore("inference")},
+)

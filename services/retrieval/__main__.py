@@ -1,4 +1,4 @@
-"""`python -m services.retrieval serve | worker | migrate | config`."""
+"""`python -m services.retrieval serve | worker | migrate | config | after-restore`."""
 
 from services.mesh.cli import main
 from services.retrieval.cli import DEPLOYABLE

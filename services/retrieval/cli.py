@@ -3,6 +3,8 @@
 from typing import Final
 
 from services.mesh.cli import Command, Deployable
+from services.mesh.restored import NAME as AFTER_RESTORE
+from services.mesh.restored import after_restore
 from services.retrieval.app import MIGRATIONS, NAME, run_api, run_ingestion
 from services.retrieval.settings import Settings
 
@@ -11,4 +13,5 @@ DEPLOYABLE: Final = Deployable(
     serve=Command(Settings, run_api),
     worker=Command(Settings, run_ingestion),
     migrations=MIGRATIONS,
+    commands={AFTER_RESTORE: after_restore(NAME)},
 )

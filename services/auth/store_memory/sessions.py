@@ -85,6 +85,13 @@ class MemorySessions(MemoryAudit):
         self._rows.events.append(event)
         return True
 
+    async def end_all_sessions(self, at: datetime) -> int:
+        """See `store.SessionStore.end_all_sessions`."""
+        live = [session for session in self._rows.sessions.values() if session.ended_at is None]
+        for session in live:
+            self._rows.sessions[session.id] = replace(session, ended_at=at)
+        return len(live)
+
     async def touch_sessions(self, idle_ends: Mapping[SessionId, datetime]) -> None:
         """See `store.SessionStore.touch_sessions`."""
         for session_id, idle_end in idle_ends.items():

@@ -101,6 +101,12 @@ class PostgresSessions(PostgresAudit):
             await record(write, event)
         return True
 
+    async def end_all_sessions(self, at: datetime) -> int:
+        """See `store.SessionStore.end_all_sessions`."""
+        async with self._database.write() as write:
+            ended = await write.execute(update(SESSIONS).where(SESSIONS.c.ended_at.is_(None)).values(ended_at=at))
+        return ended.rowcount
+
     async def touch_sessions(self, idle_ends: Mapping[SessionId, datetime]) -> None:
         """See `store.SessionStore.touch_sessions`."""
         used = (

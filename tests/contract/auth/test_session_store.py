@@ -102,6 +102,18 @@ async def test_session_ends_once(store: Store) -> None:
     assert ends.count(True) == 1
 
 
+async def test_all_sessions_of_everybody_end_at_once(store: Store) -> None:
+    first, second = [(await founded(store)).owner.user for _ in range(2)]
+    sessions = [session_of(first), session_of(first), session_of(second)]
+    for session in sessions:
+        await store.create_session(session, event(first))
+    await store.end_session(sessions[0], event(first))
+    assert await store.end_all_sessions(NOW) >= 2  # other tests may have left some
+    assert await store.end_all_sessions(NOW) == 0
+    outcomes = [(await store.refresh(refresh_of(session, 0), "")).outcome for session in sessions]
+    assert outcomes == [Rotation.REFUSED] * 3
+
+
 async def test_oldest_sessions_make_room_for_the_newest(store: Store) -> None:
     owner = (await founded(store)).owner.user
     sessions = [session_of(owner, at=NOW + timedelta(seconds=number)) for number in range(SESSIONS_PER_USER_MAX + 1)]

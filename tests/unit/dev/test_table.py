@@ -27,6 +27,16 @@ def test_every_process_of_the_stack_is_in_the_table(tmp_path: Path) -> None:
     assert set(_processes(tmp_path)) == set(names.split())
 
 
+def test_nothing_serves_a_restored_database_before_what_came_after_is_forgotten(tmp_path: Path) -> None:
+    Home(tmp_path).unseen.touch()
+    processes = _processes(tmp_path)
+    forgetting = {f"after-restore-{service}" for service in ("auth", "conversation", "retrieval", "inference")}
+    assert forgetting <= set(processes)
+    for name in ("auth", "bootstrap", "inference", "retrieval", "retrieval-worker", "conversation"):
+        assert forgetting <= set(processes[name].after)
+    assert {"postgres", "valkey", "migrate-auth"} <= set(processes["after-restore-auth"].after)
+
+
 def test_ports_of_a_stack_are_all_different(tmp_path: Path) -> None:
     ports = [port for process in _processes(tmp_path).values() for port in process.ports.values()]
     assert len(set(ports)) == len(ports)
