@@ -22,6 +22,7 @@ GRPC: Final[Mapping[str, str]] = {"PARLEY_MESH_TRANSPORT": "grpc"}
 """How the processes of a stack call each other."""
 _STREAMS_MAX: Final = 10_000
 """Of one worker and of one edge."""
+_POOL_SIZE: Final = "20"
 _CALLS_PER_STREAM: Final = 4
 
 
@@ -83,4 +84,5 @@ def _room(streams: int) -> dict[str, str]:
     return {
         "PARLEY_CONVERSATION_CONCURRENCY": str(wanted),
         "PARLEY_CALLS_MAX": str(_CALLS_PER_STREAM * wanted),
+        "PARLEY_DATABASE_POOL_SIZE": _POOL_SIZE,
     }

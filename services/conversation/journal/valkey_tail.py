@@ -84,8 +84,8 @@ class ValkeyTail:
 
     async def _interrupt(self, shards: frozenset[int]) -> None:
         wakes = [self._keys.wake(shard, self._name) for shard in shards]
-        await self._client.batch([("XADD", wake, "MAXLEN", 1, "*", "w", "1") for wake in wakes])
-        await self._client.batch([("EXPIRE", wake, 60) for wake in wakes])
+        commands = [(("XADD", wake, "MAXLEN", 1, "*", "w", "1"), ("EXPIRE", wake, 60)) for wake in wakes]
+        await self._client.batch([command for both in commands for command in both])
 
     async def _read(
         self, shard: int, positions: Mapping[str, int], fresh: Collection[str], *, wait_s: float
