@@ -126,8 +126,8 @@ MUTANTS: Final = (
         "the lease is never looked at",
         "I3 I10",
         f"{_CONVERSATION}/store_postgres/statements.py",
-        "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time <= func.now())",
-        "_turns.state == TurnState.RUNNING.value, _turns.lease_expire_time.is_not(None))",
+        "is_in(TurnState.RUNNING), _turns.lease_expire_time <= func.now())",
+        "is_in(TurnState.RUNNING), _turns.lease_expire_time.is_not(None))",
     ),
     _one(
         "the journal is not read at a takeover",

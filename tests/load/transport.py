@@ -205,7 +205,7 @@ def line(name: str, found: dict[Transport, list[Cost]]) -> str:
 
 async def bench(rounds: int) -> None:
     """Prints the table."""
-    print("| CPU, µs (server + client) | plain gRPC | tunnel | tunnel / plain |\n|---|---|---|---|")  # noqa: T201
+    print("| CPU, µs (server + client) | plain gRPC | tunnel | tunnel / plain |\n|---|---|---|---|")  # noqa: T201 - the table is for whoever runs it
     for kind, label in (("bare", "transport alone"), ("mesh", "with interceptors")):
         async with served(kind) as server:
             for in_flight, calls in ((1, 600), (8, 2_400), (64, 6_400)):
@@ -215,12 +215,12 @@ async def bench(rounds: int) -> None:
                         found[transport].append(
                             await cost_of_calls(server, transport, in_flight=in_flight, calls=calls)
                         )
-                print(line(f"unary, {in_flight} in flight, {label}", found), flush=True)  # noqa: T201
+                print(line(f"unary, {in_flight} in flight, {label}", found), flush=True)  # noqa: T201 - the table is for whoever runs it
             found = {transport: [] for transport in TRANSPORTS}
             for _ in range(rounds):
                 for transport in TRANSPORTS:
                     found[transport].append(await cost_of_tokens(server, transport, streams=500, per_s=20, seconds=3))
-            print(line(f"message, 500 streams × 20/s, {label}", found), flush=True)  # noqa: T201
+            print(line(f"message, 500 streams × 20/s, {label}", found), flush=True)  # noqa: T201 - the table is for whoever runs it
 
 
 def main() -> None:
