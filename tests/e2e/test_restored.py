@@ -122,6 +122,7 @@ def test_stack_goes_back_to_an_instant_and_forgets_what_came_after(tmp_path: Pat
     with running_valkey(durable=True) as valkey:
         url = valkey.store.url(valkey.port)
         environment = {"PARLEY_VALKEY_URL": url, "PARLEY_INFERENCE_PROVIDERS_FILE": str(routes)}
+        environment["PARLEY_DEV_SHARDS"] = "1"  # the commands keep one server, also where other tests have two
         with running_stack(environment) as stack:
             past = lived(stack)
             into = stack.folder.with_name("restored")
