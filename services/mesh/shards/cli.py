@@ -35,13 +35,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def shard_numbers(text: str) -> list[int]:
-    """The shards that a text such as `0,2,8-15` names. Raises ValueError."""
+    """The shards that a text such as `0,2,8-15` names. Raises ArgumentTypeError."""
     found: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    if not found or min(found) < 0 or max(found) >= SHARDS_COUNT:
-        raise ValueError(text)
+        is_number = first.isdecimal() and (last or first).isdecimal()
+        named = range(int(first), int(last or first) + 1) if is_number else range(0)
+        if not named or named[-1] >= SHARDS_COUNT:
+            raise argparse.ArgumentTypeError(f"{text!r}: shards are 0 to {SHARDS_COUNT - 1}, such as 17 or 0,2,8-15")
+        found.update(named)
     return sorted(found)
 
 
