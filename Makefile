@@ -86,6 +86,10 @@ deploy-tools: setup-dev ## Build what test-deploy needs into .build/deploy: Helm
 test-scale: setup-dev ## Judge the plans of every store's statements among a million messages; MESSAGES=… for another number
 	@PARLEY_TEST_MESSAGES=$(or $(MESSAGES),1000000) $(DEV) -m pytest --timeout=600 $(or $(ARGS),tests/scale)
 
+.PHONY: test-previous
+test-previous: setup-dev ## Run the stores of the release before on this release's schema (needs git's history)
+	@$(DEV) -m dev.tools.previous $(ARGS)
+
 .PHONY: chaos
 chaos: setup-dev ## Break real processes under load and hold every promise; SEED=… MINUTES=… RATE=… QUEUE=kafka
 	@$(DEV) -m tests.chaos run $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \

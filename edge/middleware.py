@@ -26,7 +26,9 @@ API_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'
 CORS_AGE_S: Final = 600
 
 _HSTS: Final = "max-age=31536000; includeSubDomains"
-_EXPOSED: Final = "x-request-id, request-id, x-parley-turn, x-parley-conversation, etag, location, retry-after"
+_EXPOSED: Final = (
+    "x-request-id, request-id, x-parley-turn, x-parley-conversation, parley-position, etag, location, retry-after"
+)
 
 _REQUESTS: Final = telemetry.counter(
     "parley_edge_requests", "Requests answered, by route and status.", ["route", "method", "status"]

@@ -17,6 +17,7 @@ from edge.transcoding.routes import RouteTable, Template
 from edge.transcoding.scalars import Misfit
 from edge.transcoding.streams import Begin, EventWriter, StreamPump
 from services.mesh.client import unary
+from services.mesh.positions import NO_POSITION, POSITION_KEY, parse, written
 
 NO_CONTENT: Final = 204
 
@@ -81,16 +82,32 @@ class UnaryEndpoint:
         scope[ROUTE_KEY] = self.binding.contract.method.full_name
         metadata = await self._border.metadata(exchange, self.binding.contract)
         request = await self._reader.read(exchange)
-        response: Message = await unary(self._call(request, metadata=metadata))
+        seen = exchange.headers(POSITION_KEY)
+        if seen:
+            metadata = (*metadata, (POSITION_KEY, _position(seen)))
+        call = self._call(request, metadata=metadata)
+        response: Message = await unary(call)
+        headers = [(POSITION_KEY, _position([*seen, *await _told(call)]))] if seen else []
         if self._followed is not None and exchange.accepts_event_stream:
             await self._followed.answer(exchange, response)
             return
         if self._status == NO_CONTENT:
-            await exchange.respond(NO_CONTENT)
+            await exchange.respond(NO_CONTENT, headers=headers)
             return
         answer: Any = getattr(response, self._field) if self._field else response  # Any: whatever the contract says
-        headers = [(ETAG_FIELD, f'"{answer.etag}"')] if self._has_etag and answer.etag else []
+        if self._has_etag and answer.etag:
+            headers.append((ETAG_FIELD, f'"{answer.etag}"'))
         await exchange.respond(self._status, dump(self._encode(answer)), headers=headers)
+
+
+def _position(words: list[str]) -> str:
+    """The furthest of each place, and nothing that is no position."""
+    return written(parse(words)) or NO_POSITION
+
+
+async def _told(call: Any) -> list[str]:  # Any: grpc.aio's own generic call
+    """Positions in the trailer of a call that has ended."""
+    return [str(value) for key, value in await call.trailing_metadata() or () if key == POSITION_KEY]
 
 
 class StreamEndpoint:

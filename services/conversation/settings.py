@@ -9,11 +9,11 @@ from services.mesh.settings import (
     InferenceTarget,
     RetrievalTarget,
     ServerSettings,
-    ShardSettings,
     ValkeySettings,
     WorkloadSettings,
     service_config,
 )
+from services.mesh.shards.settings import ShardSettings
 
 
 class QueueSettings(ValkeySettings):

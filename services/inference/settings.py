@@ -1,10 +1,11 @@
 """What operators may set of inference."""
 
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.mesh.settings import AuthTarget, ServerSettings, ShardSettings, Target, ValkeySettings, service_config
+from services.mesh.settings import AuthTarget, ServerSettings, Target, ValkeySettings, service_config
+from services.mesh.shards.settings import ShardSettings
 
 # The everyday models of both vendors in November 2026, at the same price; `providers.toml` has the sources.
 OPENAI_MODEL: Final = "gpt-6.2-sol"
@@ -129,3 +130,4 @@ class ServeSettings(EmbeddingSettings, ShardSettings, ValkeySettings):
     """Settings of `serve`."""
 
     model_config = service_config("inference")
+    database_lanes: ClassVar[int] = 2  # the ledger's: calls that are to begin, and those that are over

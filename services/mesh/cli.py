@@ -18,7 +18,8 @@ from services.mesh.effective import effective
 from services.mesh.errors import MeshError
 from services.mesh.policy import PolicyError
 from services.mesh.server import ServerError
-from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, ShardSettings, load
+from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, load
+from services.mesh.shards.settings import ShardSettings
 from services.mesh.tracing import exporting
 
 if TYPE_CHECKING:
@@ -109,6 +110,9 @@ def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
         """Show the effective settings; secrets are masked."""
         for setting in effective(settings):
             print(f"{setting.variable}={setting.value}  # {setting.origin}. {setting.description}")
+        if isinstance(settings, DatabaseSettings):
+            for instance, connections in settings.database_connections().items():
+                print(f"# PostgreSQL {instance}: {connections} connections at most.")
 
     commands["config"] = Command(deployable.serve.settings, show_config)
     return {**commands, **deployable.commands}

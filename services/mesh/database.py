@@ -17,7 +17,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from time import monotonic
-from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple, overload
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import ColumnElement, CompoundSelect, Executable, Select, literal, select, true
 from sqlalchemy.engine import URL, CursorResult, make_url
@@ -120,14 +120,31 @@ class ReadWrite(ReadOnly):
             return await self._connection.execute(statement, parameters)
 
 
+class Elsewhere(Protocol):
+    """Who else may answer a read of the same data; see `replicas`."""
+
+    async def read(self, work: Callable[[ReadOnly], Awaitable[T]], is_settled: Callable[[T], bool]) -> T:
+        """See `Database.view`."""
+        ...
+
+    async def tell(self) -> None:
+        """Lets the caller know up to where it has seen or changed the data; called when a change has been made."""
+        ...
+
+
 class Database:
-    """The pool of one PostgreSQL database, and the units of work on it."""
+    """The pool of one PostgreSQL database, and the units of work on it.
+
+    Attributes:
+        elsewhere: its replicas, where there are any.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         # A statement that is its own transaction costs one round trip instead of three.
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._lanes: list[Lane] = []
+        self.elsewhere: Elsewhere | None = None
 
     def lane(self) -> Lane:
         """A connection beside the pool for one kind of statement; see `lane.py`. What it raises is for `translated`."""
@@ -147,6 +164,21 @@ class Database:
             async with self._alone.connect() as connection:
                 yield ReadOnly(connection)
 
+    async def view(
+        self, work: Callable[[ReadOnly], Awaitable[T]], *, is_settled: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """Does `work`, which may be asked of a replica that has all that the caller has seen, or made.
+
+        Args:
+            work: queries; may be done twice.
+            is_settled: whether an answer shows nothing that our own processes are still to change; one that does is
+                asked for anew, where it is sure to be the latest.
+        """
+        if self.elsewhere is not None:
+            return await self.elsewhere.read(work, is_settled)
+        async with self.read() as read:
+            return await work(read)
+
     async def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyResult:
         """One statement that is a transaction of its own; a write of several is `write`.
 
@@ -155,7 +187,10 @@ class Database:
         """
         with _counted("change"), translated():
             async with self._alone.connect() as connection:
-                return await connection.execute(statement, parameters)
+                changed = await connection.execute(statement, parameters)
+        if self.elsewhere is not None:
+            await self.elsewhere.tell()
+        return changed
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[ReadWrite]:
@@ -163,6 +198,8 @@ class Database:
         with _counted("write"), translated():
             async with self.engine.connect() as connection, connection.begin():
                 yield ReadWrite(connection)
+        if self.elsewhere is not None:
+            await self.elsewhere.tell()
 
     async def transact(
         self,

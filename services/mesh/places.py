@@ -34,6 +34,12 @@ class Units(Protocol):
         """A connection for queries."""
         ...
 
+    async def view(
+        self, work: Callable[[ReadOnly], Awaitable[T]], *, is_settled: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """Queries that a replica may be asked; see `Database.view`."""
+        ...
+
     # Any: columns hold anything.
     async def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyResult:
         """One statement that is a transaction of its own."""

@@ -8,13 +8,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import grpc.aio
 
 from services.mesh.errors import CredentialsInvalid
 from services.mesh.identity import Principal
 from services.mesh.policy import INFRASTRUCTURE, Policy
+
+
+class Position(NamedTuple):
+    """A place in a PostgreSQL log. After a failover the timeline is another one, and what was before says nothing."""
+
+    timeline: int
+    lsn: int
+
 
 # Any: gRPC's context is generic over messages that servicers already name in their signatures.
 RpcContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -40,6 +48,7 @@ class Call:
         reason: the error reason, for the log; empty on success.
         messages_sent: number of response messages.
         requests: what a client sends that streams; None where it sends one message.
+        positions: what the caller is told of `positions`, by place.
     """
 
     method: str
@@ -57,6 +66,7 @@ class Call:
     reason: str = ""
     messages_sent: int = 0
     requests: AsyncIterator[object] | None = None
+    positions: dict[str, Position] = field(default_factory=dict)
 
     @property
     def is_infrastructure(self) -> bool:

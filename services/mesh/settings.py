@@ -13,13 +13,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, get_origin
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.mesh.shards.numbers import MAIN, check_names
 from services.mesh.valkey_address import ValkeyUrl
 
 PREFIX: Final = "PARLEY_"
@@ -192,7 +191,13 @@ class ServerSettings(MeshSettings):
 
 
 class DatabaseSettings(MeshSettings):
-    """A process that uses PostgreSQL."""
+    """A process that uses PostgreSQL.
+
+    Attributes:
+        database_lanes: connections that it keeps beside the pool, one for each `lane` of its stores.
+    """
+
+    database_lanes: ClassVar[int] = 0
 
     database_url: SecretStr = Field(
         validation_alias="PARLEY_DATABASE_URL", description="postgresql://user:password@host:port/database."
@@ -202,7 +207,10 @@ class DatabaseSettings(MeshSettings):
         ge=1,
         le=200,
         validation_alias="PARLEY_DATABASE_POOL_SIZE",
-        description="Connections that this process opens at most; inference opens two more, which its ledger keeps.",
+        description=(
+            "Connections of the pool at most; inference opens two more, which its ledger keeps. The `config` command "
+            "tells how many that makes."
+        ),
     )
     database_statement_timeout_s: float = Field(
         default=10.0,
@@ -212,32 +220,9 @@ class DatabaseSettings(MeshSettings):
         description="Seconds after which PostgreSQL ends a statement.",
     )
 
-
-class ShardSettings(DatabaseSettings):
-    """A process whose data is by organization, so that it can be spread over several PostgreSQL instances."""
-
-    database_shards: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")], SecretStr] = Field(
-        default_factory=dict,
-        validation_alias="PARLEY_DATABASE_SHARDS",
-        max_length=15,
-        description=(
-            'Further PostgreSQL instances as JSON, such as {"b": "postgresql://…"}; that of PARLEY_DATABASE_URL is '
-            "`main`. Each process opens its connections on every one."
-        ),
-    )
-
-    @field_validator("database_shards")
-    @classmethod
-    def _check_names(cls, shards: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        if MAIN in shards:
-            raise ValueError(f"{MAIN!r} is the instance of PARLEY_DATABASE_URL")
-        check_names([MAIN, *shards])
-        return shards
-
-    def instances(self) -> dict[str, str]:
-        """URLs by name, `main` first."""
-        named = {name: url.get_secret_value() for name, url in self.database_shards.items()}
-        return {MAIN: self.database_url.get_secret_value(), **named}
+    def database_connections(self) -> dict[str, int]:
+        """The most connections that the process opens, by instance."""
+        return {"main": self.database_pool_size + self.database_lanes}
 
 
 class ValkeySettings(MeshSettings):

@@ -11,7 +11,8 @@ from edge.settings import EdgeSettings
 from services.auth import settings as auth
 from services.conversation import settings as conversation
 from services.inference import settings as inference
-from services.mesh.settings import DatabaseSettings, MeshSettings, ShardSettings, variable_of
+from services.mesh.settings import DatabaseSettings, MeshSettings, variable_of
+from services.mesh.shards.settings import ShardSettings
 from services.retrieval import settings as retrieval
 
 SETTINGS: Final[Mapping[tuple[str, str], type[MeshSettings]]] = MappingProxyType(
@@ -43,7 +44,14 @@ DEPLOYABLES: Final[Mapping[str, type[MeshSettings]]] = MappingProxyType(
 """The widest settings of each deployable: what any of its processes reads."""
 
 _OF_THE_CHART: Final = frozenset(
-    {"PARLEY_DATABASE_SHARDS", "PARLEY_QUEUE", "PARLEY_KAFKA_BOOTSTRAP", "PARLEY_KAFKA_PREFIX", "PARLEY_AUTH_WORKLOADS"}
+    {
+        "PARLEY_DATABASE_SHARDS",
+        "PARLEY_DATABASE_REPLICAS",
+        "PARLEY_QUEUE",
+        "PARLEY_KAFKA_BOOTSTRAP",
+        "PARLEY_KAFKA_PREFIX",
+        "PARLEY_AUTH_WORKLOADS",
+    }
     | {"PARLEY_INFERENCE_PROVIDERS_FILE"}
     | {"PARLEY_MESH_TLS_FOLDER", "PARLEY_MESH_TLS_BUNDLE", "PARLEY_MESH_TLS_PEERS"}
 )

@@ -47,7 +47,7 @@ INSERT INTO inference.batch_items
   (organization_id, batch_id, number, id, custom_id, request, model, purpose, call_id, is_batched, state, attempts,
    ready_at, handover_id, answer, reason, message)
 SELECT organization_id, id, item, 'item_' || right(id, 20) || item, 'mine-' || item, '', 'openai/m', 'answer', '', false,
-       CASE WHEN state = 'ended' OR item <= 3 THEN 'succeeded' ELSE 'waiting' END, 1, now() - make_interval(mins => 1),
+       CASE WHEN state = 'ended' OR item <= 3 THEN 'succeeded' ELSE 'waiting' END, 1, now() - interval '1 day',
        '', repeat('x', 200)::bytea, '', ''
 FROM inference.batches CROSS JOIN generate_series(1, 10) AS item;
 

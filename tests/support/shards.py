@@ -20,11 +20,11 @@ from sqlalchemy import (
 )
 
 from services.mesh.migrate import Migrations
-from services.mesh.settings import ShardSettings
 from services.mesh.shards.instances import Shards, open_places
 from services.mesh.shards.move import Move
 from services.mesh.shards.numbers import MAIN
 from services.mesh.shards.schema import administering
+from services.mesh.shards.settings import ShardSettings
 from services.mesh.shards.setup import migrate_instances
 
 SERVICE: Final = "testing"

@@ -69,6 +69,9 @@ The schemas in their order, each by its own command, which needs the database an
 {{- if and $secrets.database.shardsKey (ne .table.deployable "auth") }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_SHARDS" "name" $secrets.database.name "key" (.shardsKey | default $secrets.database.shardsKey)) }}
 {{- end }}
+{{- if and $secrets.database.replicasKey (eq .table.deployable "conversation") (not .isMigration) }}
+{{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_REPLICAS" "name" $secrets.database.name "key" $secrets.database.replicasKey) }}
+{{- end }}
 {{- end }}
 {{- if has "valkey" .table.stores }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_VALKEY_URL" "name" $secrets.valkey.name "key" $secrets.valkey.key) }}

@@ -7,7 +7,10 @@
 {{- $scaling := $component.autoscaling | default $component.queueScaling -}}
 {{- $replicas := eq (include "parley.isScaled" $component) "true" | ternary $scaling.maxReplicas $component.replicas -}}
 {{- $settings := include "parley.settings" (dict "root" $ "name" $name "table" $table) | fromYaml -}}
-{{- $sum = add $sum (mul (add (int $replicas) 1) (add (int $settings.PARLEY_DATABASE_POOL_SIZE) (int $table.connections))) -}}
+{{/* Where there are several instances, one connection more to each asks which shards it has. */}}
+{{- $asking := ternary 1 0 (and (ne $.Values.secrets.database.shardsKey "") (ne $table.deployable "auth")) -}}
+{{- $each := add (int $settings.PARLEY_DATABASE_POOL_SIZE) (int $table.connections) $asking -}}
+{{- $sum = add $sum (mul (add (int $replicas) 1) $each) -}}
 {{- end -}}
 {{- end -}}
 {{- $sum -}}

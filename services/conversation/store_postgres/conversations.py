@@ -83,8 +83,8 @@ class ConversationQueries:
 
     async def conversation(self, owner: Owner, conversation_id: str) -> Conversation:
         """See `ConversationStore.conversation`."""
-        async with self._database.of(owner.organization_id).read() as read:
-            return await _conversation(read, owner, conversation_id)
+        here = self._database.of(owner.organization_id)
+        return await here.view(lambda read: _conversation(read, owner, conversation_id))
 
     async def list_conversations(
         self, owner: Owner, *, size: int, after: tuple[datetime, str] | None
@@ -96,8 +96,11 @@ class ConversationQueries:
         if after is not None:
             query = query.where(tuple_(_conversations.update_time, _conversations.id) < tuple_(*map(literal, after)))
         query = query.order_by(_conversations.update_time.desc(), _conversations.id.desc()).limit(size)
-        async with self._database.of(owner.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> list[Conversation]:
             return [conversation_of(row) for row in (await read.execute(query)).mappings()]
+
+        return await self._database.of(owner.organization_id).view(work)
 
     async def update_conversation(
         self, owner: Owner, conversation_id: str, settings: ConversationSettings, *, etag: str
@@ -151,20 +154,28 @@ class ConversationQueries:
     async def message(self, owner: Owner, message_id: str) -> Message:
         """See `ConversationStore.message`."""
         query = select(tables.messages).where(*owned(tables.messages, owner, message_id))
-        async with self._database.of(owner.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> Message:
             row = (await read.execute(query)).mappings().one_or_none()
-        if row is None:
-            raise NotFound.of("message")
-        return message_of(row)
+            if row is None:
+                raise NotFound.of("message")
+            return message_of(row)
+
+        here = self._database.of(owner.organization_id)
+        return await here.view(work, is_settled=lambda message: _are_final([message]))
 
     async def branch(
         self, owner: Owner, conversation_id: str, *, leaf_id: str, after_depth: int, size: int
     ) -> tuple[list[Message], int]:
         """See `ConversationStore.branch`."""
-        async with self._database.of(owner.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> tuple[list[Message], int]:
             depth = await leaf_depth(read, owner, conversation_id, leaf_id)
-            messages = await _branch(read, owner, conversation_id, leaf_id, (after_depth + 1, after_depth + size))
-        return messages, depth
+            depths = (after_depth + 1, after_depth + size)
+            return await _branch(read, owner, conversation_id, leaf_id, depths), depth
+
+        here = self._database.of(owner.organization_id)
+        return await here.view(work, is_settled=lambda found: _are_final(found[0]))
 
     async def branch_end(self, owner: Owner, conversation_id: str, *, leaf_id: str, size: int) -> list[Message]:
         """See `ConversationStore.branch_end`."""
@@ -190,9 +201,12 @@ class ConversationQueries:
             .where(_messages.organization_id == owner.organization_id, _messages.user_id == owner.user_id)
             .order_by(_messages.id)
         )
-        async with self._database.of(owner.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> list[Message]:
             await _conversation(read, owner, conversation_id)
             return [message_of(row) for row in (await read.execute(query)).mappings()]
+
+        return await self._database.of(owner.organization_id).view(work, is_settled=_are_final)
 
 
 async def remember(write: ReadWrite, owner: Owner, key: Repeat | None, resource_id: str) -> str | None:
@@ -225,6 +239,11 @@ async def remember(write: ReadWrite, owner: Owner, key: Repeat | None, resource_
     if bytes(body_hash) != key.body_hash:
         raise IdempotencyMismatch("this request id was used before with another body")
     return str(earlier_id)
+
+
+def _are_final(messages: Sequence[Message]) -> bool:
+    """No worker has yet to change any of them, so that a replica shows what the primary does."""
+    return all(message.state is not MessageState.IN_PROGRESS for message in messages)
 
 
 def _used(owner: Owner, key: Repeat) -> Sequence[Any]:  # Any: SQL expressions

@@ -104,10 +104,14 @@ class TurnQueries:
             _conversations.user_id == owner.user_id,
             _conversations.id == conversation_id,
         )
-        async with self._database.of(owner.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> list[Turn]:
             if (await read.execute(known)).scalar_one_or_none() is None:
                 raise NotFound.of("conversation")
             return [turn_of(row, row["last_sequence"]) for row in (await read.execute(query)).mappings()]
+
+        here = self._database.of(owner.organization_id)
+        return await here.view(work, is_settled=lambda turns: all(turn.state.has_ended for turn in turns))
 
     async def answer(self, owner: Owner, turn_id: str) -> Answer:
         """See `TurnStore.answer`."""

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from services.mesh.errors import InvalidArgument
-from services.mesh.settings import ShardSettings
 from services.mesh.shards.numbers import SHARDS_COUNT
 from services.mesh.shards.schema import CHANGEABLE, Connection, ShardState, administering, schema_of
+from services.mesh.shards.settings import ShardSettings
 
 if TYPE_CHECKING:  # alembic is slow to load
     from services.mesh.migrate import Migrations

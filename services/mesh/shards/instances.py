@@ -31,10 +31,11 @@ from services.mesh.database import (
 from services.mesh.database_errors import Conflict, ShardElsewhere
 from services.mesh.errors import MeshError, Unavailable
 from services.mesh.places import Places
-from services.mesh.settings import ShardSettings
+from services.mesh.replicas import open_replicas
 from services.mesh.shards.lanes import ShardLanes
 from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, shard_of
 from services.mesh.shards.schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
+from services.mesh.shards.settings import ShardSettings
 from services.mesh.tasks import Loop, supervised
 
 LOOK_EVERY_S: Final = 0.3
@@ -232,6 +233,12 @@ class Instance:
         """See `Units.read`."""
         return self.database.read()
 
+    async def view(
+        self, work: Callable[[ReadOnly], Awaitable[T]], *, is_settled: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """See `Units.view`."""
+        return await self.database.view(work, is_settled=is_settled)
+
     # Any: columns hold anything.
     async def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyResult:
         """See `Units.change`; in a transaction, so that what is `present` stays so."""
@@ -292,6 +299,13 @@ class Part:
         instance = await self._shards.holder(self._numbers)
         async with instance.database.read() as read:
             yield read
+
+    async def view(
+        self, work: Callable[[ReadOnly], Awaitable[T]], *, is_settled: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """See `Units.view`."""
+        instance = await self._shards.holder(self._numbers)
+        return await instance.database.view(work, is_settled=is_settled)
 
     # Any: columns hold anything.
     async def change(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> AnyResult:
@@ -363,6 +377,11 @@ async def open_places(
             )
             for name, url in settings.instances().items()
         }
+        for name, urls in settings.database_replicas.items():
+            replicas = open_replicas(
+                databases[name], urls, settings, application=application, place=f"{service}.{name}"
+            )
+            await stack.enter_async_context(replicas)
         if len(databases) == 1:
             yield databases[MAIN]
             return

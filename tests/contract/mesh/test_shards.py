@@ -12,11 +12,11 @@ from services.mesh.database import Database, open_database
 from services.mesh.database_errors import ShardElsewhere
 from services.mesh.errors import Unavailable
 from services.mesh.migrate import Migrations
-from services.mesh.settings import ShardSettings
 from services.mesh.shards.copy import CopyError
 from services.mesh.shards.instances import Shards, open_places
 from services.mesh.shards.move import MoveError
 from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, shard_of
+from services.mesh.shards.settings import ShardSettings
 from tests.support.postgres import Databases
 from tests.support.shards import (
     FOLDERS,

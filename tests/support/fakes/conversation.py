@@ -13,22 +13,30 @@ from parley.conversation.v1 import conversation_pb2, conversation_service_pb2_gr
 from parley.conversation.v1 import conversation_service_pb2 as conversations_pb
 from parley.conversation.v1 import turn_service_pb2 as turns_pb
 from parley.conversation.v1.turn_service_pb2_grpc import TurnServiceServicer
+from services.mesh import positions
 from services.mesh.errors import MeshError, NotFound, invalid_field
 from services.mesh.ids import new_id
-from services.mesh.rpc import RpcContext
+from services.mesh.rpc import Position, RpcContext
 from tests.support.fakes.serving import now, serving
 
 ANSWER: Final = "Ada **Lovelace** wrote it. [1]"
+PLACE: Final = "conversation.main"
 
 
 @serving(conversation_service_pb2_grpc.ConversationServiceServicer)
 class FakeConversations:
-    """Conversations in a dictionary; `requests` keeps what arrived, `failure` is raised instead of an answer."""
+    """Conversations in a dictionary; `requests` keeps what arrived, `failure` is raised instead of an answer.
+
+    Attributes:
+        position: where its database stands, for callers that want to know; what they had seen is in `seen`.
+    """
 
     def __init__(self) -> None:
         self.stored: dict[str, conversation_pb2.Conversation] = {}
         self.requests: list[Any] = []  # Any: requests of all methods
         self.failure: MeshError | Exception | None = None
+        self.position: Position | None = None
+        self.seen: list[Position | None] = []
 
     async def CreateConversation(
         self, request: conversations_pb.CreateConversationRequest, context: RpcContext
@@ -75,8 +83,11 @@ class FakeConversations:
 
     def _note(self, request: object) -> None:
         self.requests.append(request)
+        self.seen.append(positions.seen(PLACE))
         if self.failure is not None:
             raise self.failure
+        if self.position is not None and positions.are_wanted():
+            positions.tell(PLACE, self.position)
 
     def _find(self, identity: str) -> conversation_pb2.Conversation:
         if identity not in self.stored:
