@@ -276,7 +276,7 @@ async def ended_by_the_release_before(store: Store, turn: Turn) -> None:
         store._change(store.tables.turns[turn.id], state=TurnState.COMPLETED)
         return
     assert isinstance(store, PostgresStore)
-    async with store._database.write() as write:
+    async with store._database.of(ADA.organization_id).write() as write:
         key = (tables.turns.c.organization_id == ADA.organization_id, tables.turns.c.id == turn.id)
         await write.execute(update(tables.turns).where(*key).values(state=TurnState.COMPLETED.value))
 
