@@ -10,9 +10,9 @@ from sqlalchemy import MetaData
 from services.mesh.database_errors import ShardElsewhere
 from services.mesh.errors import InvalidArgument, Reason
 from services.mesh.migrate import Migrations
-from services.mesh.settings import ShardSettings
 from services.mesh.shards.cli import run_shards, shard_numbers
 from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, check_names, first_key, shard_of
+from services.mesh.shards.settings import ShardSettings
 
 URL = "postgresql://parley:password@127.0.0.1:1/parley"
 MOST = 15
