@@ -45,7 +45,7 @@ def table(result: Result) -> str:
         f"turns by server {result.stored}"
     )
     failures = [f"  FAILURE {failure}" for failure in result.failures[:_SHOWN_MAX]]
-    violations = [f"  VIOLATION {violation}" for violation in verdict.violations[:_SHOWN_MAX]]
+    violations = [f"  VIOLATION {violation}" for violation in sorted(verdict.violations)[:_SHOWN_MAX]]
     return "\n".join([asked, wrong, moved, *failures, *violations])
 
 

@@ -32,6 +32,8 @@ SETTLE_S: Final = 3.0
 DRAIN_S_MAX: Final = 160.0
 MOVE_S_MAX: Final = 200.0
 _BAD_REQUEST: Final = 400
+_FOLDER: Final = ROOT / ".state" / "sharding"
+"""Keeps histories and end states."""
 
 Say = Callable[[str], None]
 
@@ -60,7 +62,9 @@ async def run(*, rate: float, rounds: int, say: Say) -> Result:
     """Moves all shards of every service to the second server and back, `rounds` times."""
     async with AsyncExitStack() as stack:
         place = stack.enter_context(_place())
-        history = History(place / "history.jsonl")
+        kept = _FOLDER / f"{time.strftime('%H%M%S')}-{os.getpid()}"
+        kept.mkdir(parents=True, exist_ok=True)
+        history = History(kept / "history.jsonl")
         fleet, clients = await stack.enter_async_context(_started(place, history))
         begun = time.time()
         for name in (
@@ -80,8 +84,8 @@ async def run(*, rate: float, rounds: int, say: Say) -> Result:
                 await loading
         history.add("mark", name="over")
         history.close()
-        parts = {name: await _stored(fleet, name, place / f"{name}.json", since=begun) for name in SERVERS}
-        records = list(read(place / "history.jsonl"))
+        parts = {name: await _stored(fleet, name, kept / f"{name}.json", since=begun) for name in SERVERS}
+        records = list(read(kept / "history.jsonl"))
         queued = await fleet.queued()
     verdict = judge(Case(records, _together(list(parts.values()), queued), turn_s_max=TURN_S_MAX))
     return Result(
