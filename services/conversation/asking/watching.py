@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 from services.conversation.events import Snapshot, TurnEvent, TurnFinished
@@ -64,7 +65,8 @@ class Feed:
             return []
         if not self._events or self._events[0].sequence > position + 1:
             return None
-        return [event for event in self._events if event.sequence > position][:PAGE_MAX]
+        newest_first = takewhile(lambda event: event.sequence > position, reversed(self._events))
+        return list(newest_first)[::-1][:PAGE_MAX]
 
     async def wait(self, position: int) -> bool:
         """Whether events above `position` came; if not, it is time to look into the store."""
