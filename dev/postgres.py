@@ -128,15 +128,17 @@ class Prepared:
         claim = Claim(self.cluster.folder / "claim", stale=self.cluster.data / "postmaster.pid")
         return launched(line, death_signal=STOP_SIGNAL, account=self.account, claim=claim)
 
-    def run(self, statement: str, *, port: int, database: str = "postgres") -> str:
-        """Run SQL as the services' role; returns the rows as text.
+    def run(self, statement: str, *, port: int, database: str = "postgres", as_superuser: bool = False) -> str:
+        """Run SQL as the services' role, or as the superuser; returns the rows as text.
 
         Raises:
             DevError: PostgreSQL refused; the message holds its answer.
         """
         line: CommandLine = [self.programs / "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", LOOPBACK]
-        line += ["-p", str(port), "-U", ROLE, "-d", database, "-c", statement]
-        environment = {"PGPASSWORD": self.cluster.password(), "PGCONNECT_TIMEOUT": "10"}
+        role = SUPERUSER if as_superuser else ROLE
+        password = self.cluster.superuser_password() if as_superuser else self.cluster.password()
+        line += ["-p", str(port), "-U", role, "-d", database, "-c", statement]
+        environment = {"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "10"}
         return checked(line, environment=environment)
 
 

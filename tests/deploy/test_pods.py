@@ -17,6 +17,7 @@ from tests.deploy.renders import SETS, Manifest, containers, environment, golden
 SECRETS: Final = {
     "PARLEY_DATABASE_URL": "postgresql://parley:password@postgres:5432/parley",
     "PARLEY_DATABASE_SHARDS": json.dumps({"b": "postgresql://parley:password@postgres-b:5432/parley"}),
+    "PARLEY_DATABASE_REPLICAS": json.dumps({"main": ["postgresql://parley:password@postgres-replica:5432/parley"]}),
     "PARLEY_VALKEY_URL": "redis://valkey:6379",
     "PARLEY_WORKLOAD_SECRET": "a secret of twenty-nine letters",
     "PARLEY_AUTH_KEY_ENCRYPTION_SECRET": "a secret that has more than thirty-two letters",

@@ -43,4 +43,4 @@ def test_a_seed_is_always_the_same_history() -> None:
     ],
 )
 def test_a_broken_program_is_noticed(mutant: str) -> None:
-    assert any(simulate(seed, MUTANTS[mutant]).violations for seed in range(20))
+    assert any(simulate(seed, MUTANTS[mutant]).violations for seed in range(2 * BLOCK))

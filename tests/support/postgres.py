@@ -43,8 +43,9 @@ class Databases:
         return self.url(self._make("test", template))
 
     def drop(self, url: str) -> None:
-        """Drop the database, whoever is still connected to it."""
-        self._run(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
+        """Drop the database, whoever is still connected to it: as superuser, for one that autovacuum is at."""
+        statement = f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)"
+        self.server.prepared.run(statement, port=self.server.port, as_superuser=True)
 
     def _template(self, services: tuple[str, ...]) -> str:
         if services not in self._templates:
