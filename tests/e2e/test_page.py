@@ -102,6 +102,7 @@ def test_a_person_gets_a_cited_answer_from_their_own_document(
     quote = page.evaluate("document.querySelector('.source mark').innerText")
     page.press("Escape")
     page.wait_for("document.querySelector('.source').hidden")
+    page.wait_for("document.querySelector('.past [aria-current]')")
     past = page.evaluate("document.querySelector('.past [aria-current]').innerText")
 
     assert "Astrid Holm" in answer
