@@ -44,6 +44,7 @@ class Keeping:
         """See `WorkStore.fold`."""
         if await self._folds[next(self._lanes)].add(one):
             return True
+        # Together, rows that others have locked are passed over; alone it waits, and tells whether the turn was lost.
         return await self._store.fold(
             one.hold, one.fold, lease_s=self._lease_s, sequence_limit=one.sequence_limit, epoch=one.epoch
         )
@@ -52,6 +53,7 @@ class Keeping:
         """See `WorkStore.renew`."""
         if await self._renewals[next(self._lanes)].add(hold):
             return True
+        # As above.
         return await self._store.renew(hold, lease_s=self._lease_s)
 
     async def __aenter__(self) -> Self:
