@@ -30,10 +30,10 @@ from services.auth.throttle import LoginThrottle, Rate, Rates, SharedCounter
 from services.auth.tokens import AccessTokens, InternalTokens
 from services.auth.workloads import Workloads
 from services.mesh.clock import SYSTEM_CLOCK, Clock
-from services.mesh.database import open_database
 from services.mesh.debug_http import Check
 from services.mesh.identity import TokenRules, TokenVerifier
-from services.mesh.migrate import Migrations
+from services.mesh.postgres.database import open_database
+from services.mesh.postgres.migrate import Migrations
 from services.mesh.server import Register, serve
 from services.mesh.settings import SettingsError
 from services.mesh.tasks import BoundedExecutor, Loop, periodic

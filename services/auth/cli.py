@@ -14,8 +14,8 @@ from services.auth.settings import Settings
 from services.auth.store_postgres import PostgresStore
 from services.mesh.cli import Command, Deployable
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.database import open_database
 from services.mesh.errors import InvalidArgument
+from services.mesh.postgres.database import open_database
 from services.mesh.restored import NAME as AFTER_RESTORE
 from services.mesh.restored import forget, tell
 from services.mesh.settings import DatabaseSettings, SettingsError, ValkeySettings

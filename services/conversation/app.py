@@ -40,10 +40,10 @@ from services.mesh import server, tokens
 from services.mesh.client import open_channel
 from services.mesh.debug_http import Check
 from services.mesh.ids import new_id
-from services.mesh.migrate import Migrations
-from services.mesh.places import Places
+from services.mesh.postgres.migrate import Migrations
+from services.mesh.postgres.places import Places
+from services.mesh.postgres.shards.instances import open_places
 from services.mesh.server import Register
-from services.mesh.shards.instances import open_places
 from services.mesh.tasks import Loop, periodic
 from services.mesh.tokens import WorkloadTokens, internal_verifier
 from services.mesh.valkey import Client, open_valkey

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.settings import (
     AuthTarget,
     InferenceTarget,
@@ -13,7 +14,6 @@ from services.mesh.settings import (
     WorkloadSettings,
     service_config,
 )
-from services.mesh.shards.settings import ShardSettings
 
 
 class QueueSettings(ValkeySettings):

@@ -84,10 +84,10 @@ from services.inference.wire.batches import RequestCodec
 from services.mesh import server, tokens
 from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.places import Places
+from services.mesh.postgres.places import Places
+from services.mesh.postgres.shards.instances import open_places
 from services.mesh.server import Register
 from services.mesh.settings import SettingsError
-from services.mesh.shards.instances import open_places
 from services.mesh.tasks import Loop, periodic
 from services.mesh.tokens import WorkloadTokens, internal_verifier
 from services.mesh.valkey import Client, open_valkey

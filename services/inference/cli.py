@@ -7,7 +7,7 @@ from services.inference.app import serve
 from services.inference.settings import ServeSettings
 from services.inference.tables import METADATA, SCHEMA
 from services.mesh.cli import Command, Deployable
-from services.mesh.migrate import Migrations
+from services.mesh.postgres.migrate import Migrations
 from services.mesh.restored import NAME as AFTER_RESTORE
 from services.mesh.restored import after_restore
 

@@ -4,8 +4,8 @@ from typing import ClassVar, Final, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.settings import AuthTarget, ServerSettings, Target, ValkeySettings, service_config
-from services.mesh.shards.settings import ShardSettings
 
 # The everyday models of both vendors in November 2026, at the same price; `providers.toml` has the sources.
 OPENAI_MODEL: Final = "gpt-6.2-sol"

@@ -17,13 +17,13 @@ from services.mesh import files, garbage, telemetry
 from services.mesh.effective import effective
 from services.mesh.errors import MeshError
 from services.mesh.policy import PolicyError
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.server import ServerError
 from services.mesh.settings import DatabaseSettings, MeshSettings, SettingsError, load
-from services.mesh.shards.settings import ShardSettings
 from services.mesh.tracing import exporting
 
 if TYPE_CHECKING:
-    from services.mesh.migrate import Migrations
+    from services.mesh.postgres.migrate import Migrations
 
 S = TypeVar("S", bound=MeshSettings)
 
@@ -100,7 +100,7 @@ def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
 
         async def migrate_schema(settings: DatabaseSettings) -> None:
             """Bring the schema to its newest revision."""
-            from services.mesh.migrate import migrate  # noqa: PLC0415 - alembic is 0.4 s that serving need not pay
+            from services.mesh.postgres.migrate import migrate  # noqa: PLC0415 - alembic is 0.4 s that serving need not pay
 
             await migrate(settings.database_url.get_secret_value(), migrations)
 
@@ -120,11 +120,11 @@ def _commands(deployable: Deployable) -> dict[str, Command[Any]]:
 
 def _of_shards(migrations: "Migrations") -> dict[str, Command[Any]]:
     """Commands of a service whose data may be spread over several instances."""
-    from services.mesh.shards import cli as shard_cli  # noqa: PLC0415 - knows SQLAlchemy, which the edge must not
+    from services.mesh.postgres.shards import cli as shard_cli  # noqa: PLC0415 - knows SQLAlchemy, which the edge must not
 
     async def migrate_schema(settings: ShardSettings) -> None:
         """Bring the schema of every PostgreSQL instance to its newest revision."""
-        from services.mesh.shards.setup import migrate_instances  # noqa: PLC0415 - loads alembic, as below
+        from services.mesh.postgres.shards.setup import migrate_instances  # noqa: PLC0415 - loads alembic, as below
 
         await migrate_instances(settings.instances(), migrations)
 

@@ -17,9 +17,9 @@ from services.mesh.client import open_channel
 from services.mesh.clock import SYSTEM_CLOCK
 from services.mesh.debug_http import Check
 from services.mesh.errors import Unimplemented
-from services.mesh.migrate import Migrations
+from services.mesh.postgres.migrate import Migrations
+from services.mesh.postgres.shards.instances import open_places
 from services.mesh.server import Register, run_worker, serve
-from services.mesh.shards.instances import open_places
 from services.mesh.tasks import BoundedExecutor, Loop, periodic
 from services.mesh.valkey import open_valkey
 from services.retrieval.documents import Documents

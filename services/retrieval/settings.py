@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.settings import AuthTarget, ServerSettings, ValkeySettings, service_config
-from services.mesh.shards.settings import ShardSettings
 
 _MIB = 1024 * 1024
 

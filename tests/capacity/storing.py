@@ -8,7 +8,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.conversation.store_postgres import PostgresStore
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from tests.scale.filling import SCHEMAS, fill
 from tests.support.conversation import database_settings, new_conversation, new_turn
 from tests.support.postgres import Databases, running_postgres

@@ -68,7 +68,7 @@ MUTANTS: Final = (
     _one(
         "acknowledged before the commit is durable",
         "I1",
-        "services/mesh/database.py",
+        "services/mesh/postgres/database.py",
         '"application_name": application,',
         '"application_name": application, "synchronous_commit": "off",',
     ),

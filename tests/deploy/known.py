@@ -11,8 +11,8 @@ from edge.settings import EdgeSettings
 from services.auth import settings as auth
 from services.conversation import settings as conversation
 from services.inference import settings as inference
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.settings import DatabaseSettings, MeshSettings, variable_of
-from services.mesh.shards.settings import ShardSettings
 from services.retrieval import settings as retrieval
 
 SETTINGS: Final[Mapping[tuple[str, str], type[MeshSettings]]] = MappingProxyType(

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from services.conversation.store_postgres import PostgresStore
-from services.mesh.database import Database, open_database
+from services.mesh.postgres.database import Database, open_database
 from tests.scale.filling import SCHEMAS, Filled, fill
 from tests.scale.judging import Allowance, complaints
 from tests.scale.plans import Explanations, explain_everything

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 from sqlalchemy import event
 
-from services.mesh.database import Database
+from services.mesh.postgres.database import Database
 
 _MARK: Final = "plan:\n"
 _SETTINGS: Final = {

@@ -65,7 +65,7 @@ RULES: Final = (
     Rule(
         "index of a table that is in use",
         r"\b(CREATE (UNIQUE )?INDEX|DROP INDEX|REINDEX)\b",
-        "nobody writes until it is done; use services.mesh.migrate.concurrent",
+        "nobody writes until it is done; use services.mesh.postgres.migrate.concurrent",
         unless=r"\bCONCURRENTLY IF (NOT )?EXISTS\b",
     ),
     Rule(

@@ -14,8 +14,8 @@ from services.inference.model import Usage
 from services.inference.money.purse import Purse, Reservation
 from services.inference.settings import ServeSettings
 from services.mesh import telemetry
-from services.mesh.database import open_database
 from services.mesh.errors import QuotaExhausted
+from services.mesh.postgres.database import open_database
 from services.mesh.settings import load
 from services.mesh.tasks import supervised
 from services.mesh.valkey import open_valkey

@@ -19,13 +19,13 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from services.mesh.migrate import Migrations
-from services.mesh.shards.instances import Shards, open_places
-from services.mesh.shards.move import Move
-from services.mesh.shards.numbers import MAIN
-from services.mesh.shards.schema import administering
-from services.mesh.shards.settings import ShardSettings
-from services.mesh.shards.setup import migrate_instances
+from services.mesh.postgres.migrate import Migrations
+from services.mesh.postgres.shards.instances import Shards, open_places
+from services.mesh.postgres.shards.move import Move
+from services.mesh.postgres.shards.numbers import MAIN
+from services.mesh.postgres.shards.schema import administering
+from services.mesh.postgres.shards.settings import ShardSettings
+from services.mesh.postgres.shards.setup import migrate_instances
 
 SERVICE: Final = "testing"
 METADATA: Final = MetaData(schema=SERVICE)

@@ -28,8 +28,8 @@ from services.auth.store_postgres.audit import PostgresAudit, record
 from services.auth.store_postgres.rows import user_of
 from services.auth.store_postgres.sessions import end_sessions_of
 from services.auth.tables import ORGANIZATIONS, REQUESTS, USERS
-from services.mesh.database import ReadOnly, ReadWrite, constraint_of
 from services.mesh.errors import AlreadyExists, IdempotencyMismatch
+from services.mesh.postgres.database import ReadOnly, ReadWrite, constraint_of
 
 _TAKEN: Final = {"users_email": "email", "organizations_first": "organization"}
 

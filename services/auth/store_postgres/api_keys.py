@@ -10,7 +10,7 @@ from services.auth.model import ApiKey, ApiKeyId, AuditEvent, Cursor, Organizati
 from services.auth.store import API_KEYS_PER_USER_MAX, TooManyKeysError
 from services.auth.store_postgres.audit import PostgresAudit, record
 from services.auth.tables import API_KEYS, USERS
-from services.mesh.database import ReadWrite
+from services.mesh.postgres.database import ReadWrite
 
 
 class PostgresApiKeys(PostgresAudit):

@@ -6,7 +6,7 @@ from sqlalchemy import insert, select
 
 from services.auth.model import Action, AuditEvent, OrganizationId
 from services.auth.tables import AUDIT_EVENTS
-from services.mesh.database import Database, ReadWrite
+from services.mesh.postgres.database import Database, ReadWrite
 
 
 class PostgresAudit:

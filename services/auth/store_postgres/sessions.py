@@ -22,7 +22,7 @@ from services.auth.store import SESSIONS_PER_USER_MAX, Refresh, Rotated
 from services.auth.store_postgres.audit import PostgresAudit, record
 from services.auth.store_postgres.rows import user_of
 from services.auth.tables import REFRESH_TOKENS, SESSIONS, USERS
-from services.mesh.database import ReadWrite
+from services.mesh.postgres.database import ReadWrite
 
 _OVER: Final[ColumnElement[datetime]] = func.least(
     func.coalesce(SESSIONS.c.ended_at, SESSIONS.c.expires_at), SESSIONS.c.idle_expires_at

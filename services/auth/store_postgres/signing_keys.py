@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, insert, select
 from services.auth.model import SigningKeyRecord
 from services.auth.store_postgres.audit import PostgresAudit
 from services.auth.tables import SIGNING_KEYS
-from services.mesh.database import ReadOnly
+from services.mesh.postgres.database import ReadOnly
 
 ROTATION_LOCK: Final = 0x7061726C65790002
 """`parley`, 2; see `BOOTSTRAP_LOCK`."""

@@ -8,7 +8,7 @@ from services.conversation import tables
 from services.conversation.model import TurnState
 from services.conversation.store.backlog import Backlog
 from services.conversation.store_postgres.turns import is_active
-from services.mesh.places import Places, Whole
+from services.mesh.postgres.places import Places, Whole
 
 _turns: Final = tables.turns.c
 

@@ -36,9 +36,9 @@ from services.conversation.model import (
 from services.conversation.store.conversations import NewConversation
 from services.conversation.store_postgres.leftovers import remember_leftover
 from services.conversation.store_postgres.rows import conversation_of, message_of, settings_values
-from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import EtagMismatch, IdempotencyMismatch, NotFound
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly, ReadWrite
+from services.mesh.postgres.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c

@@ -9,9 +9,9 @@ from services.conversation import tables
 from services.conversation.model import Feedback, Owner, Rating, Role
 from services.conversation.store_postgres.conversations import owned
 from services.conversation.store_postgres.rows import feedback_of
-from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import NotFound
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly, ReadWrite
+from services.mesh.postgres.places import Places
 
 _messages: Final = tables.messages.c
 

@@ -10,8 +10,8 @@ from services.conversation import tables
 from services.conversation.model import Owner
 from services.conversation.store.leftovers import Leftover
 from services.conversation.store_postgres.statements import from_now
-from services.mesh.database import ReadWrite
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadWrite
+from services.mesh.postgres.places import Places
 
 _leftovers: Final = tables.leftovers.c
 

@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from services.conversation import tables
 from services.conversation.model import TURNS_WAITING_MAX, FinishReason, MessageState, Owner, TurnState
 from services.conversation.store_postgres.statements import is_in
-from services.mesh.database import ReadWrite
 from services.mesh.errors import TurnAlreadyRunning
+from services.mesh.postgres.database import ReadWrite
 
 _messages: Final = tables.messages.c
 _turns: Final = tables.turns.c

@@ -11,9 +11,9 @@ from services.conversation.store.summaries import NewSummary, Standing, Summary
 from services.conversation.store_postgres.conversations import leaf_depth, of_the_conversation, segments_of_branch
 from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import from_now
-from services.mesh.database import ReadWrite
 from services.mesh.errors import NotFound
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadWrite
+from services.mesh.postgres.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c

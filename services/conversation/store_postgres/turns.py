@@ -52,9 +52,9 @@ from services.conversation.store_postgres.rows import (
     turn_of,
 )
 from services.conversation.store_postgres.statements import from_now, prefixed
-from services.mesh.database import Conflict, ReadOnly, ReadWrite
 from services.mesh.errors import NotFound, TurnAlreadyRunning
-from services.mesh.places import Places
+from services.mesh.postgres.database import Conflict, ReadOnly, ReadWrite
+from services.mesh.postgres.places import Places
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c

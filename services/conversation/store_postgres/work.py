@@ -22,8 +22,8 @@ from services.conversation.store_postgres.places import STRANDED, move_up, move_
 from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
 from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by, is_in
 from services.conversation.store_postgres.turns import is_active
-from services.mesh.database import Conflict, ReadWrite
-from services.mesh.places import Places, Whole
+from services.mesh.postgres.database import Conflict, ReadWrite
+from services.mesh.postgres.places import Places, Whole
 
 _turns: Final = tables.turns.c
 _outbox: Final = tables.outbox.c

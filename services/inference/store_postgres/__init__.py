@@ -2,7 +2,7 @@
 
 from services.inference.store_postgres.budgets import PostgresBudgets
 from services.inference.store_postgres.ledger import PostgresLedger
-from services.mesh.places import Places
+from services.mesh.postgres.places import Places
 
 __all__ = ["PostgresStore"]
 

@@ -18,8 +18,8 @@ from services.inference.store_postgres.batch_rows import (
     item_row,
 )
 from services.inference.tables import BATCH_HANDOVERS, BATCH_ITEMS, BATCHES
-from services.mesh.database import ReadWrite
-from services.mesh.places import Places, Whole, first_of
+from services.mesh.postgres.database import ReadWrite
+from services.mesh.postgres.places import Places, Whole, first_of
 
 _batches: Final = BATCHES.c
 _items: Final = BATCH_ITEMS.c

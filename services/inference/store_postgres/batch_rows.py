@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, func, select
 from services.inference.batches.model import Batch, BatchState, Counts, Handover, Item, ItemState
 from services.inference.money.purse import Purpose
 from services.inference.tables import BATCH_ITEMS
-from services.mesh.database import ReadOnly
+from services.mesh.postgres.database import ReadOnly
 
 Row = dict[str, Any]
 """Any: columns hold anything."""

@@ -13,9 +13,9 @@ from services.inference.prompts.model import Repeat
 from services.inference.store_postgres.batch_queue import PostgresBatchQueue
 from services.inference.store_postgres.batch_rows import batch_of, batch_row, counts_of, item_of, item_row
 from services.inference.tables import BATCH_ITEMS, BATCHES
-from services.mesh.database import ReadOnly
 from services.mesh.idempotency import check_repeat
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly
+from services.mesh.postgres.places import Places
 
 _LOCK_NAMESPACE: Final = 1650553185
 """Of creations, per organization; any number that no other lock of the database has."""

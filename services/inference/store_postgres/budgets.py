@@ -10,8 +10,8 @@ from sqlalchemy.dialects.postgresql import insert
 from services.inference.money.model import BUDGETS_MAX, Alert, Budget, Limits, Period, Standing
 from services.inference.store import AlertPosition, TooManyBudgetsError
 from services.inference.tables import BUDGET_ALERTS, BUDGET_COUNTERS, BUDGETS, RESERVATIONS, USAGE_DAYS
-from services.mesh.database import ReadOnly, ReadWrite
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly, ReadWrite
+from services.mesh.postgres.places import Places
 
 _LOCK_NAMESPACE: Final = 1836019321
 """As in the functions of the schema, which take the lock shared."""

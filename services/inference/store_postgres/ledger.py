@@ -24,9 +24,9 @@ from services.inference.money.model import (
 )
 from services.inference.money.purse import Purpose
 from services.inference.tables import RESERVATIONS, USAGE_DAYS
-from services.mesh.database import ATTEMPTS_MAX, Conflict, ReadWrite, translated
-from services.mesh.lane import Lane
-from services.mesh.places import Places
+from services.mesh.postgres.database import ATTEMPTS_MAX, Conflict, ReadWrite, translated
+from services.mesh.postgres.lane import Lane
+from services.mesh.postgres.places import Places
 
 _RESERVE: Final = "SELECT * FROM inference.reserve($1::text::jsonb) ORDER BY number"
 _SETTLE: Final = "SELECT * FROM inference.settle($1::text::jsonb, $2)"

@@ -31,9 +31,9 @@ from services.inference.prompts.store import (
 )
 from services.inference.prompts.variables import Variable, VariableType
 from services.inference.tables import PROMPT_REVISIONS, PROMPT_VECTORS, PROMPTS
-from services.mesh.database import ReadOnly, ReadWrite, constraint_of
 from services.mesh.idempotency import check_repeat
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly, ReadWrite, constraint_of
+from services.mesh.postgres.places import Places
 
 _Json = dict[str, Any]  # Any: JSON of a column
 

@@ -1,6 +1,6 @@
 """The store on PostgreSQL."""
 
-from services.mesh.places import Places
+from services.mesh.postgres.places import Places
 from services.retrieval.store_postgres.documents import PostgresDocuments
 from services.retrieval.store_postgres.index import PostgresIndex
 from services.retrieval.store_postgres.knowledge import PostgresKnowledgeBases

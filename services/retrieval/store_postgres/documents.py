@@ -6,8 +6,8 @@ from typing import Any, Final
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.mesh.database import ReadOnly, ReadWrite, constraint_of
 from services.mesh.errors import NotFound
+from services.mesh.postgres.database import ReadOnly, ReadWrite, constraint_of
 from services.retrieval.model import (
     Document,
     DocumentId,

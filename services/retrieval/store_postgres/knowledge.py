@@ -5,8 +5,8 @@ from datetime import datetime
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from services.mesh.database import ReadOnly, constraint_of
 from services.mesh.errors import AlreadyExists, IdempotencyMismatch, NotFound
+from services.mesh.postgres.database import ReadOnly, constraint_of
 from services.retrieval.model import KnowledgeBase, KnowledgeBaseId, OrganizationId
 from services.retrieval.store import Page
 from services.retrieval.store_postgres.statements import (

@@ -6,8 +6,8 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, literal_column, select, text, update
 
-from services.mesh.database import ReadWrite
-from services.mesh.places import Whole, first_of
+from services.mesh.postgres.database import ReadWrite
+from services.mesh.postgres.places import Whole, first_of
 from services.retrieval.model import (
     Block,
     BlockKind,

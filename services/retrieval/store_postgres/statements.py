@@ -5,9 +5,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, RowMapping, Select, and_, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 
-from services.mesh.database import ReadOnly, ReadWrite
 from services.mesh.errors import NotFound
-from services.mesh.places import Places
+from services.mesh.postgres.database import ReadOnly, ReadWrite
+from services.mesh.postgres.places import Places
 from services.retrieval.model import (
     Document,
     DocumentFailure,

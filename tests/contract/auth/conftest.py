@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from services.auth.store import Store
 from services.auth.store_memory import MemoryStore
 from services.auth.store_postgres import PostgresStore
-from services.mesh.database import Database, open_database
+from services.mesh.postgres.database import Database, open_database
 from services.mesh.settings import DatabaseSettings
 
 

@@ -11,8 +11,8 @@ from services.auth.store import LastOwnerError, Store
 from services.auth.store_memory import MemoryStore
 from services.auth.store_postgres import PostgresStore
 from services.mesh.clock import ManualClock
-from services.mesh.database import Database
 from services.mesh.errors import AlreadyExists, IdempotencyMismatch
+from services.mesh.postgres.database import Database
 from tests.support.auth import new_email
 from tests.support.auth_records import NOW, event, founded, gathered, key_of, member, session_of
 

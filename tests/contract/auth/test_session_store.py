@@ -10,8 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from services.auth.model import Rotation, SessionId, SessionKind
 from services.auth.store import SESSIONS_PER_USER_MAX, Store
 from services.auth.store_postgres import PostgresStore
-from services.mesh.database import Database
 from services.mesh.ids import new_id
+from services.mesh.postgres.database import Database
 from tests.support.auth_records import GRACE, NOW, event, founded, gathered, refresh_of, session_of
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.exc import DBAPIError
 from services.auth.app import MIGRATIONS
 from services.auth.model import Action, Caller
 from services.auth.store import Store
-from services.mesh.database import Database
-from services.mesh.migrate import drift
+from services.mesh.postgres.database import Database
+from services.mesh.postgres.migrate import drift
 from tests.support.auth import caller_of
 from tests.support.auth_records import NOW, event, founded
 

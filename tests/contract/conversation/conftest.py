@@ -22,7 +22,7 @@ from services.conversation.store import Store
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_postgres import PostgresStore
 from services.conversation.wire.events import EventCodec
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import database_settings, valkey_settings
 from tests.support.conversation_fakes import MemoryHistoryCache

@@ -10,10 +10,10 @@ from sqlalchemy import func, select, text
 
 from services.inference.settings import ServeSettings
 from services.inference.store_postgres import PostgresStore
-from services.mesh.database import Database, open_database
+from services.mesh.postgres.database import Database, open_database
+from services.mesh.postgres.shards.instances import open_places
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.settings import DatabaseSettings
-from services.mesh.shards.instances import open_places
-from services.mesh.shards.settings import ShardSettings
 from tests.support.postgres import Databases
 
 BUSY_S = 300.0

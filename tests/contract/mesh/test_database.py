@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from services.mesh.database import Conflict, Database, ReadWrite, constraint_of, normalized_url, open_database
 from services.mesh.errors import DeadlineExceeded, InvalidArgument, MeshError, Overloaded, Unavailable
+from services.mesh.postgres.database import Conflict, Database, ReadWrite, constraint_of, normalized_url, open_database
 from services.mesh.settings import DatabaseSettings
 
 METADATA = MetaData()

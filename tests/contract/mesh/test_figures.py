@@ -4,8 +4,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import literal, select
 
-from services.mesh.database import open_database
 from services.mesh.errors import Unavailable
+from services.mesh.postgres.database import open_database
 from services.mesh.settings import DatabaseSettings, ValkeySettings
 from services.mesh.telemetry import REGISTRY
 from services.mesh.valkey import open_valkey

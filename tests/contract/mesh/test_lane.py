@@ -9,9 +9,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select
 
-from services.mesh.database import Database, open_database, translated
 from services.mesh.errors import DeadlineExceeded, InvalidArgument, Unavailable
-from services.mesh.lane import Lane
+from services.mesh.postgres.database import Database, open_database, translated
+from services.mesh.postgres.lane import Lane
 from services.mesh.settings import DatabaseSettings
 
 OWN_ID: Final = "SELECT pg_backend_pid() AS id"

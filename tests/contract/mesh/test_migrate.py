@@ -7,9 +7,9 @@ from pydantic import SecretStr
 from sqlalchemy import Column, Integer, MetaData, Table, text
 from sqlalchemy.exc import IntegrityError
 
-from services.mesh.database import Database, open_database
 from services.mesh.errors import Unavailable
-from services.mesh.migrate import Migrations, drift, migrate
+from services.mesh.postgres.database import Database, open_database
+from services.mesh.postgres.migrate import Migrations, drift, migrate
 from services.mesh.settings import DatabaseSettings
 from tests.support.retrieval import until
 
@@ -18,7 +18,7 @@ REVISION = '''
 import sqlalchemy as sa
 from alembic import op
 
-from services.mesh.migrate import concurrent
+from services.mesh.postgres.migrate import concurrent
 
 revision = "{revision}"
 down_revision = {down_revision!r}

@@ -9,14 +9,14 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, text
 
-from services.mesh.database import Database, ReadOnly
 from services.mesh.errors import NotFound
 from services.mesh.policy import Idempotency, Policy
 from services.mesh.positions import POSITION_KEY, parse, written
-from services.mesh.replicas import Replicas
+from services.mesh.postgres.database import Database, ReadOnly
+from services.mesh.postgres.replicas import Replicas
+from services.mesh.postgres.shards.instances import open_places
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.rpc import CURRENT, Call, RpcContext
-from services.mesh.shards.instances import open_places
-from services.mesh.shards.settings import ShardSettings
 from tests.support.replication import Pair, running_pair
 from tests.support.retrieval import until
 

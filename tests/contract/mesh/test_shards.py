@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from services.mesh.database import Database, open_database
-from services.mesh.database_errors import ShardElsewhere
 from services.mesh.errors import Unavailable
-from services.mesh.migrate import Migrations
-from services.mesh.shards.copy import CopyError
-from services.mesh.shards.instances import Shards, open_places
-from services.mesh.shards.move import MoveError
-from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, shard_of
-from services.mesh.shards.settings import ShardSettings
+from services.mesh.postgres.database import Database, open_database
+from services.mesh.postgres.errors import ShardElsewhere
+from services.mesh.postgres.migrate import Migrations
+from services.mesh.postgres.shards.copy import CopyError
+from services.mesh.postgres.shards.instances import Shards, open_places
+from services.mesh.postgres.shards.move import MoveError
+from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, shard_of
+from services.mesh.postgres.shards.settings import ShardSettings
 from tests.support.postgres import Databases
 from tests.support.shards import (
     FOLDERS,
@@ -224,7 +224,7 @@ async def test_a_second_move_has_to_wait(pair: Pair) -> None:
 async def test_a_writer_that_waits_too_long_for_its_shard_is_told(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.mesh.shards.instances.WAIT_S_MAX", 0.2)
+    monkeypatch.setattr("services.mesh.postgres.shards.instances.WAIT_S_MAX", 0.2)
     number = shard_of(organization_on(MAIN))
     freeze = text("UPDATE testing_shards.shards SET state = 'leaving' WHERE shard = :number")
     await shards.instances[MAIN].database.change(freeze, {"number": number})

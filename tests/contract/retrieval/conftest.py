@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from pydantic import SecretStr
 
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from services.mesh.settings import DatabaseSettings
 from services.retrieval.store import Store
 from services.retrieval.store_memory import MemoryStore

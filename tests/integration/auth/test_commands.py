@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from services.mesh.settings import DatabaseSettings
 from tests.support.auth import ENCRYPTION_SECRET
 

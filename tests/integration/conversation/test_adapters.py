@@ -31,7 +31,7 @@ from services.conversation.wire.events import EventCodec
 from services.mesh import tokens
 from services.mesh.client import open_channel
 from services.mesh.errors import MeshError, NotFound, Overloaded, RetrievalUnavailable, ScopeMissing, Unavailable
-from services.mesh.migrate import drift
+from services.mesh.postgres.migrate import drift
 from services.mesh.tokens import WorkloadTokens
 from services.mesh.valkey import open_valkey
 from tests.support.conversation import ADA, valkey_settings

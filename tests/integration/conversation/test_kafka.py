@@ -19,8 +19,8 @@ from services.conversation.queue.kafka.cluster import KafkaCluster, KafkaOptions
 from services.conversation.queue.kafka.queue import open_kafka_queue
 from services.conversation.store.work import TurnRef
 from services.conversation.store_postgres import PostgresStore
-from services.mesh.database import open_database
 from services.mesh.errors import Unavailable
+from services.mesh.postgres.database import open_database
 from tests.support.conversation import ADA, database_settings
 from tests.support.conversation_rig import Rig, running
 from tests.support.kafka import (

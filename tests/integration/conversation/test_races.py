@@ -20,8 +20,8 @@ from services.conversation.model import (
 )
 from services.conversation.store.work import Ending, Fold, Folding, TurnRef
 from services.conversation.store_postgres import PostgresStore
-from services.mesh.database import open_database
 from services.mesh.errors import TurnAlreadyRunning
+from services.mesh.postgres.database import open_database
 from tests.support.conversation import ADA, database_settings, new_conversation, new_turn
 
 PARALLEL = 50

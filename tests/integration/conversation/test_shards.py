@@ -12,10 +12,10 @@ from services.conversation import tables
 from services.conversation.app import MIGRATIONS
 from services.conversation.model import Owner, TurnState
 from services.conversation.store_postgres import PostgresStore
-from services.mesh.shards.instances import Shards
-from services.mesh.shards.numbers import MAIN, shard_of
-from services.mesh.shards.settings import ShardSettings
-from services.mesh.shards.setup import migrate_instances
+from services.mesh.postgres.shards.instances import Shards
+from services.mesh.postgres.shards.numbers import MAIN, shard_of
+from services.mesh.postgres.shards.settings import ShardSettings
+from services.mesh.postgres.shards.setup import migrate_instances
 from tests.support.conversation import new_conversation, new_turn
 from tests.support.conversation_turns import DONE, FOLD, asked, ref_of
 from tests.support.shards import OTHER, mover, opened_shards

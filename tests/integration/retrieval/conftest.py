@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from services.mesh.server import running
 from services.mesh.tasks import BoundedExecutor
 from services.retrieval.app import open_api, open_encoder

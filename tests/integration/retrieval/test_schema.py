@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from services.mesh.migrate import drift
+from services.mesh.postgres.migrate import drift
 from services.retrieval.app import MIGRATIONS
 
 

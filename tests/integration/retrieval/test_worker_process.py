@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from services.mesh.clock import SYSTEM_CLOCK
-from services.mesh.database import open_database
 from services.mesh.ids import new_id
+from services.mesh.postgres.database import open_database
 from services.retrieval.app import open_encoder
 from services.retrieval.model import Document, DocumentId, DocumentState, KnowledgeBase
 from services.retrieval.settings import Settings

@@ -7,12 +7,12 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sqlalchemy import MetaData
 
-from services.mesh.database_errors import ShardElsewhere
 from services.mesh.errors import InvalidArgument, Reason
-from services.mesh.migrate import Migrations
-from services.mesh.shards.cli import run_shards, shard_numbers
-from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, check_names, first_key, shard_of
-from services.mesh.shards.settings import ShardSettings
+from services.mesh.postgres.errors import ShardElsewhere
+from services.mesh.postgres.migrate import Migrations
+from services.mesh.postgres.shards.cli import run_shards, shard_numbers
+from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, check_names, first_key, shard_of
+from services.mesh.postgres.shards.settings import ShardSettings
 
 URL = "postgresql://parley:password@127.0.0.1:1/parley"
 MOST = 15

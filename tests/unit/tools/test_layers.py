@@ -18,7 +18,7 @@ SERVICES = ("auth", "conversation", "retrieval", "inference")
 LAWFUL = {
     "services/mesh/errors.py": "",
     "services/mesh/server.py": "import grpc\nfrom parley.common.v1 import usage_pb2\n",
-    "services/mesh/database.py": "import sqlalchemy\n",
+    "services/mesh/postgres/database.py": "import sqlalchemy\n",
     "services/mesh/clock.py": "",
     "services/auth/model.py": "from services.mesh import errors\n",
     "services/auth/logins.py": "from services.auth import model, ports, store\nfrom services.mesh import clock\n",
@@ -31,7 +31,7 @@ LAWFUL = {
     "services/auth/servicer.py": "import grpc\nimport parley.auth.v1.user_pb2\nfrom services.auth import wire\n",
     "services/auth/clients.py": "import grpc\nimport parley.auth.v1.user_pb2\nfrom services.auth import ports, wire\n",
     "services/auth/store_postgres.py": (
-        "import sqlalchemy\nfrom services.auth import model, tables\nfrom services.mesh import database\n"
+        "import sqlalchemy\nfrom services.auth import model, tables\nfrom services.mesh.postgres import database\n"
     ),
     "services/auth/store_memory.py": "from services.auth import model\n",
     "services/auth/app.py": "from services.auth import clients, logins, servicer, settings, store_postgres\n",
@@ -54,7 +54,7 @@ TRESPASSES = [
     ("mesh", "services/mesh/clock.py", "from parley.auth.v1 import user_pb2"),
     *(("model", "services/auth/model.py", f"import {name}") for name in ("grpc", "sqlalchemy", "pydantic")),
     ("model", "services/auth/model.py", "from parley.common.v1 import usage_pb2"),
-    ("model", "services/auth/model.py", "from services.mesh import database"),
+    ("model", "services/auth/model.py", "from services.mesh.postgres import database"),
     *(("use-cases", "services/auth/logins.py", f"import {name}") for name in ("grpc", "sqlalchemy")),
     ("use-cases", "services/auth/logins.py", "from parley.auth.v1 import user_pb2"),
     ("use-cases", "services/auth/a_new_noun.py", "import grpc"),

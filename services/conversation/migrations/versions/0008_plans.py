@@ -8,7 +8,7 @@ from typing import Final
 
 from alembic import op
 
-from services.mesh.migrate import concurrent
+from services.mesh.postgres.migrate import concurrent
 
 revision = "0008"
 down_revision = "0007"

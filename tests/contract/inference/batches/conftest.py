@@ -7,7 +7,7 @@ import pytest
 from services.inference.batches.store import BatchStore
 from services.inference.batches.store_memory import MemoryBatches
 from services.inference.store_postgres.batches import PostgresBatches
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from tests.support.money import database_settings
 
 OPEN_MAX = 6

@@ -7,7 +7,7 @@ import pytest
 from services.inference.store import Store
 from services.inference.store_memory import MemoryStore
 from services.inference.store_postgres import PostgresStore
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from tests.support.money import database_settings
 
 

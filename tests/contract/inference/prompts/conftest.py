@@ -7,7 +7,7 @@ import pytest
 from services.inference.prompts.store import PromptStore
 from services.inference.prompts.store_memory import MemoryPrompts
 from services.inference.store_postgres.prompts import PostgresPrompts
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from tests.support.money import database_settings
 from tests.support.prompts import BOUNDS
 

@@ -11,7 +11,7 @@ from services.inference.app import open_answers, open_batches, open_money, open_
 from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
 from services.inference.store_postgres.batches import PostgresBatches
-from services.mesh.database import Database, open_database
+from services.mesh.postgres.database import Database, open_database
 from services.mesh.server import Register
 from services.mesh.tasks import supervised
 from services.mesh.valkey import open_valkey

@@ -12,8 +12,8 @@ from sqlalchemy import event, text
 from services.inference.money.model import Dimension, Limits, Period, UsageKey, UsageQuery
 from services.inference.store_postgres import PostgresStore
 from services.inference.store_postgres.ledger import FORGET, usage_statement
-from services.mesh.database import Database, open_database
-from services.mesh.lane import Lane
+from services.mesh.postgres.database import Database, open_database
+from services.mesh.postgres.lane import Lane
 from tests.support.money import NOON, ORGANIZATION, OTHER_ORGANIZATION, database_settings, hold
 
 FILL = text("""

@@ -17,7 +17,7 @@ from dev.home import ROOT
 from services.inference.money.model import Limits, Period, Standing
 from services.inference.store_postgres import PostgresStore
 from services.inference.tables import LEDGER, RESERVATIONS, USAGE_DAYS
-from services.mesh.database import Database, open_database
+from services.mesh.postgres.database import Database, open_database
 from tests.support.money import ESTIMATE_NANOS, ORGANIZATION, database_settings
 
 ROOM: Final = 10

@@ -25,8 +25,8 @@ from services.inference.app import open_money, open_shelf, wire_up
 from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
 from services.mesh.client import open_channel, streaming, unary
-from services.mesh.database import open_database
 from services.mesh.errors import MeshError, Reason
+from services.mesh.postgres.database import open_database
 from services.mesh.server import running
 from services.mesh.tasks import supervised
 from services.mesh.valkey import open_valkey

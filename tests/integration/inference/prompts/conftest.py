@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from services.inference.app import open_prompts, wire_up
 from services.inference.generating.course import Tactics
 from services.inference.settings import ServeSettings
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from services.mesh.server import Register
 from services.mesh.tasks import supervised
 from services.mesh.valkey import open_valkey

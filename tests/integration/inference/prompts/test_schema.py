@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.inference.store_postgres.prompts import PostgresPrompts
 from services.inference.tables import PROMPT_REVISIONS
-from services.mesh.database import open_database
+from services.mesh.postgres.database import open_database
 from tests.support.money import database_settings
 from tests.support.prompts import ORGANIZATION, draft, prompt
 

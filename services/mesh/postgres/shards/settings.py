@@ -4,8 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from services.mesh.postgres.shards.numbers import MAIN, check_names
 from services.mesh.settings import DatabaseSettings
-from services.mesh.shards.numbers import MAIN, check_names
 
 InstanceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 

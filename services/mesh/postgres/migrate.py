@@ -28,8 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from services.mesh import telemetry
-from services.mesh.database import CONNECT_TIMEOUT_S, normalized_url, translated
 from services.mesh.errors import Unavailable
+from services.mesh.postgres.database import CONNECT_TIMEOUT_S, normalized_url, translated
 
 VERSION_TABLE: Final = "alembic_version"
 LOCK_TIMEOUT_S: Final = 2.0

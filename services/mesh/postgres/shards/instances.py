@@ -18,7 +18,8 @@ from pydantic import SecretStr
 from sqlalchemy import Column, ColumnElement, Executable, Integer, MetaData, Table, Text, func, select, text
 
 from services.mesh import telemetry
-from services.mesh.database import (
+from services.mesh.errors import MeshError, Unavailable
+from services.mesh.postgres.database import (
     POOL_WAIT_S,
     AnyResult,
     Database,
@@ -28,14 +29,13 @@ from services.mesh.database import (
     repeated,
     translated,
 )
-from services.mesh.database_errors import Conflict, ShardElsewhere
-from services.mesh.errors import MeshError, Unavailable
-from services.mesh.places import Places
-from services.mesh.replicas import open_replicas
-from services.mesh.shards.lanes import ShardLanes
-from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, shard_of
-from services.mesh.shards.schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
-from services.mesh.shards.settings import ShardSettings
+from services.mesh.postgres.errors import Conflict, ShardElsewhere
+from services.mesh.postgres.places import Places
+from services.mesh.postgres.replicas import open_replicas
+from services.mesh.postgres.shards.lanes import ShardLanes
+from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, shard_of
+from services.mesh.postgres.shards.schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.tasks import Loop, supervised
 
 LOOK_EVERY_S: Final = 0.3

@@ -17,10 +17,10 @@ from pydantic import SecretStr
 from sqlalchemy import BigInteger, ColumnElement, Integer, Text, cast, column, func, literal_column, select
 
 from services.mesh import positions, telemetry
-from services.mesh.database import Database, ReadOnly, open_database
 from services.mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, Unavailable
+from services.mesh.postgres.database import Database, ReadOnly, open_database
+from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.rpc import Position
-from services.mesh.shards.settings import ShardSettings
 from services.mesh.tasks import Loop, supervised
 
 LOOK_EVERY_S: Final = 0.5

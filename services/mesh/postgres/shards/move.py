@@ -19,9 +19,9 @@ import asyncpg
 from sqlalchemy import MetaData
 
 from services.mesh.errors import MeshError
-from services.mesh.shards.copy import Changes, Copy
-from services.mesh.shards.instances import TTL_S
-from services.mesh.shards.schema import ALL_SHARDS, Connection, ShardState, lock_namespace, schema_of
+from services.mesh.postgres.shards.copy import Changes, Copy
+from services.mesh.postgres.shards.instances import TTL_S
+from services.mesh.postgres.shards.schema import ALL_SHARDS, Connection, ShardState, lock_namespace, schema_of
 
 # ruff: noqa: S608 - the name of the schema is our own
 

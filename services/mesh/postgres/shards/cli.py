@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from services.mesh.errors import InvalidArgument
-from services.mesh.shards.numbers import SHARDS_COUNT
-from services.mesh.shards.schema import CHANGEABLE, Connection, ShardState, administering, schema_of
-from services.mesh.shards.settings import ShardSettings
+from services.mesh.postgres.shards.numbers import SHARDS_COUNT
+from services.mesh.postgres.shards.schema import CHANGEABLE, Connection, ShardState, administering, schema_of
+from services.mesh.postgres.shards.settings import ShardSettings
 
 if TYPE_CHECKING:  # alembic is slow to load
-    from services.mesh.migrate import Migrations
+    from services.mesh.postgres.migrate import Migrations
 
 _GIVES: Final = frozenset({*CHANGEABLE, ShardState.LEAVING, ShardState.LEFT})
 
@@ -85,7 +85,7 @@ async def _move(
     *,
     is_given_up: bool,
 ) -> None:
-    from services.mesh.shards.move import Move  # noqa: PLC0415 - the one command that needs it
+    from services.mesh.postgres.shards.move import Move  # noqa: PLC0415 - the one command that needs it
 
     standings = await _standings(connections, migrations.service)
     sources: defaultdict[str, list[int]] = defaultdict(list)

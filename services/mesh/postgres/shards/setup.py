@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
-from services.mesh.migrate import Migrations, migrate
-from services.mesh.shards.schema import administering, assign, prepare
+from services.mesh.postgres.migrate import Migrations, migrate
+from services.mesh.postgres.shards.schema import administering, assign, prepare
 
 
 async def migrate_instances(instances: Mapping[str, str], migrations: Migrations) -> None:

@@ -26,10 +26,10 @@ from sqlalchemy.pool import Pool, QueuePool
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
-from services.mesh.database_errors import Conflict as Conflict  # noqa: PLC0414 - these three belong to the interface
-from services.mesh.database_errors import constraint_of as constraint_of  # noqa: PLC0414 - as above
-from services.mesh.database_errors import translated as translated  # noqa: PLC0414 - as above
-from services.mesh.lane import Lane
+from services.mesh.postgres.errors import Conflict as Conflict  # noqa: PLC0414 - these three belong to the interface
+from services.mesh.postgres.errors import constraint_of as constraint_of  # noqa: PLC0414 - as above
+from services.mesh.postgres.errors import translated as translated  # noqa: PLC0414 - as above
+from services.mesh.postgres.lane import Lane
 from services.mesh.settings import DatabaseSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0

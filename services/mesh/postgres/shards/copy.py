@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Column, MetaData, Table, Text, UniqueConstraint
 
 from services.mesh.errors import MeshError
-from services.mesh.shards.schema import (
+from services.mesh.postgres.shards.schema import (
     MOVES,
     ORGANIZATION,
     Connection,

@@ -17,9 +17,9 @@ from sqlalchemy import Column, MetaData, Table
 from sqlalchemy.dialects import postgresql
 
 from services.mesh import telemetry
-from services.mesh.database import CONNECT_TIMEOUT_S, LOCK_TIMEOUT_S, normalized_url, translated
-from services.mesh.database_errors import SHARD_ELSEWHERE
-from services.mesh.shards.numbers import MAIN, SHARDS_COUNT, first_key
+from services.mesh.postgres.database import CONNECT_TIMEOUT_S, LOCK_TIMEOUT_S, normalized_url, translated
+from services.mesh.postgres.errors import SHARD_ELSEWHERE
+from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, first_key
 
 ORGANIZATION: Final = "organization_id"
 ALL_SHARDS: Final = SHARDS_COUNT

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from services.mesh.database_errors import ShardElsewhere
-from services.mesh.lane import Lane
-from services.mesh.shards.numbers import shard_of
+from services.mesh.postgres.errors import ShardElsewhere
+from services.mesh.postgres.lane import Lane
+from services.mesh.postgres.shards.numbers import shard_of
 
 if TYPE_CHECKING:  # they make the lanes
-    from services.mesh.shards.instances import Instance, Patience
+    from services.mesh.postgres.shards.instances import Instance, Patience
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import ColumnElement, Executable
 
-from services.mesh.database import AnyResult, ReadOnly, ReadWrite
 from services.mesh.errors import MeshError
-from services.mesh.lane import Lane
+from services.mesh.postgres.database import AnyResult, ReadOnly, ReadWrite
+from services.mesh.postgres.lane import Lane
 
 T = TypeVar("T")
 Item = TypeVar("Item")
