@@ -1,6 +1,9 @@
 import itertools
 import socket
+import subprocess
+import sys
 
+from dev.home import ROOT
 from dev.ports import LOOPBACK, free_ports, is_free
 
 
@@ -24,3 +27,21 @@ def test_stacks_on_neighbouring_ports_do_not_meet() -> None:
     one = set(itertools.islice(free_ports(8080), 20))
     other = set(itertools.islice(free_ports(8081), 20))
     assert not one & other
+
+
+def chosen_elsewhere(origin: int) -> set[int]:
+    """What a process chooses that ends then."""
+    script = f"import itertools, dev.ports; print(*itertools.islice(dev.ports.free_ports({origin}), 60))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {int(port) for port in done.stdout.split()}
+
+
+def test_what_one_process_has_chosen_is_given_to_no_other() -> None:
+    ours = set(itertools.islice(free_ports(8125), 60))
+    theirs = chosen_elsewhere(8125)
+    assert len(theirs) == 60
+    assert not ours & theirs
+
+
+def test_what_a_process_had_chosen_may_be_chosen_when_it_has_ended() -> None:
+    assert chosen_elsewhere(8126) & chosen_elsewhere(8126)
