@@ -112,7 +112,7 @@ class Trials:
 
     STREAMS: ClassVar[int] = 500
     TOKENS_PER_S: ClassVar[int] = 20
-    OPENED_PER_S: ClassVar[float] = 30.0
+    OPENED_PER_S: ClassVar[float] = 40.0
     """By a stack; the proxy, to which an answer is nothing but a connection, is asked faster."""
     PASSED_PER_S: ClassVar[float] = 100.0
     SETTLE_S: ClassVar[float] = 2.0
