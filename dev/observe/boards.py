@@ -150,6 +150,24 @@ GRPC: Final = Board(
             unit="short",
             queries=quantiles("parley_mesh_groupcommit_batch_items", by="writer"),
         ),
+        Panel(
+            title="Frames that travel together",
+            description="In one message of a tunnel; it grows with load, and with it falls the price of each call.",
+            unit="short",
+            queries=quantiles("parley_mesh_tunnel_batch_frames"),
+        ),
+        Panel(
+            title="Open tunnels",
+            description="To each service: one of every process that calls each of its replicas, two for a moment.",
+            unit="short",
+            queries=one("sum by (job) (parley_mesh_tunnel_open_count)", "{{job}}"),
+        ),
+        Panel(
+            title="Tunnels that were lost",
+            description="Per second, by who called: calls were on them, and failed or were made again.",
+            unit="ops",
+            queries=rates("parley_mesh_tunnel_lost_total", "job"),
+        ),
     ),
 )
 

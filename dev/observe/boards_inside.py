@@ -102,6 +102,18 @@ PROVIDERS: Final = Board(
             unit="short",
             queries=one("sum(parley_inference_ledger_pending_count)", "lines"),
         ),
+        Panel(
+            title="Batches that have not ended",
+            description="Of all organizations.",
+            unit="short",
+            queries=one("max(parley_inference_batches_open_count)", "batches"),
+        ),
+        Panel(
+            title="Age of the oldest batch",
+            description="Of those that have not ended; one that is not answered in two days fails.",
+            unit="s",
+            queries=one("max(parley_inference_batches_oldest_seconds)", "oldest"),
+        ),
     ),
 )
 

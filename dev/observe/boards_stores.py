@@ -53,6 +53,42 @@ POSTGRESQL: Final = Board(
             queries=rates("parley_mesh_database_transactions_total", "job", selector='{outcome="failed"}'),
             is_quiet=True,
         ),
+        Panel(
+            title="Reads that replicas may answer",
+            description="Per second: by a replica, by the primary as none was far enough, or asked of both.",
+            unit="ops",
+            queries=rates("parley_mesh_replica_reads_total", "where"),
+            is_quiet=True,
+        ),
+        Panel(
+            title="Age of the data of replicas",
+            description="As the process sees it that sees the oldest; infinite, and no line, where one is left out.",
+            unit="s",
+            queries=one("max by (replica) (parley_mesh_replica_lag_seconds)", "{{replica}}"),
+            is_quiet=True,
+        ),
+        Panel(
+            title="Processes that leave a replica out",
+            description="It is away, too far behind for long, or follows something else than its primary.",
+            unit="short",
+            queries=one("count by (replica) (parley_mesh_replica_lag_seconds == inf)", "{{replica}}"),
+            is_quiet=True,
+        ),
+        Panel(
+            title="Shards by instance",
+            description="Of 64 of each service, where there are several instances.",
+            unit="short",
+            # The label of the metric gives way to that of the target.
+            queries=one("max by (job, exported_instance) (parley_mesh_shards_count)", "{{job}} {{exported_instance}}"),
+            is_quiet=True,
+        ),
+        Panel(
+            title="Waits for shards that move",
+            description="Of those who wanted to write while one was handed over.",
+            unit="s",
+            queries=quantiles("parley_mesh_shard_wait_seconds"),
+            is_quiet=True,
+        ),
     ),
 )
 

@@ -26,6 +26,8 @@ _OTHER = 'parley_mesh_check_passed_ratio{job="auth",instance="b",check="database
 _PEER = 'parley_mesh_check_passed_ratio{job="edge",instance="a",check="inference"}'
 _USED = 'parley_mesh_database_connections_count{job="auth",instance="a",which="used"}'
 _MOST = 'parley_mesh_database_connections_count{job="auth",instance="a",which="max"}'
+_LAG = 'parley_mesh_replica_lag_seconds{job="conversation",instance="a",replica="conversation.main-0"}'
+_LAG_THERE = 'parley_mesh_replica_lag_seconds{job="conversation",instance="b",replica="conversation.main-0"}'
 _FAILED = 'parley_mesh_valkey_commands_total{job="auth",outcome="failed"}'
 _ANSWERED = 'parley_mesh_valkey_commands_total{job="auth",outcome="answered"}'
 _DEPTH = "parley_conversation_queue_depth_messages{}"
@@ -57,6 +59,12 @@ CASES = {
     "ParleyDatabaseAway": Case({_PASSED: "0x30", _OTHER: "0x30"}, {_PASSED: "0x30", _OTHER: "1x30"}),
     "ParleyPeerAway": Case({_PEER: "0x30"}, {_PEER: "1x30", _PASSED: "0x30"}),
     "ParleyConnectionsNearMax": Case({_USED: "9x30", _MOST: "10x30"}, {_USED: "8x30", _MOST: "10x30"}),
+    "ParleyReplicaLag": Case(
+        # Too old to be used in between, and never as it should be.
+        {_LAG: "3 3 inf " * 10, _LAG_THERE: "0.5x30"},
+        {_LAG: "3 3 0.5 " * 10, _LAG_THERE: "inf " * 30},
+    ),
+    "ParleyReplicaLeftOut": Case({_LAG: "inf " * 30, _LAG_THERE: "0.5x30"}, {_LAG: "inf inf 0.5 " * 10}),
     "ParleyValkeyAway": Case({_FAILED: "0+5x30", _ANSWERED: "9x30"}, {_FAILED: "0+5x30", _ANSWERED: "0+1x30"}),
     "ParleyQueueOldestAgeHigh": Case({_OLDEST: "31x30"}, {_OLDEST: "30x30"}),
     "ParleyQueueGrowing": Case({_DEPTH: "0+5x60", _OLDEST: "6x60"}, {_DEPTH: "50x60", _OLDEST: "6x60"}, at="45m"),
