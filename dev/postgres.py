@@ -36,6 +36,8 @@ _SETTINGS: Mapping[str, str] = {
     "max_wal_size": "512MB",
     # An archive that nobody keeps up any more does not fill the disk.
     "max_slot_wal_keep_size": "4GB",
+    # Of a replica: what its queries still read is not removed under them.
+    "hot_standby_feedback": "on",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dev.home import ROOT, Home
 from dev.keyfile import kept_secret
 from dev.ports import LOOPBACK, free_ports
 from dev.process import Process
+from dev.replica import copied
 from dev.spawning import launched
 
 SERVICES = ("auth", "conversation", "retrieval", "inference")
@@ -24,17 +26,22 @@ _PROVIDER_KEYS = ("OPENAI_", "ANTHROPIC_")
 """Settings and keys of model providers; they reach inference and nobody else."""
 _OURS = (
     *("PARLEY_DEV_", "PARLEY_URL", "PARLEY_API_KEY", "PARLEY_EMAIL", "PARLEY_PASSWORD"),
-    *("PARLEY_DATABASE_URL", "PARLEY_DATABASE_SHARDS", "PARLEY_VALKEY_URL", "PARLEY_WORKLOAD_SECRET"),
+    *("PARLEY_DATABASE_URL", "PARLEY_DATABASE_SHARDS", "PARLEY_DATABASE_REPLICAS"),
+    *("PARLEY_VALKEY_URL", "PARLEY_WORKLOAD_SECRET"),
     *("PARLEY_GRPC_LISTEN", "PARLEY_DEBUG_LISTEN", "PARLEY_HTTP_LISTEN"),
     "PG",
 )
 """Variables that speak to the stack or to its clients, or that it sets itself for each process."""
 _SHARDED = ("conversation", "retrieval", "inference")
 """Services whose data is by organization; auth's has to be in one place, for it tells which organization it is."""
+_READING = ("conversation", "inference")
+"""Services that ask replicas of their servers."""
 _REPLICAS_MAX = 3
+_MAIN = "main"
 _LETTERS = ("b", "c")
 _INSTANCES_MAX = 1 + len(_LETTERS)
-"""Ports set aside for one stack bound both (`dev.ports`): three of every process take 38 of them, with one server."""
+_DATABASE_REPLICAS_MAX = 2
+"""Small numbers all of them: every process has connections of its own on every server."""
 _DRAIN_S = "8"
 """A person who typed Ctrl-C does not wait for long; an answer that is cut here is taken up at the next start."""
 _PROBE_S_MAX = 2.0
@@ -61,15 +68,15 @@ class Plan:
 def plan(home: Home, *, port: int) -> Plan:
     """The process table for the folder, with the edge on the given port and every other port chosen freely.
 
-    `PARLEY_DATABASE_URL` (with `PARLEY_DATABASE_SHARDS`) and `PARLEY_VALKEY_URL` in the environment take the place of
-    the embedded servers.
+    `PARLEY_DATABASE_URL` (with `PARLEY_DATABASE_SHARDS` and `PARLEY_DATABASE_REPLICAS`) and `PARLEY_VALKEY_URL` in the
+    environment take the place of the embedded servers.
     `PARLEY_DEV_REPLICAS` in it is how often every process of Parley itself runs; `edge-2` is the second edge.
     `PARLEY_DEV_SHARDS` in it is how many PostgreSQL servers share the organizations; `postgres-b` is the second one.
+    `PARLEY_DEV_DATABASE_REPLICAS` in it is how many read replicas each server has; `postgres-replica` is the first one.
     With `PARLEY_DEV_TLS=1` they know each other by certificates, which are made anew for each start.
 
     Raises:
-        DevError: `PARLEY_DEV_REPLICAS` or `PARLEY_DEV_SHARDS` is not a number that there can be, `PARLEY_DEV_TLS` no 0
-            or 1.
+        DevError: one of these is not a number that there can be, `PARLEY_DEV_TLS` no 0 or 1.
     """
     return _Planner(home, port, dict(os.environ)).plan()
 
@@ -83,6 +90,7 @@ class _Planner:
         self._table: list[Process] = []
         self._replicas = _number(given, "PARLEY_DEV_REPLICAS", _REPLICAS_MAX)
         self._instances = _number(given, "PARLEY_DEV_SHARDS", _INSTANCES_MAX)
+        self._database_replicas = _number(given, "PARLEY_DEV_DATABASE_REPLICAS", _DATABASE_REPLICAS_MAX, least=0)
         self._has_tls = _is_on(given, "PARLEY_DEV_TLS")
         self._grpc = {service: [next(self._ports) for _ in range(self._replicas)] for service in SERVICES}
         self._targets = {
@@ -92,11 +100,13 @@ class _Planner:
 
         self._database_url = self._valkey_url = ""
         self._shard_urls: dict[str, str] = {}
+        self._replica_urls: dict[str, list[str]] = {}
+        self._following: list[str] = []
 
     def plan(self) -> Plan:
         self._database_url, after_database = self._database()
         self._valkey_url, after_valkey = self._valkey()
-        stores = (*after_database, *after_valkey)
+        stores = (*after_database, *self._following, *after_valkey)
         if self._has_tls:
             certificates.certificates(self._home.certificates)
         for service in SERVICES:
@@ -125,19 +135,42 @@ class _Planner:
     def _database(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_DATABASE_URL"):
             self._shard_urls = json.loads(self._given.get("PARLEY_DATABASE_SHARDS") or "{}")
+            self._replica_urls = json.loads(self._given.get("PARLEY_DATABASE_REPLICAS") or "{}")
             return given, ()
-        first = self._postgres("postgres")
-        self._shard_urls = {letter: self._postgres(f"postgres-{letter}") for letter in _LETTERS[: self._instances - 1]}
-        return first, ("postgres", *(f"postgres-{letter}" for letter in self._shard_urls))
+        first = self._postgres("postgres", _MAIN)
+        shards = {letter: f"postgres-{letter}" for letter in _LETTERS[: self._instances - 1]}
+        self._shard_urls = {letter: self._postgres(name, letter) for letter, name in shards.items()}
+        return first, ("postgres", *shards.values())
 
-    def _postgres(self, name: str) -> str:
-        """A server, each on data of its own; gives its address."""
+    def _postgres(self, name: str, instance: str) -> str:
+        """A server, on data of its own, and its replicas; gives its address."""
         cluster = postgres.Cluster(self._home.folder / name)
         port = next(self._ports)
+        self._server(name, cluster, port, cluster.prepare)
+        for number in range(self._database_replicas):
+            following = _named(f"{name}-replica", number)
+            # It is copied at every start, so nothing of it has to outlive a crash.
+            copy = postgres.Cluster(self._home.folder / following, durable=False)
+            its_port = next(self._ports)
+            self._server(following, copy, its_port, partial(copied, cluster, port, copy), after=(name,))
+            self._following.append(following)
+            self._replica_urls.setdefault(instance, []).append(cluster.url(its_port))
+        return cluster.url(port)
+
+    def _server(
+        self,
+        name: str,
+        cluster: postgres.Cluster,
+        port: int,
+        prepare: Callable[[], postgres.Prepared],
+        *,
+        after: tuple[str, ...] = (),
+    ) -> None:
         self._add(
             Process(
                 name,
-                lambda: cluster.prepare().command(port),
+                lambda: prepare().command(port),
+                after=after,
                 is_ready=cluster.is_ready,
                 environment=_inherited(self._given, "postgres"),
                 ports={"postgres": port},
@@ -147,7 +180,6 @@ class _Planner:
                 stop_s_max=60.0,
             )
         )
-        return cluster.url(port)
 
     def _valkey(self) -> tuple[str, tuple[str, ...]]:
         if given := self._given.get("PARLEY_VALKEY_URL"):
@@ -218,6 +250,8 @@ class _Planner:
             environment["PARLEY_DATABASE_URL"] = self._database_url
             if self._shard_urls and deployable in _SHARDED:
                 environment["PARLEY_DATABASE_SHARDS"] = json.dumps(self._shard_urls)
+            if self._replica_urls and deployable in _READING:
+                environment["PARLEY_DATABASE_REPLICAS"] = json.dumps(self._replica_urls)
             environment["PARLEY_VALKEY_URL"] = self._valkey_url
         if self._has_tls:
             environment |= certificates.settings(self._home.certificates, deployable)
@@ -235,10 +269,10 @@ class _Planner:
         self._table.append(process)
 
 
-def _number(given: Mapping[str, str], variable: str, most: int) -> int:
-    text = given.get(variable) or "1"
-    if not text.isdecimal() or not 1 <= int(text) <= most:
-        raise DevError(f"{variable} is {text!r}: choose a number from 1 to {most}")
+def _number(given: Mapping[str, str], variable: str, most: int, *, least: int = 1) -> int:
+    text = given.get(variable) or str(least)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise DevError(f"{variable} is {text!r}: choose a number from {least} to {most}")
     return int(text)
 
 

@@ -46,11 +46,15 @@ def are_wanted() -> bool:
 
 
 def seen(place: str) -> Position | None:
-    """What the caller of the running call has seen of a place; None where that is not known, or where it may write."""
+    """What the caller of the running call has seen of a place; None where that is not known, or where it may write.
+
+    What the call itself has read by now is seen too: its next query must not be answered by who is behind that.
+    """
     call = rpc.current()
     if call is None or call.policy.idempotency is not Idempotency.READ:
         return None
-    return parse(call.values(POSITION_KEY)).get(place)
+    sent = parse(call.values(POSITION_KEY)).get(place)
+    return None if sent is None else max(sent, call.positions.get(place, sent))
 
 
 def tell(place: str, position: Position) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Final, Self
 
 import httpx
 
+from tests.support.positions import Seen
+
 TIMEOUT_S: Final = 30.0
 
 
@@ -73,11 +75,15 @@ class StreamBrokenError(Exception):
 
 
 class Rest:
-    """A client with one credential; every method returns the decoded body of a success."""
+    """A client with one credential; every method returns the decoded body of a success.
+
+    Replicas answer it where there are some: it keeps what it has seen.
+    """
 
     def __init__(self, url: str, credential: str | None = None) -> None:
         headers = {"authorization": f"Bearer {credential}"} if credential else {}
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S)
+        self.seen = Seen()
+        self.http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S, event_hooks=self.seen.hooks())
 
     def __enter__(self) -> Self:
         return self

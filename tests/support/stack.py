@@ -23,6 +23,10 @@ _FOREIGN = ("PARLEY_", "OPENAI_", "ANTHROPIC_")
 """Variables of the person who runs the tests; a test's stack sees its own only."""
 
 
+_AS_ASKED = ("SHARDS", "DATABASE_REPLICAS")
+"""What whoever runs the tests chooses for every stack, by variables that begin with PARLEY_TEST_."""
+
+
 class Stack:
     """A running stack.
 
@@ -87,8 +91,8 @@ class Stack:
     def start(self) -> None:
         """Start it and wait until it is ready; an AssertionError shows the end of its output otherwise."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        instances = os.environ.get("PARLEY_TEST_SHARDS", "1")
-        environment |= {"PARLEY_DEV_DIR": str(self.folder), "PARLEY_DEV_PORT": "0", "PARLEY_DEV_SHARDS": instances}
+        environment |= {"PARLEY_DEV_DIR": str(self.folder), "PARLEY_DEV_PORT": "0"}
+        environment |= {f"PARLEY_DEV_{name}": os.environ.get(f"PARLEY_TEST_{name}", "") for name in _AS_ASKED}
         environment |= self.environment
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         with self._output.open("wb") as output:

@@ -180,6 +180,21 @@ async def test_what_is_not_there_or_not_finished_is_asked_of_the_primary(rig: Ri
     assert await caller.reads(rig, is_settled=lambda found: not found[0]) == (False, 0)
 
 
+async def test_second_query_of_a_call_is_not_answered_by_who_is_behind_the_first(rig: Rig) -> None:
+    caller = Caller()
+    await caller.reads(rig)
+    await rig.pair.tell_replica("SELECT pg_wal_replay_pause()")
+    try:
+        with caller.calls():
+            stranger = Caller(position="")
+            await stranger.writes(rig, 1)
+            assert await rig.database.view(_latest, is_settled=lambda found: not found[0]) == (False, 1)
+            assert await rig.database.view(_latest) == (False, 1)
+    finally:
+        await rig.pair.tell_replica("SELECT pg_wal_replay_resume()")
+    await rig.settled(rig.is_used)
+
+
 async def test_position_of_another_timeline_says_nothing(rig: Rig) -> None:
     caller = Caller()
     await caller.reads(rig)

@@ -13,7 +13,8 @@ from dev.table import plan
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = ("PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL", "PARLEY_DEV_REPLICAS", "PARLEY_NOT_SERVING_PAUSE_S")
-    for name in (*ours, "PARLEY_DEV_TLS", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+    databases = ("PARLEY_DEV_SHARDS", "PARLEY_DEV_DATABASE_REPLICAS")
+    for name in (*ours, *databases, "PARLEY_DEV_TLS", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -157,12 +158,50 @@ def test_instances_that_share_the_organizations_are_known_to_whose_data_they_hav
     assert "postgres-b" in table["migrate-conversation"].after
 
 
+def test_replicas_of_every_server_are_known_to_who_reads_from_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARLEY_DEV_SHARDS", "2")
+    monkeypatch.setenv("PARLEY_DEV_DATABASE_REPLICAS", "1")
+    processes = _processes(tmp_path)
+    known = {
+        name: json.loads(each.environment["PARLEY_DATABASE_REPLICAS"])
+        for name, each in processes.items()
+        if "PARLEY_DATABASE_REPLICAS" in each.environment
+    }
+    ports = {"main": "postgres-replica", "b": "postgres-b-replica"}
+    passwords = {"main": "postgres", "b": "postgres-b"}
+    for instance, (url,) in known["conversation"].items():
+        password = (tmp_path / passwords[instance] / "password").read_text().strip()
+        port = processes[ports[instance]].ports["postgres"]
+        assert url == f"postgresql://parley:{password}@127.0.0.1:{port}/parley"
+    readers = {name.removeprefix("migrate-").removesuffix("-worker") for name in known}
+    assert readers == {"conversation", "inference"}
+    assert processes["postgres-b-replica"].after == ("postgres-b",)
+    # What reads from them is stopped before them, and they before what they follow.
+    assert {"postgres-replica", "postgres-b-replica"} <= set(processes["conversation"].after)
+
+
+@pytest.mark.parametrize("text", ["-1", "3", "one"])
+def test_number_of_read_replicas_that_cannot_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("PARLEY_DEV_DATABASE_REPLICAS", text)
+    with pytest.raises(DevError, match=r"PARLEY_DEV_DATABASE_REPLICAS is .*: choose a number from 0 to 2"):
+        _processes(tmp_path)
+
+
 def test_own_servers_take_the_place_of_the_embedded_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARLEY_DATABASE_URL", "postgresql://me:pw@127.0.0.1:5432/mine")
+    monkeypatch.setenv("PARLEY_DATABASE_REPLICAS", '{"main": ["postgresql://me:pw@127.0.0.1:5433/mine"]}')
+    monkeypatch.setenv("PARLEY_DEV_DATABASE_REPLICAS", "1")
     monkeypatch.setenv("PARLEY_VALKEY_URL", "redis://127.0.0.1:6379/3")
     processes = _processes(tmp_path)
     assert not {"postgres", "valkey"} & set(processes)
+    assert not [name for name in processes if name.startswith("postgres")]
     assert processes["auth"].environment["PARLEY_DATABASE_URL"] == "postgresql://me:pw@127.0.0.1:5432/mine"
+    replicas = {"main": ["postgresql://me:pw@127.0.0.1:5433/mine"]}
+    assert json.loads(processes["conversation"].environment["PARLEY_DATABASE_REPLICAS"]) == replicas
     assert processes["auth"].environment["PARLEY_VALKEY_URL"] == "redis://127.0.0.1:6379/3"
 
 
