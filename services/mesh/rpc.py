@@ -47,6 +47,7 @@ class Call:
         code: name of the gRPC code that the call ended with.
         reason: the error reason, for the log; empty on success.
         messages_sent: number of response messages.
+        is_told: the last word is on its way, so whoever leaves now has all that they came for.
         requests: what a client sends that streams; None where it sends one message.
         positions: what the caller is told of `positions`, by place.
     """
@@ -65,6 +66,7 @@ class Call:
     code: str = "OK"
     reason: str = ""
     messages_sent: int = 0
+    is_told: bool = False
     requests: AsyncIterator[object] | None = None
     positions: dict[str, Position] = field(default_factory=dict)
 
@@ -98,6 +100,13 @@ def peer() -> str | None:
     """The workload that the certificate of the running call's connection names; None where it has none."""
     call = CURRENT.get()
     return None if call is None else call.peer
+
+
+def told() -> None:
+    """The running call says its last word now: it has succeeded, even if its caller does not wait for the status."""
+    call = CURRENT.get()
+    if call is not None:
+        call.is_told = True
 
 
 def principal() -> Principal:

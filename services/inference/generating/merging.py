@@ -5,10 +5,10 @@ serves one reader of one source, which must not wait for the send of its last it
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Final, Generic, Self, TypeVar
 
 # Items that a source may be ahead; beyond it the source waits, and so does the provider behind it.
 AHEAD_MAX: Final = 256
@@ -16,62 +16,74 @@ AHEAD_MAX: Final = 256
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The source is done, or failed with `error`."""
-
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Item(Generic[T]):
-    value: T
-
-
-@asynccontextmanager
-async def merging(
-    source: AsyncGenerator[T, None], *, ahead_max: int = AHEAD_MAX
-) -> AsyncIterator[AsyncIterator[list[T]]]:
+class Merging(Generic[T]):
     """Items of `source` in lists: all that are ready whenever the reader asks, never an empty list.
 
-    Leaving closes the source and waits until it is closed. The iterator raises what the source raised, after the items
-    that came before.
+    An asynchronous context, and within it an iterator for one reader; it raises what the source raised, after the items
+    that came before. Leaving closes the source and waits until it is closed.
+
+    Neither a queue nor a group of tasks: a queue takes a lock of threads for each item, and a group lets the event loop
+    turn once more for a task that has ended already. With that turn, the last word of an answer and the status behind
+    it were two messages, and a reader who knows the last word left before the second: its call counted as cancelled.
     """
-    queue: asyncio.Queue[_Item[T] | _End] = asyncio.Queue(ahead_max)
 
-    async def run_ahead() -> None:
-        end = _End()
+    def __init__(self, source: AsyncGenerator[T, None], *, ahead_max: int = AHEAD_MAX) -> None:
+        self._source = source
+        self._ahead_max = ahead_max
+        self._ready: list[T] = []
+        self._error: Exception | None = None
+        self._is_over = False
+        self._news: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.get_running_loop().create_task(self._run_ahead(), name="merging")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._running.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        while not self._running.done():
+            try:
+                await asyncio.wait((self._running,))
+            except asyncio.CancelledError as again:  # whoever closes us in haste still leaves nothing behind
+                cancelled = again
+        if cancelled is not None:
+            raise cancelled
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[T]:
+        while not self._ready:
+            if self._error is not None:
+                raise self._error
+            if self._is_over:
+                raise StopAsyncIteration
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
+        batch, self._ready = self._ready, []
+        _wake(self._room)
+        return batch
+
+    async def _run_ahead(self) -> None:
         try:
-            async with aclosing(source) as items:
+            async with aclosing(self._source) as items:
                 async for item in items:
-                    await queue.put(_Item(item))
+                    while len(self._ready) >= self._ahead_max:
+                        self._room = asyncio.get_running_loop().create_future()
+                        await self._room
+                    self._ready.append(item)
+                    _wake(self._news)
         except Exception as error:  # noqa: BLE001 - handed to the reader, who handles it
-            end = _End(error)
-        await queue.put(end)
-
-    owner = asyncio.TaskGroup()
-    await owner.__aenter__()
-    task = owner.create_task(run_ahead(), name="merging")
-    try:
-        yield _batches(queue)
-    finally:
-        task.cancel()
-        # Not handed the reader's error: the group would wrap it, and whoever catches it would no longer know it.
-        await owner.__aexit__(None, None, None)
+            self._error = error
+        finally:
+            self._is_over = True
+            _wake(self._news)
 
 
-async def _batches(queue: "asyncio.Queue[_Item[T] | _End]") -> AsyncIterator[list[T]]:
-    while True:
-        batch: list[T] = []
-        entry = await queue.get()
-        while isinstance(entry, _Item):
-            batch.append(entry.value)
-            if queue.empty():
-                break
-            entry = queue.get_nowait()
-        if batch:
-            yield batch
-        if isinstance(entry, _End):
-            if entry.error is not None:
-                raise entry.error
-            return
+def _wake(waiter: "asyncio.Future[None] | None") -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -15,14 +15,14 @@ from parley.inference.v1 import (
 from services.inference import wire
 from services.inference.cache.purging import Purging
 from services.inference.generating.answering import Answers
-from services.inference.generating.merging import merging
+from services.inference.generating.merging import Merging
 from services.inference.model import Finished
 from services.inference.money.spends import Spends
 from services.inference.routing import Router
 from services.inference.servicers.prompts import author
 from services.inference.standing.report import Reports
 from services.inference.wire import money, providers
-from services.mesh.rpc import RpcContext, principal
+from services.mesh.rpc import RpcContext, principal, told
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
@@ -50,8 +50,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         if request.is_whole:
             yield wire.to_events([Finished(await self._answers.answer(wish, payer))])
             return
-        async with merging(self._answers.stream(wish, payer)) as batches:
+        async with Merging(self._answers.stream(wish, payer)) as batches:
             async for events in batches:
+                if isinstance(events[-1], Finished):
+                    told()
                 yield wire.to_events(events)
 
     async def CountTokens(

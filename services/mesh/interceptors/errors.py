@@ -32,6 +32,8 @@ class ErrorStage:
             await proceed(call)
             call.code = _code_of(call)
         except asyncio.CancelledError:
+            if call.is_told:
+                raise
             # The client left, its deadline passed, or the server stops: gRPC has its own status for each.
             remaining_s = call.client_remaining_s()
             is_late = remaining_s is not None and remaining_s <= EARLY_S_MAX

@@ -3,7 +3,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from services.inference.generating.merging import merging
+from services.inference.generating.merging import Merging
 from services.mesh.errors import ProviderUnavailable
 
 
@@ -15,7 +15,7 @@ async def numbers(count: int, *, error: Exception | None = None) -> AsyncGenerat
 
 
 async def test_what_is_ready_together_comes_together() -> None:
-    async with merging(numbers(5)) as batches:
+    async with Merging(numbers(5)) as batches:
         assert [batch async for batch in batches] == [[0, 1, 2, 3, 4]]
 
 
@@ -28,7 +28,7 @@ async def test_idle_reader_gets_each_item_at_once() -> None:
             yield number
 
     found = []
-    async with merging(gated()) as batches:
+    async with Merging(gated()) as batches:
         for gate in gates:
             gate.set()
             found.append(await anext(batches))
@@ -40,7 +40,7 @@ async def test_error_comes_after_the_items_before_it() -> None:
     found: list[list[int]] = []
 
     async def read() -> None:
-        async with merging(numbers(2, error=ProviderUnavailable())) as batches:
+        async with Merging(numbers(2, error=ProviderUnavailable())) as batches:
             async for batch in batches:
                 found.append(batch)  # noqa: PERF401 - those before the error are wanted
 
@@ -52,7 +52,7 @@ async def test_error_comes_after_the_items_before_it() -> None:
 
 @pytest.mark.parametrize(("count", "batches_expected"), [(3, 1), (4, 1), (5, 2)])
 async def test_source_is_ahead_by_no_more_than_the_bound(count: int, batches_expected: int) -> None:
-    async with merging(numbers(count), ahead_max=4) as batches:
+    async with Merging(numbers(count), ahead_max=4) as batches:
         found = [batch async for batch in batches]
 
     assert [number for batch in found for number in batch] == list(range(count))
@@ -70,7 +70,7 @@ async def test_leaving_early_closes_the_source() -> None:
         finally:
             closed.set()
 
-    async with merging(endless()) as batches:
+    async with Merging(endless()) as batches:
         await anext(batches)
 
     assert closed.is_set()
@@ -88,12 +88,52 @@ async def test_cancelled_reader_closes_the_source() -> None:
             closed.set()
 
     async def read() -> None:
-        async with merging(silent()) as batches:
+        async with Merging(silent()) as batches:
             await anext(batches)
 
     reading = asyncio.create_task(read())
     await begun.wait()
     reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+    assert closed.is_set()
+
+
+async def test_end_follows_the_last_items_within_the_same_turn_of_the_loop() -> None:
+    turns: list[str] = []
+    async with Merging(numbers(3)) as batches:
+        assert await anext(batches) == [0, 1, 2]
+        asyncio.get_running_loop().call_soon(turns.append, "another turn")
+        assert [batch async for batch in batches] == []
+
+    assert turns == []
+
+
+async def test_source_is_closed_even_if_its_reader_is_cancelled_twice() -> None:
+    begun, closing, may_close, closed = (asyncio.Event() for _ in range(4))
+
+    async def slow_to_close() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            closing.set()
+            await may_close.wait()
+            closed.set()
+
+    async def read() -> None:
+        async with Merging(slow_to_close()) as batches:
+            async for _ in batches:
+                pass
+
+    reading = asyncio.create_task(read())
+    await begun.wait()
+    reading.cancel()
+    await closing.wait()
+    reading.cancel()
+    may_close.set()
     with pytest.raises(asyncio.CancelledError):
         await reading
 
