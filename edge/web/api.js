@@ -38,7 +38,27 @@ export function key() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-async function send(method, path, { body, headers = {}, signal } = {}) {
+// What this tab has seen of the databases, the furthest of each place: sent along, so that replicas may answer it.
+const seen = new Map();
+
+function see(response) {
+  for (const word of (response.headers.get("parley-position") || "").split(", ")) {
+    const [place, at] = word.split("=");
+    if (at && ordered(at) > ordered(seen.get(place) || "0-0")) seen.set(place, at);
+  }
+}
+
+// Timeline and place in the log, as text that compares as the numbers do.
+function ordered(at) {
+  return at.split("-").map((part) => part.padStart(16, "0")).join("-");
+}
+
+function position() {
+  return [...seen].map(([place, at]) => `${place}=${at}`).join(", ") || "none";
+}
+
+async function send(method, path, { body, headers: given = {}, signal } = {}) {
+  const headers = { "parley-position": position(), ...given };
   let response;
   try {
     response = await fetch(path, {
@@ -50,6 +70,7 @@ async function send(method, path, { body, headers = {}, signal } = {}) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ reason: "UNAVAILABLE" }, 0);
   }
+  see(response);
   if (!response.ok) throw new Problem(await response.json().catch(() => ({})), response.status);
   return response;
 }

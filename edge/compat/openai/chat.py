@@ -8,6 +8,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
+from edge import positions
 from edge.compat.answering import respond
 from edge.compat.caching import cache_use
 from edge.compat.generations import Callers, Generations, Step
@@ -53,11 +54,12 @@ class ChatCompletions:
 
     async def _converse(self, exchange: Exchange, chat: Chat, key: str | None) -> None:
         async def renew() -> Metadata:
-            return await self._callers.metadata_for(exchange, "conversation")
+            return (*await self._callers.metadata_for(exchange, "conversation"), *positions.sent(exchange))
 
         conversation_id = exchange.header(CONVERSATION_HEADER)
-        turn = await self._turns.ask(chat, renew, conversation_id=conversation_id, key=key)
-        headers = ((CONVERSATION_HEADER, turn.conversation_id), (TURN_HEADER, turn.id))
+        turn, call = await self._turns.ask(chat, renew, conversation_id=conversation_id, key=key)
+        seen = await positions.told(exchange, call)
+        headers = ((CONVERSATION_HEADER, turn.conversation_id), (TURN_HEADER, turn.id), *seen)
         form = _form(chat, turn.id, turn.create_time.seconds)
         await self._answer(exchange, chat, form, self._turns.steps(turn.id, renew), headers)
 

@@ -5,7 +5,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 from edge.compat.generations import Step
 from edge.compat.openai.answers import Ending, Endings
@@ -40,6 +40,8 @@ _log = telemetry.logger("edge.openai")
 
 Renew = Callable[[], Awaitable[Metadata]]
 """Metadata of a call that begins now: internal tokens live for a minute only."""
+Asked = tuple[turn_pb2.Turn, Any]
+"""Any: grpc.aio's own generic call."""
 
 
 class Turns:
@@ -55,8 +57,8 @@ class Turns:
         self._turns = turns
         self._endings = endings
 
-    async def ask(self, chat: Chat, renew: Renew, *, conversation_id: str | None, key: str | None) -> turn_pb2.Turn:
-        """The durable turn of a chat; of a new conversation unless one is named.
+    async def ask(self, chat: Chat, renew: Renew, *, conversation_id: str | None, key: str | None) -> Asked:
+        """The durable turn of a chat, and the call that began it; of a new conversation unless one is named.
 
         Args:
             chat: what is asked.
@@ -114,7 +116,7 @@ class Turns:
             failures += 1
             await asyncio.sleep(RESUME_PAUSE_S)
 
-    async def _ask(self, chat: Chat, metadata: Metadata, conversation_id: str, request_id: str) -> turn_pb2.Turn:
+    async def _ask(self, chat: Chat, metadata: Metadata, conversation_id: str, request_id: str) -> Asked:
         request = turn_service_pb2.CreateTurnRequest(
             conversation_id=conversation_id,
             request_id=request_id,
@@ -126,8 +128,9 @@ class Turns:
             if chat.parameters.HasField(name):
                 setattr(request.parameters, name, getattr(chat.parameters, name))
         request.parameters.stop.extend(chat.parameters.stop)
-        response = await unary(self._turns.CreateTurn(request, metadata=metadata))
-        return response.turn
+        call = self._turns.CreateTurn(request, metadata=metadata)
+        response = await unary(call)
+        return response.turn, call
 
     async def _clean_up(self, conversation_id: str, metadata: Metadata) -> None:
         """Removes a conversation in which no turn could begin; failing that leaves an empty one, which harms nobody."""

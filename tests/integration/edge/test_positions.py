@@ -1,5 +1,7 @@
 """What a caller has seen of the database goes to the service with its call, and comes back with the answer."""
 
+import pytest
+
 from services.mesh.rpc import Position
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest
 
@@ -20,6 +22,16 @@ async def test_caller_that_wants_its_position_is_told_it(edge: EdgeUnderTest) ->
 
     assert edge.fakes.conversations.seen[-1] == Position(1, 0x3A4B)
     assert read.headers["parley-position"] == "conversation.b=1-7, conversation.main=1-3a4b, retrieval.main=1-1"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_question_by_the_dialect_of_openai_is_seen(edge: EdgeUnderTest, *, stream: bool) -> None:
+    edge.fakes.turns.position = Position(1, 0x3A4B)
+    asked = {"model": "extractive", "messages": [{"role": "user", "content": "Who?"}], "stream": stream}
+    answer = await edge.client.post(
+        "/v1/chat/completions", json=asked, headers={**KEY_HEADERS, "parley-position": "none"}
+    )
+    assert answer.headers["parley-position"] == "conversation.main=1-3a4b"
 
 
 async def test_call_that_changes_something_is_taken_for_one_that_has_seen_nothing(edge: EdgeUnderTest) -> None:

@@ -132,6 +132,7 @@ class FakeTurns:
         watched: `after_sequence` of all event streams there were.
         breaks: failures that the next streams end with, each after what it has sent.
         refusal: failure that every stream ends with at once, if it begins behind `refused_from`.
+        position: as that of `FakeConversations`.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -146,11 +147,14 @@ class FakeTurns:
         self.breaks: list[MeshError] = []
         self.refusal: MeshError | None = None
         self.refused_from = 0
+        self.position: Position | None = None
 
     async def CreateTurn(self, request: turns_pb.CreateTurnRequest, context: RpcContext) -> turns_pb.CreateTurnResponse:
         self.requests.append(request)
         if self.failure is not None:
             raise self.failure
+        if self.position is not None and positions.are_wanted():
+            positions.tell(PLACE, self.position)
         known = self.by_request.get(request.request_id)
         if known is not None:
             return turns_pb.CreateTurnResponse(turn=known.turn)
