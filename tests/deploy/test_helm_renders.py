@@ -128,10 +128,29 @@ def test_without_certificates_processes_call_in_the_clear_and_the_notes_warn(tmp
     assert "mtls: off" in notes(tmp_path, "--set", "mtls.enabled=false")
 
 
+def test_after_a_restore_everything_is_forgotten_before_any_process_is_there(tmp_path: Path) -> None:
+    restored = ("--set", "migrations.afterRestore=true")
+    manifests = [each for each in render("sharded", *restored) if each["metadata"]["name"] == f"{RELEASE}-migrations"]
+    policy, job = sorted(manifests, key=lambda each: each["kind"] == "Job")
+    steps = containers(job["spec"]["template"])
+    assert [(each["command"][2].removeprefix("services."), each["args"]) for each in steps] == [
+        (service, [command])
+        for command in ("migrate", "after-restore")
+        for service in ("auth", "conversation", "retrieval", "inference")
+    ]
+    needed = {"auth": {"PARLEY_DATABASE_URL", "PARLEY_VALKEY_URL"}}
+    for each in steps[4:]:
+        secret = {name for name, value in environment(each).items() if value is None}
+        assert secret == needed.get(each["command"][2].removeprefix("services."), {"PARLEY_VALKEY_URL"})
+    ports = {each["port"] for rule in policy["spec"]["egress"] for each in rule["ports"]}
+    assert ports == {53, 5432, 6379, 26379}
+    assert "migrations.afterRestore: on" in notes(tmp_path, *restored)
+
+
 def test_notes_tell_how_many_connections_postgresql_has_to_bear(tmp_path: Path) -> None:
     # Of each component its replicas and the one more of a rollout, ten connections each: five with two, one with one;
     # and two for the ledger in each of inference.
-    assert "PostgreSQL sees up to 176 connections" in notes(tmp_path)
+    assert "PostgreSQL sees up to 179 connections" in notes(tmp_path)
 
 
 def notes(folder: Path, *arguments: str) -> str:

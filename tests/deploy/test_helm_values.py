@@ -109,6 +109,10 @@ REFUSED: Final[dict[str, tuple[dict[str, Any], tuple[str, ...]]]] = {  # Any: va
         ("/networkPolicy/scrapers/0", "'namespaceselector' not allowed"),
     ),
     "keys that no file names": ({"providers": {"keysSecret": "keys"}}, ("needs providers.configMap",)),
+    "restore without the job that tells of it": (
+        {"migrations": {"enabled": False, "afterRestore": True}},
+        ("migrations.afterRestore needs migrations.enabled",),
+    ),
     "label that is no text": ({"commonLabels": {"team": 7}}, ("/commonLabels/team", "got number, want string")),
 }
 

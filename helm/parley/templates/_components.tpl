@@ -5,12 +5,13 @@ chart knows a service by name.
   serves      grpc, http or nothing       stores            what it holds connections to
   targets     services that it calls      workload          whether it has a secret of its own towards auth
   providers   whether it calls models     queue             whether turns reach it by the queue
-  connections to PostgreSQL beside the pool: two that keep the ledger
+  replicas    whether it answers its callers from read replicas of PostgreSQL
+  connections to PostgreSQL beside the pool: two that keep the ledger, one that accepts questions
 */}}
 {{- define "parley.components" -}}
 edge: {deployable: edge, package: edge, command: serve, serves: http, stores: [], targets: [auth, conversation, retrieval, inference], workload: true}
 auth: {deployable: auth, package: services.auth, command: serve, serves: grpc, stores: [database, valkey], targets: []}
-conversation: {deployable: conversation, package: services.conversation, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true}
+conversation: {deployable: conversation, package: services.conversation, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true, replicas: true, connections: 1}
 conversation-worker: {deployable: conversation, package: services.conversation, command: worker, serves: "", stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true}
 retrieval: {deployable: retrieval, package: services.retrieval, command: serve, serves: grpc, stores: [database, valkey], targets: [auth]}
 retrieval-worker: {deployable: retrieval, package: services.retrieval, command: worker, serves: "", stores: [database, valkey], targets: [auth]}
@@ -25,13 +26,18 @@ debug: 9090
 {{- end -}}
 
 {{/*
-The schemas in their order, each by its own command, which needs the database and nothing else.
+The schemas in their order, each by its own command, which needs the database and nothing else. After a restore, what
+Valkey still knows of the time that was given up goes too, before any process is there that could put it back.
 */}}
-{{- define "parley.migrations" -}}
-- {deployable: auth, stores: [database], targets: []}
-- {deployable: conversation, stores: [database], targets: []}
-- {deployable: retrieval, stores: [database], targets: []}
-- {deployable: inference, stores: [database], targets: []}
+{{- define "parley.migrationSteps" -}}
+{{- range list "auth" "conversation" "retrieval" "inference" }}
+- {name: {{ . }}, deployable: {{ . }}, command: migrate, stores: [database], targets: []}
+{{- end }}
+{{- if .Values.migrations.afterRestore }}
+{{- range list "auth" "conversation" "retrieval" "inference" }}
+- {name: {{ . }}-after-restore, deployable: {{ . }}, command: after-restore, stores: {{ eq . "auth" | ternary "[database, valkey]" "[valkey]" }}, targets: []}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* A value as a process reads it. Numbers of YAML are floating, and 26214400 must not become 2.62144e+07. */}}
@@ -69,7 +75,7 @@ The schemas in their order, each by its own command, which needs the database an
 {{- if and $secrets.database.shardsKey (ne .table.deployable "auth") }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_SHARDS" "name" $secrets.database.name "key" (.shardsKey | default $secrets.database.shardsKey)) }}
 {{- end }}
-{{- if and $secrets.database.replicasKey (eq .table.deployable "conversation") (not .isMigration) }}
+{{- if and $secrets.database.replicasKey .table.replicas }}
 {{ include "parley.secretEnv" (dict "variable" "PARLEY_DATABASE_REPLICAS" "name" $secrets.database.name "key" $secrets.database.replicasKey) }}
 {{- end }}
 {{- end }}

@@ -65,6 +65,9 @@
 - "components.{{ $name }}: one replica; its restart is an outage"
 {{- end }}
 {{- end }}
+{{- if .Values.migrations.afterRestore }}
+- "migrations.afterRestore: on; every further upgrade empties the caches and ends all sessions again"
+{{- end }}
 {{- if not .Values.secrets.database.migrateKey }}
 - "secrets.database: the processes may change the schema; a role of its own for migrations (migrateKey) is safer"
 {{- end }}

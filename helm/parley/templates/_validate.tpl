@@ -55,6 +55,9 @@ scaleDown:
 {{- if and .Values.networkPolicy.enabled .Values.grpcRoute.enabled (not .Values.networkPolicy.grpcClients) -}}
 {{- fail "grpcRoute.enabled needs networkPolicy.grpcClients: the Gateway's own pods, or its calls are dropped" -}}
 {{- end -}}
+{{- if and .Values.migrations.afterRestore (not .Values.migrations.enabled) -}}
+{{- fail "migrations.afterRestore needs migrations.enabled: the job that it adds to" -}}
+{{- end -}}
 {{- if and .Values.providers.keysSecret (not .Values.providers.configMap) -}}
 {{- fail "providers.keysSecret needs providers.configMap: a providers.toml that names its keys" -}}
 {{- end -}}
