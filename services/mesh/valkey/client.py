@@ -1,12 +1,14 @@
 """A client that never repeats a command behind our back, and scripts.
 
 redis-py sends a command again when its answer was lost, so an INCR can run twice; here a lost answer is `Unavailable`
-and the caller decides.
+and the caller decides. Commands share one connection, see `line`; those that wait for something have a connection of
+redis-py's pool each.
 """
 
 import asyncio
 import builtins
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -32,6 +35,7 @@ from redis.exceptions import (
 
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, Overloaded, Unavailable
+from services.mesh.valkey.line import Line, Streams
 
 CONNECT_TIMEOUT_S: Final = 2.0
 POOL_WAIT_S: Final = 2.0
@@ -51,6 +55,17 @@ _TROUBLES: Final = (
     TryAgainError,
     OSError,
 )
+_WAITING: Final = frozenset(
+    {
+        *("BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN"),
+        *("WAIT", "WAITAOF"),
+    }
+)
+"""Commands that would keep all behind them from being answered."""
+_READING: Final = frozenset({"XREAD", "XREADGROUP"})
+"""They wait where they are asked to."""
+_OF_OTHERS: Final = frozenset({"keys", EMPTY_RESPONSE, NEVER_DECODE})
+"""Options that redis-py gives to itself, and not to what reads an answer."""
 _SCANNED: Final = 1_000
 """Keys that one step of a removal looks at; Valkey serves nobody else during it."""
 
@@ -88,6 +103,9 @@ class _Cautious:
     """
 
     socket_timeout: float | None
+    _reader: Any  # Any: redis-py left these untyped
+    _writer: Any
+    _parser: Any
 
     def __init__(self, *, births: Births, **options: Any) -> None:  # Any: redis-py's own options
         super().__init__(**options)
@@ -108,6 +126,12 @@ class _Cautious:
             raise TimeoutError("Timeout writing to socket") from None
         finally:
             self.socket_timeout = timeout_s
+
+    def given_away(self) -> Streams:
+        """What the connection, which has logged in, consists of."""
+        streams = Streams(self._reader, self._writer, self._parser.parse_error)
+        self._reader = self._writer = None
+        return streams
 
     async def read_response(self, *args: Any, **options: Any) -> Any:  # Any: redis-py's own signature
         try:
@@ -157,6 +181,8 @@ class Client(Redis):
     def __init__(self, connections: ConnectionPool, births: Births) -> None:
         super().__init__(connection_pool=connections)
         self._births = births
+        timeout_s: float = connections.connection_kwargs["socket_timeout"]
+        self._line = Line(connections, timeout_s=timeout_s, is_final=_is_demotion)
 
     @property
     def births(self) -> int:
@@ -167,12 +193,18 @@ class Client(Redis):
         """Sends one command, once.
 
         Raises:
-            Overloaded: no connection of the pool came free.
+            Overloaded: no connection of the pool came free, or too many commands wait for their answers.
             Unavailable: the answer did not come. The command may have run or not.
         """
         try:
             with translated():
-                answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+                if _waits(args):
+                    answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+                else:
+                    (answer,) = await self._line.ask((args,))
+                    if isinstance(answer, Exception):
+                        raise answer
+                    answer = await self._read(args[0], answer, options)
         except (Overloaded, Unavailable):
             _FAILED.inc()
             raise
@@ -186,11 +218,11 @@ class Client(Redis):
             Overloaded, Unavailable: see `execute_command`; any of the commands may have run.
         """
         with translated():
-            async with self.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers = await pipeline.execute(raise_on_error=False)
-        return [in_our_words(answer) if isinstance(answer, Exception) else answer for answer in answers]
+            answers = await self._line.ask(commands)
+        return [
+            in_our_words(answer) if isinstance(answer, Exception) else await self._read(command[0], answer, {})
+            for command, answer in zip(commands, answers, strict=True)
+        ]
 
     async def tell(self, channel: str, text: str) -> None:
         """Tells all who are subscribed to the channel now. Raises as `execute_command` does."""
@@ -216,6 +248,19 @@ class Client(Redis):
     async def servers(self) -> "Sequence[Client]":
         """A client for each server that holds keys."""
         return [self]
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own signature
+        """Ends the connection that commands share, and what redis-py does at its end."""
+        self._line.close()
+        await super().aclose(close_connection_pool)
+
+    async def _read(self, name: Any, answer: Any, options: Mapping[str, Any]) -> Any:  # Any: as `execute_command`
+        """An answer as redis-py gives it: it knows for each command what that means."""
+        reading = self.response_callbacks.get(name)
+        if reading is None:
+            return answer
+        read = reading(answer, **{name: value for name, value in options.items() if name not in _OF_OTHERS})
+        return await read if inspect.isawaitable(read) else read
 
     async def remove(self, prefix: str) -> int:
         """Removes the keys that begin with the prefix; how many there were. Keys that come meanwhile may stay.
@@ -321,6 +366,11 @@ def in_our_words(error: Exception) -> Exception:
     if isinstance(error, ConnectionError) and isinstance(error.__cause__, builtins.TimeoutError):
         return _caused(Overloaded("too many commands wait for a Valkey connection", retry_after_s=1.0), error)
     return _unavailable(error)
+
+
+def _waits(args: Sequence[Any]) -> bool:  # Any: of a command
+    name = args[0]
+    return name in _WAITING or (name in _READING and ("BLOCK" in args or b"BLOCK" in args))
 
 
 def _is_demotion(error: Exception) -> bool:
