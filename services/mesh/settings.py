@@ -109,7 +109,7 @@ class MeshSettings(BaseSettings):
     )
 
     mesh_transport: Literal["tunnel", "grpc"] = Field(
-        default="grpc",
+        default="tunnel",
         validation_alias="PARLEY_MESH_TRANSPORT",
         description=(
             "How calls to other processes travel: many of them on one stream (`tunnel`), or each by itself (`grpc`). "

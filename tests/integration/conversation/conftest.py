@@ -22,6 +22,8 @@ from tests.support.conversation_peers import Peers, serving_peers
 from tests.support.tokens import Issuer
 
 _ROOT = Path(__file__).parents[3]
+_SOON = (("grpc.max_reconnect_backoff_ms", 500),)
+"""Or a process that took ten seconds to start is looked for again when another ten have passed."""
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ def _stopped(processes: Processes) -> Iterator[Processes]:
 async def api(processes: Processes) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a running API."""
     processes.start("serve")
-    async with grpc.aio.insecure_channel(processes.api_target) as channel:
+    async with grpc.aio.insecure_channel(processes.api_target, options=_SOON) as channel:
         yield channel
 
 
