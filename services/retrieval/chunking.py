@@ -5,6 +5,7 @@ Measured against windows of a fixed size: +7 points of hits at 1, +5 inside the 
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import PurePath
 from typing import Final
 
@@ -19,6 +20,8 @@ TITLE_TOKENS_MAX: Final = 48  # with the chunk and two special tokens below the 
 # The encoder takes a word of over 100 characters for one unknown token; text has four or five characters a token.
 _CHARACTERS_PER_TOKEN_MAX: Final = 8
 _HARD_PIECE_CHARACTERS: Final = CHUNK_TOKENS_MAX // 2
+# A megabyte of single letters is half a million units, and an encoder takes over a kilobyte for each while it counts.
+_COUNTED_TOGETHER_MAX: Final = 1_024
 _PATH_SEPARATOR: Final = " > "
 
 _CLAUSE_END: Final = re.compile(r"(?<=[;:,–—])\s+")
@@ -70,30 +73,33 @@ class _Cutter:
         """The path as one line, without its outer parts when it is too long."""
         for start in range(len(path)):
             title = _PATH_SEPARATOR.join(path[start:])
-            if self._count_tokens([title])[0] <= TITLE_TOKENS_MAX:
+            if next(self._costs([title])) <= TITLE_TOKENS_MAX:
                 return title
-        words = path[-1].split()
-        while words and self._cost([" ".join(words)])[0] > TITLE_TOKENS_MAX:
+        words = path[-1].split()[:TITLE_TOKENS_MAX]  # more cannot fit
+        while words and next(self._costs([" ".join(words)])) > TITLE_TOKENS_MAX:
             words.pop()
         return " ".join(words)
 
     def _units(self, spans: Sequence[Span], levels: Sequence["_Splitter"]) -> list[tuple[Span, int]]:
         """The spans with their costs; one that is too long is split by the first of the levels, and so on."""
         units: list[tuple[Span, int]] = []
-        for span, cost in zip(spans, self._cost([self._text[start:end] for start, end in spans]), strict=True):
+        costs = self._costs(self._text[start:end] for start, end in spans)
+        for span, cost in zip(spans, costs, strict=True):
             if cost <= CHUNK_TOKENS_MAX or not levels:
                 units.append((span, cost))
             else:
                 units.extend(self._units(levels[0](self._text, span), levels[1:]))
         return units
 
-    def _cost(self, texts: Sequence[str]) -> list[int]:
-        if not texts:
-            return []
-        counts = self._count_tokens(texts)
-        return [
-            max(count, -(-len(text) // _CHARACTERS_PER_TOKEN_MAX)) for count, text in zip(counts, texts, strict=True)
-        ]
+    def _costs(self, texts: Iterable[str]) -> Iterator[int]:
+        """Tokens of each text; of one that has too many for a chunk by its length alone, so many as that says."""
+        waiting = iter(texts)
+        while together := list(islice(waiting, _COUNTED_TOGETHER_MAX)):
+            least = [-(-len(text) // _CHARACTERS_PER_TOKEN_MAX) for text in together]
+            countable = [text for text, cost in zip(together, least, strict=True) if cost <= CHUNK_TOKENS_MAX]
+            counts = iter(self._count_tokens(countable) if countable else ())
+            for cost in least:
+                yield cost if cost > CHUNK_TOKENS_MAX else max(cost, next(counts))
 
 
 def _pack(units: Iterable[tuple[Span, int]]) -> Iterator[Span]:

@@ -1,13 +1,21 @@
 """Documents: take a file in, tell how far it is, give its text back, delete it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Final, Protocol
 
 from services.mesh import telemetry
 from services.mesh.clock import Clock
-from services.mesh.errors import DocumentTooLarge, DocumentUnreadable, DocumentUnsupported, MeshError, invalid_field
+from services.mesh.errors import (
+    DocumentTooLarge,
+    DocumentUnreadable,
+    DocumentUnsupported,
+    MeshError,
+    Overloaded,
+    invalid_field,
+)
 from services.mesh.ids import new_id
 from services.retrieval.model import (
     FILE_NAME_CHARACTERS_MAX,
@@ -24,7 +32,10 @@ from services.retrieval.model import (
 )
 from services.retrieval.store import DocumentStore, Page
 
+FILES_IN_HAND_MAX: Final = 20
+"""As many of the largest size may be received and read at once; a thousand would take more memory than there is."""
 _WATCH_POLL_S: Final = 0.25
+_RETRY_AFTER_S: Final = 5.0
 
 _UPLOADS: Final = telemetry.counter("parley_retrieval_uploads", "Uploads by how they ended.", ["outcome"])
 
@@ -56,6 +67,7 @@ class Documents:
         self._parser = parser
         self._clock = clock
         self._file_bytes_max = file_bytes_max
+        self._hand = _Hand(FILES_IN_HAND_MAX * file_bytes_max)
 
     async def upload(
         self,
@@ -90,11 +102,12 @@ class Documents:
         content: AsyncIterator[bytes],
     ) -> Document:
         there = await self._store.document_named(organization, knowledge_base, display_name)
-        data = await self._received(content)
-        digest = sha256(data).hexdigest()
-        if there and there.sha256 == digest and there.state is not DocumentState.FAILED:
-            return there
-        parsed = await self._parser.parse(data)
+        with self._hand.taking() as take:
+            data = await self._received(content, take)
+            digest = sha256(data).hexdigest()
+            if there and there.sha256 == digest and there.state is not DocumentState.FAILED:
+                return there
+            parsed = await self._parser.parse(data)
         _check_name(display_name, parsed)
         upload = Upload(
             organization_id=organization,
@@ -106,9 +119,10 @@ class Documents:
         )
         return await self._store.put_document(upload, id_=DocumentId(new_id("doc")), now=self._clock.now())
 
-    async def _received(self, content: AsyncIterator[bytes]) -> bytes:
+    async def _received(self, content: AsyncIterator[bytes], take: Callable[[int], None]) -> bytes:
         data = bytearray()
         async for piece in content:
+            take(len(piece))
             data += piece
             if len(data) > self._file_bytes_max:
                 raise DocumentTooLarge(
@@ -166,6 +180,31 @@ class Documents:
     async def delete(self, organization: OrganizationId, id_: DocumentId) -> None:
         """See `DocumentStore.delete_document`."""
         await self._store.delete_document(organization, id_)
+
+
+class _Hand:
+    """How many bytes of files are received or read at the moment, by all callers together."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._bytes = 0
+
+    @contextmanager
+    def taking(self) -> Iterator[Callable[[int], None]]:
+        """Gives what takes so many bytes more, or raises Overloaded; the end puts all of them down."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._bytes + size > self._bytes_max:
+                raise Overloaded("too many files are being received", retry_after_s=_RETRY_AFTER_S)
+            self._bytes += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._bytes -= taken
 
 
 def _check_name(display_name: str, parsed: ParsedDocument) -> None:

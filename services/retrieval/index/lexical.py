@@ -37,6 +37,8 @@ STOP_WORDS: Final = frozenset({
 })  # fmt: skip
 _KEY_BYTES: Final = 8
 _CACHED_TOKENS_MAX: Final = 200_000
+_TOKEN_CHARACTERS_MAX: Final = 64
+"""By which a token is known: no word of people is longer, and one of 8,000 letters must not be remembered whole."""
 
 _stemmer = Stemmer.Stemmer("english")
 _stemmer_lock = threading.Lock()  # PyStemmer objects must not be shared between threads without one.
@@ -44,7 +46,7 @@ _stemmer_lock = threading.Lock()  # PyStemmer objects must not be shared between
 
 def terms(text: str) -> list[TermKey]:
     """Keys of the content words of `text`, in order, repeats included: lower-cased, stemmed, without stop words."""
-    return [_key(token) for token in _TOKEN.findall(text.lower()) if token not in STOP_WORDS]
+    return [_key(token[:_TOKEN_CHARACTERS_MAX]) for token in _TOKEN.findall(text.lower()) if token not in STOP_WORDS]
 
 
 @lru_cache(maxsize=_CACHED_TOKENS_MAX)

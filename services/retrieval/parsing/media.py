@@ -35,8 +35,10 @@ _BYTE_ORDER_MARKS = (
 # Characters that no text holds: NUL and the other controls, but for tab, line ends, form feed and escape.
 _BINARY_CHARACTER = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
+# What a repetition has taken it keeps, and others have bounds: a comment that may end at any of the ends behind it made
+# a kilobyte of comments cost all the time that a file may take.
 _HTML_START = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+    r"\s*+(?:<\?xml[^>]*+>\s*+)?(?:<!--(?:(?!-->).)*+-->\s*+)*+"
     r"<(?:!doctype\s+html|html|head|body|title|article|section|main|div|p|h[1-6]|ul|ol|table)\b",
     re.IGNORECASE | re.DOTALL,
 )
@@ -45,7 +47,7 @@ _MARKDOWN_MARKS = (
     re.compile(r"^(?:```|~~~)", re.MULTILINE),
     re.compile(r"^[^\n]+\n(?:={3,}|-{3,}) *$", re.MULTILINE),
     re.compile(r"^\|.*\|[ \t]*\n\|[ :|-]+\|[ \t]*$", re.MULTILINE),
-    re.compile(r"\[[^\]\n]+\]\([^)\s]+\)"),
+    re.compile(r"\[[^\]\n]{1,400}\]\([^)\s]{1,2000}\)"),
     re.compile(r"^ {0,3}[-*+] +\S[^\n]*\n(?:[ \t]*\n)? {0,3}[-*+] +\S", re.MULTILINE),
 )
 

@@ -159,7 +159,7 @@ def _checked(answer: bytes, limits: Limits) -> ParsedDocument:
             refusal = _refusal(said["reason"], said["message"], said["metadata"])
         else:
             return _parsed(said, limits)
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
         raise DocumentUnreadable("the file is damaged, or built to do damage") from err
     raise refusal
 

@@ -192,6 +192,29 @@ def test_child_that_died_before_it_was_told_anything_means_unreadable(
         uvloop.run(sandbox.parse(b"words"))  # as processes run; asyncio's own loop says it in another way
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[" * 100_000,
+        '{"media_type": "text/plain", "text": "x", "blocks": [[Infinity, 1, "paragraph", [], 0]]}',
+        '{"media_type": "text/plain", "text": "x", "blocks": [[0, 2, "paragraph", [], 0]]}',
+        '{"reason": "INTERNAL", "message": "x", "metadata": {}}',
+        "7",
+    ],
+)
+async def test_child_that_was_taken_over_is_not_believed(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def hostile(*_command: str, **options: Any) -> asyncio.subprocess.Process:  # Any: as subprocess has them
+        return await start("printf", "%s", answer, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", hostile)
+    with pytest.raises(DocumentUnreadable):
+        await sandbox.parse(b"words")
+
+
 async def test_too_many_waiting_files_are_refused() -> None:
     sandbox = Sandbox(SandboxLimits(parallel_max=1, waiting_max=2))
     first = [asyncio.ensure_future(sandbox.parse(b"words")) for _ in range(2)]

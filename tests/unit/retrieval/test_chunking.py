@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,19 @@ from services.retrieval.parsing import html, markdown, text
 from tests.support.retrieval import WordEncoder, parsed
 
 _WORDS = WordEncoder().count_tokens
+
+
+class _Noting(WordEncoder):
+    """Notes how many texts it counted together, and how many characters the longest had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = self.longest = 0
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        self.most = max(self.most, len(texts))
+        self.longest = max(self.longest, *map(len, texts))
+        return super().count_tokens(texts)
 
 
 def _cut(document: ParsedDocument, name: str = "notes.txt") -> list[Chunk]:
@@ -78,6 +93,28 @@ def test_title_that_is_too_long_loses_its_outer_parts() -> None:
     assert _cut(document)[0].title == "Inner"
     endless = _document((long, [(0, 4, "paragraph", (long + long,), 0)]))
     assert len(_cut(endless)[0].title.split()) == TITLE_TOKENS_MAX
+
+
+def test_heading_of_a_megabyte_is_no_title_and_is_not_counted() -> None:
+    heading = "word " * 200_000
+    encoder = _Noting()
+    document = _document(("Text.\n\nMore.", [(at, at + 4, "paragraph", (heading, f"Part {at}"), 0) for at in (0, 7)]))
+
+    chunks = chunk(document, display_name="notes.txt", count_tokens=encoder.count_tokens)
+
+    assert [it.title for it in chunks] == ["Part 0", "Part 7"]
+    assert encoder.longest < 1_000
+
+
+@pytest.mark.parametrize("source", ["a " * 100_000, "word; " * 50_000, "word" * 50_000])
+def test_pieces_of_a_long_paragraph_are_counted_a_few_at_a_time(source: str) -> None:
+    encoder = _Noting()
+
+    chunks = chunk(parsed(source), display_name="notes.txt", count_tokens=encoder.count_tokens)
+
+    assert "".join("".join(it.text.split()) for it in chunks) == "".join(source.split())
+    assert encoder.most <= 1_024
+    assert encoder.longest <= 8 * CHUNK_TOKENS_MAX
 
 
 def test_page_is_the_locator_where_there_are_pages() -> None:

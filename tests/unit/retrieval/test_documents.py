@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -11,9 +12,10 @@ from services.mesh.errors import (
     InvalidArgument,
     MeshError,
     NotFound,
+    Overloaded,
 )
 from services.mesh.ids import new_id
-from services.retrieval.documents import Documents
+from services.retrieval.documents import FILES_IN_HAND_MAX, Documents
 from services.retrieval.knowledge import KnowledgeBases
 from services.retrieval.model import (
     Claim,
@@ -71,6 +73,28 @@ async def test_upload_is_queued(documents: Documents, owner: KnowledgeBase) -> N
 
     assert (document.state, document.size_bytes, document.version) == (DocumentState.QUEUED, 11, 1)
     assert (await documents.read(ACME, document.id, version=0, start=0, end=0)).text == "Cats sleep."
+
+
+async def test_uploads_together_hold_so_many_bytes_and_no_more(documents: Documents, owner: KnowledgeBase) -> None:
+    arrived, is_over = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x" * 100
+        arrived.release()
+        await is_over.wait()
+
+    names = [f"{number}.txt" for number in range(FILES_IN_HAND_MAX)]
+    async with asyncio.TaskGroup() as group:
+        for name in names:
+            group.create_task(documents.upload(ACME, owner.id, name, slow()))
+        for _ in names:
+            await arrived.acquire()
+        with pytest.raises(Overloaded) as refused:
+            await documents.upload(ACME, owner.id, "late.txt", pieces(b"x"))
+        is_over.set()
+
+    assert refused.value.retry_after_s
+    assert (await documents.upload(ACME, owner.id, "late.txt", pieces(b"x" * 100))).size_bytes == 100
 
 
 async def test_same_bytes_are_not_even_parsed(

@@ -71,6 +71,11 @@ def test_terms_are_stems_of_content_words() -> None:
     assert lexical.terms("the of and a x") == []
 
 
+def test_endless_word_is_known_by_its_first_64_letters() -> None:
+    assert lexical.terms("x" * 64 + "y" * 8_000) == lexical.terms("x" * 64)
+    assert lexical.terms("x" * 63 + "y") != lexical.terms("x" * 63 + "z")
+
+
 def test_rarer_words_cover_more_of_a_question() -> None:
     texts = ["common rare", "common", "common", "common"]
 

@@ -39,6 +39,22 @@ def test_type_is_found_from_the_content(content: bytes, media_type: str) -> None
 @pytest.mark.parametrize(
     ("content", "media_type"),
     [
+        (b"<!---->" * 5_000 + b"<p>words", media.HTML),
+        (b"<!---->" * 5_000 + b"words", media.TEXT),
+        (b"<!-- " * 10_000, media.TEXT),
+        (b" " * 60_000 + b"words", media.TEXT),
+        (b"[" * 60_000, media.TEXT),
+        (b"[a](" * 15_000, media.TEXT),
+        (b"|" * 30_000 + b"\n" + b"|" * 30_000 + b"words", media.TEXT),
+    ],
+)
+def test_type_of_what_is_built_to_be_slow_is_found(content: bytes, media_type: str) -> None:
+    assert media.identify(content)[0] == media_type
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
         (b"PK\x03\x04rest of an archive", "application/zip"),
         (b"\x89PNG\r\n\x1a\n....", "image/png"),
         (b"\xff\xd8\xff\xe0", "image/jpeg"),

@@ -42,3 +42,25 @@ def test_spans_lie_inside_and_in_order(text: str, start: int, end: int) -> None:
     flat = [offset for span in spans for offset in span]
     assert flat == sorted(flat)
     assert all(min(start, end) <= offset <= end for offset in flat)
+
+
+_MANY = 300_000
+"""Where each stop was looked at together with all before or behind it, so many took a quarter of an hour."""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a" + "." * _MANY + "b", 1),
+        ("a." + '"' * _MANY + "b", 1),
+        ("a." + " " * _MANY + "b", 1),
+        ("a. " + "(" * _MANY + "b", 1),
+        ("a" * _MANY + "). B", 2),
+        ("A. " * _MANY, 1),
+        ("1. A. " * (_MANY // 2), _MANY // 2),
+        ("Etc. Go. " * (_MANY // 2), _MANY // 2),
+    ],
+    ids=["stops", "quotes", "spaces", "brackets", "word", "initials", "numbers", "abbreviations"],
+)
+def test_text_that_is_built_to_be_slow_is_cut_in_its_time(text: str, count: int) -> None:
+    assert len(_texts(text)) == count
