@@ -148,28 +148,58 @@ class EventStream:
             connection.abort()
 
 
+class Place:
+    """Room for one stream, which no other one takes."""
+
+
 class EventStreams:
     """All open streams of the process."""
 
     def __init__(self, *, streams_max: int = STREAMS_MAX) -> None:
         self._streams_max = streams_max
         self._open: set[EventStream] = set()
+        self._kept: set[Place] = set()
         self._is_draining = False
         self._none_open = asyncio.Event()
         self._none_open.set()
 
     @contextmanager
+    def kept(self) -> Iterator[Place]:
+        """Room for the stream of a request that begins something first, and must not be refused behind that.
+
+        Raises:
+            Overloaded: there are as many as may be.
+        """
+        self._check_room()
+        place = Place()
+        self._kept.add(place)
+        try:
+            yield place
+        finally:
+            self._kept.discard(place)
+
+    @contextmanager
     def opened(
-        self, exchange: Exchange, *, headers: HeaderList = (), is_resumable: bool = True
+        self, exchange: Exchange, *, headers: HeaderList = (), is_resumable: bool = True, place: Place | None = None
     ) -> Iterator[EventStream]:
         """A stream that is looked after while the body runs.
+
+        Args:
+            exchange: whose answer it is.
+            headers: of the answer.
+            is_resumable: see `EventStream`.
+            place: that was kept for it.
 
         Raises:
             Overloaded: there are as many as may be, or the process is about to end. A stream that can be resumed is
                 not refused then, for what it follows may have begun with this very request: it has ended already.
         """
-        if len(self._open) >= self._streams_max or (self._is_draining and not is_resumable):
-            raise Overloaded("too many event streams are open", retry_after_s=1.0)
+        if place is None:
+            self._check_room()
+        else:
+            self._kept.discard(place)
+        if self._is_draining and not is_resumable:
+            raise _full()
         stream = EventStream(exchange, headers, is_resumable=is_resumable)
         stream.is_ended = self._is_draining
         release_slot(exchange.scope)
@@ -183,6 +213,10 @@ class EventStreams:
             if not self._open:
                 self._none_open.set()
             _OPEN.set(len(self._open))
+
+    def _check_room(self) -> None:
+        if len(self._open) + len(self._kept) >= self._streams_max:
+            raise _full()
 
     def loop(self) -> Loop:
         """The loop that looks after the streams."""
@@ -212,3 +246,7 @@ class EventStreams:
             for stream in self._open:
                 if stream.is_due(now):
                     group.create_task(stream.look_after(now))
+
+
+def _full() -> Overloaded:
+    return Overloaded("too many event streams are open", retry_after_s=1.0)

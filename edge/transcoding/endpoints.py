@@ -1,5 +1,6 @@
 """The two endpoints that every derived route is one of: a unary call, and a stream of events."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -9,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge.http import Exchange
 from edge.identity import Metadata
 from edge.middleware import ROUTE_KEY
+from edge.sse import Place
 from edge.transcoding.contracts import Binding, Contract, bindings, contracts, message_of
 from edge.transcoding.decoding import Decoders
 from edge.transcoding.encoding import Encoders, dump
@@ -85,12 +87,13 @@ class UnaryEndpoint:
         seen = exchange.headers(POSITION_KEY)
         if seen:
             metadata = (*metadata, (POSITION_KEY, _position(seen)))
+        if self._followed is not None and exchange.accepts_event_stream:
+            with self._followed.kept() as place:
+                await self._followed.answer(exchange, await unary(self._call(request, metadata=metadata)), place)
+            return
         call = self._call(request, metadata=metadata)
         response: Message = await unary(call)
         headers = [(POSITION_KEY, _position([*seen, *await _told(call)]))] if seen else []
-        if self._followed is not None and exchange.accepts_event_stream:
-            await self._followed.answer(exchange, response)
-            return
         if self._status == NO_CONTENT:
             await exchange.respond(NO_CONTENT, headers=headers)
             return
@@ -177,7 +180,11 @@ class Followed:
         self._header = "x-parley-" + self._request_field.removesuffix("_id").replace("_", "-")
         self._location = _get_template(self._target)
 
-    async def answer(self, exchange: Exchange, response: Message) -> None:
+    def kept(self) -> AbstractContextManager[Place]:
+        """A place for the stream, before the call that it tells of."""
+        return self._pump.kept()
+
+    async def answer(self, exchange: Exchange, response: Message, place: Place) -> None:
         """Stream the events of what `response` names; its id and where to resume stand in headers."""
         value: Any = response  # Any: walks down the fields that the contract names
         for name in self._path:
@@ -193,7 +200,7 @@ class Followed:
         if self._location is not None:
             headers.append(("location", self._location.fill({self._request_field: str(value)})))
         begin = self._calls.of(exchange, self._target.request_class(**fields))
-        await self._pump.run(exchange, begin, self._writer, headers=headers)
+        await self._pump.run(exchange, begin, self._writer, headers=headers, place=place)
 
 
 def _get_template(contract: Contract) -> Template | None:

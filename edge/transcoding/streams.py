@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from edge.errors import problem_members
 from edge.http import Exchange, HeaderList
-from edge.sse import EventStream, EventStreams, event
+from edge.sse import EventStream, EventStreams, Place, event
 from edge.transcoding.contracts import Contract, message_of
 from edge.transcoding.encoding import Encode, Encoders
 from edge.transcoding.requests import LAST_EVENT_ID
 from services.mesh import context
 from services.mesh.client import streaming
-from services.mesh.errors import MeshError, RequestTooLarge, Unavailable
+from services.mesh.errors import Code, MeshError, RequestTooLarge, Unavailable
 
 DOCUMENT_ITEMS_MAX: Final = 20_000
 """Of a stream that is asked for as one document: an answer of 100,000 characters, event by event."""
@@ -93,20 +94,40 @@ class StreamPump:
     def __init__(self, streams: EventStreams) -> None:
         self._streams = streams
 
-    async def run(self, exchange: Exchange, begin: Begin, writer: EventWriter, *, headers: HeaderList = ()) -> None:
+    def kept(self) -> AbstractContextManager[Place]:
+        """See `EventStreams.kept`."""
+        return self._streams.kept()
+
+    async def run(
+        self,
+        exchange: Exchange,
+        begin: Begin,
+        writer: EventWriter,
+        *,
+        headers: HeaderList = (),
+        place: Place | None = None,
+    ) -> None:
         """Answer with the events of a call, which is cancelled as soon as the caller leaves.
+
+        Args:
+            exchange: what is answered.
+            begin: the calls.
+            writer: of their events.
+            headers: of the answer.
+            place: that was kept for the stream, because the request has begun something: that nobody can tell of it now
+                is an event, for the headers say what it was and where to go on.
 
         Raises:
             MeshError: the call failed before anything was sent; later the error is an event.
         """
-        with self._streams.opened(exchange, headers=headers) as stream:
-            await _feed(stream, begin, writer)
+        with self._streams.opened(exchange, headers=headers, place=place) as stream:
+            await _feed(stream, begin, writer, has_begun=place is not None)
             # Nothing after what the browser has: 204 tells it to stop reconnecting (HTML, section 9.2.3).
             is_known = exchange.header(LAST_EVENT_ID) is not None and not stream.is_ended
             await stream.finish(empty_status=NO_CONTENT if is_known else 200)
 
 
-async def _feed(stream: EventStream, begin: Begin, writer: EventWriter) -> None:
+async def _feed(stream: EventStream, begin: Begin, writer: EventWriter, *, has_begun: bool) -> None:
     """Write events until they end, or until the edge ends the stream.
 
     Raises:
@@ -115,7 +136,7 @@ async def _feed(stream: EventStream, begin: Begin, writer: EventWriter) -> None:
     try:
         await _feed_from_calls(stream, begin, writer)
     except MeshError as error:
-        if not stream.is_begun:
+        if not stream.is_begun and not (has_begun and error.code is Code.UNAVAILABLE):
             raise
         await stream.write(event(problem_members(error, context.request_id()), name=ERROR_EVENT))
     except asyncio.CancelledError:

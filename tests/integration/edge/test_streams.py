@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from edge.transcoding import streams
-from services.mesh.errors import NotFound, Unavailable
+from services.mesh.errors import NotFound, Overloaded, Unavailable
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
 from tests.support.fakes.conversation import ANSWER, Told, delta, finished, started
 from tests.support.waiting import until
@@ -229,6 +229,37 @@ async def test_streams_are_bounded() -> None:
 
     assert (second.status_code, second.json()["reason"]) == (503, "OVERLOADED")
     assert second.headers["retry-after"] == "1"
+
+
+async def test_no_turn_begins_that_could_not_be_followed() -> None:
+    async def stay(turn: Told) -> None:
+        await turn.tell(started(turn))
+
+    async with running_edge(listens=True, streams_max=1) as edge:
+        edge.fakes.turns.script = stay
+        turn = await asked(edge)
+        conversation = edge.fakes.turns.told[turn].turn.conversation_id
+        path = f"/api/v1/conversations/{conversation}/turns"
+        async with edge.client.stream("GET", f"/api/v1/turns/{turn}/events", headers=EVENTS) as first:
+            await anext(first.aiter_lines())
+            refused = await edge.client.post(path, json={"new": {"text": "q"}}, headers=EVENTS)
+
+    assert (refused.status_code, refused.json()["reason"]) == (503, "OVERLOADED")
+    assert refused.headers["retry-after"] == "1"
+    assert list(edge.fakes.turns.told) == [turn]
+
+
+async def test_a_turn_that_began_is_named_where_nobody_can_tell_of_it(edge: EdgeUnderTest) -> None:
+    conversation = (await edge.client.post("/api/v1/conversations", json={}, headers=KEY_HEADERS)).json()["id"]
+    edge.fakes.turns.refusal = Overloaded("too many calls are in flight", retry_after_s=1.0)
+    path = f"/api/v1/conversations/{conversation}/turns"
+    response = await edge.client.post(path, json={"new": {"text": "q"}}, headers=EVENTS)
+    (event,) = read(response.text)
+
+    assert response.status_code == 200
+    assert response.headers["x-parley-turn"] in edge.fakes.turns.told
+    assert (event["event"], event["data"]["reason"]) == ("error", "OVERLOADED")
+    assert event["data"]["retry_after_s"] == 1.0
 
 
 async def test_a_client_that_leaves_ends_the_call_and_not_the_turn() -> None:

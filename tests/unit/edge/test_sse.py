@@ -141,6 +141,21 @@ async def test_streams_are_bounded(client: Client) -> None:
     assert caught.value.retry_after_s == 1.0
 
 
+async def test_a_kept_place_is_taken_by_the_stream_it_is_for(client: Client) -> None:
+    streams = EventStreams(streams_max=2)
+    with streams.kept() as place, streams.opened(client.exchange()):
+        with pytest.raises(Overloaded), streams.opened(client.exchange()):
+            pass
+        with pytest.raises(Overloaded), streams.kept():
+            pass
+        with streams.opened(client.exchange(), place=place), pytest.raises(Overloaded), streams.kept():
+            pass
+        with streams.opened(client.exchange()):
+            pass
+    with streams.kept(), streams.kept():
+        pass
+
+
 async def test_draining_ends_what_can_be_resumed_and_waits_for_the_rest(client: Client) -> None:
     streams, ended = EventStreams(), asyncio.Event()
     with streams.opened(client.exchange(), is_resumable=False) as lasting:
