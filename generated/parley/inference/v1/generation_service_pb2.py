@@ -29,7 +29,7 @@ from parley.inference.v1 import prompt_pb2 as parley_dot_inference_dot_v1_dot_pr
 from parley.options.v1 import method_pb2 as parley_dot_options_dot_v1_dot_method__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,parley/inference/v1/generation_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a parley/inference/v1/budget.proto\x1a$parley/inference/v1/generation.proto\x1a parley/inference/v1/prompt.proto\x1a\x1eparley/options/v1/method.proto\"\xb2\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12+\n\x06prompt\x18\x03 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x33\n\nparameters\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.Parameters\x12-\n\x07purpose\x18\x06 \x01(\x0e\x32\x1c.parley.inference.v1.Purpose\x12\x38\n\nprompt_ref\x18\t \x01(\x0b\x32$.parley.inference.v1.PromptReference\x12,\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1d.parley.inference.v1.CacheUse\"?\n\x10GenerateResponse\x12+\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Answer\"\x8d\x03\n\x15StreamGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12+\n\x06prompt\x18\x03 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x33\n\nparameters\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.Parameters\x12\x17\n\x0f\x61\x63\x63\x65pts_restart\x18\x05 \x01(\x08\x12-\n\x07purpose\x18\x06 \x01(\x0e\x32\x1c.parley.inference.v1.Purpose\x12\x15\n\rcontinue_from\x18\x07 \x01(\t\x12\x11\n\tis_repeat\x18\x0f \x01(\x08\x12\x38\n\nprompt_ref\x18\t \x01(\x0b\x32$.parley.inference.v1.PromptReference\x12,\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1d.parley.inference.v1.CacheUse\x12\x10\n\x08is_whole\x18\x10 \x01(\x08\"L\n\x16StreamGenerateResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".parley.inference.v1.GenerateEvent\"\xda\x02\n\rGenerateEvent\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.parley.inference.v1.StartedH\x00\x12.\n\x04text\x18\x02 \x01(\x0b\x32\x1e.parley.inference.v1.TextDeltaH\x00\x12\x38\n\x08\x63itation\x18\x03 \x01(\x0b\x32$.parley.inference.v1.PassageCitationH\x00\x12\x42\n\x11provider_switched\x18\x04 \x01(\x0b\x32%.parley.inference.v1.ProviderSwitchedH\x00\x12\x31\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1d.parley.inference.v1.FinishedH\x00\x12.\n\x04part\x18\x06 \x01(\x0b\x32\x1e.parley.inference.v1.PartDeltaH\x00\x42\x07\n\x05\x65vent\"\xa4\x01\n\x07Started\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".parley.inference.v1.ContextReport\x12\x0e\n\x06offset\x18\x03 \x01(\x05\x12\x17\n\x0fprompt_revision\x18\x04 \x01(\t\x12,\n\x05\x63\x61\x63he\x18\x05 \x01(\x0b\x32\x1d.parley.inference.v1.CacheHit\"=\n\tTextDelta\x12\x0e\n\x06offset\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nis_refusal\x18\x03 \x01(\x08\"E\n\tPartDelta\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12(\n\x05piece\x18\x02 \x01(\x0b\x32\x19.parley.inference.v1.Part\"X\n\x10ProviderSwitched\x12\x12\n\nfrom_model\x18\x01 \x01(\t\x12\x10\n\x08to_model\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x05\"7\n\x08\x46inished\x12+\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Answer\"\x8a\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06prompt\x18\x02 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x38\n\nprompt_ref\x18\x03 \x01(\x0b\x32$.parley.inference.v1.PromptReference\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\x32\xdb\x03\n\x11GenerationService\x12\x9d\x01\n\x08Generate\x12$.parley.inference.v1.GenerateRequest\x1a%.parley.inference.v1.GenerateResponse\"D\x8a\xb2\x19\x1a\n\x12inference:generate \x04\x38\xc0\xa9\x07\x82\xd3\xe4\x93\x02 \"\x13/api/v1/generations:\x01*b\x06\x61nswer\x12\x87\x01\n\x0eStreamGenerate\x12*.parley.inference.v1.StreamGenerateRequest\x1a+.parley.inference.v1.StreamGenerateResponse\"\x1a\x8a\xb2\x19\x16\n\x12inference:generate \x04\x30\x01\x12\x9b\x01\n\x0b\x43ountTokens\x12\'.parley.inference.v1.CountTokensRequest\x1a(.parley.inference.v1.CountTokensResponse\"9\x8a\xb2\x19\x16\n\x12inference:generate \x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/tokens:count:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,parley/inference/v1/generation_service.proto\x12\x13parley.inference.v1\x1a\x1cgoogle/api/annotations.proto\x1a parley/inference/v1/budget.proto\x1a$parley/inference/v1/generation.proto\x1a parley/inference/v1/prompt.proto\x1a\x1eparley/options/v1/method.proto\"\xb2\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12+\n\x06prompt\x18\x03 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x33\n\nparameters\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.Parameters\x12-\n\x07purpose\x18\x06 \x01(\x0e\x32\x1c.parley.inference.v1.Purpose\x12\x38\n\nprompt_ref\x18\t \x01(\x0b\x32$.parley.inference.v1.PromptReference\x12,\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1d.parley.inference.v1.CacheUse\"?\n\x10GenerateResponse\x12+\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Answer\"\xa5\x03\n\x15StreamGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\x0f\x66\x61llback_models\x18\x02 \x03(\t\x12+\n\x06prompt\x18\x03 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x33\n\nparameters\x18\x04 \x01(\x0b\x32\x1f.parley.inference.v1.Parameters\x12\x17\n\x0f\x61\x63\x63\x65pts_restart\x18\x05 \x01(\x08\x12-\n\x07purpose\x18\x06 \x01(\x0e\x32\x1c.parley.inference.v1.Purpose\x12\x15\n\rcontinue_from\x18\x07 \x01(\t\x12\x11\n\tis_repeat\x18\x0f \x01(\x08\x12\x38\n\nprompt_ref\x18\t \x01(\x0b\x32$.parley.inference.v1.PromptReference\x12,\n\x05\x63\x61\x63he\x18\x08 \x01(\x0e\x32\x1d.parley.inference.v1.CacheUse\x12\x10\n\x08is_whole\x18\x10 \x01(\x08\x12\x16\n\x0e\x64\x65\x66\x65rs_started\x18\x11 \x01(\x08\"L\n\x16StreamGenerateResponse\x12\x32\n\x06\x65vents\x18\x01 \x03(\x0b\x32\".parley.inference.v1.GenerateEvent\"\xda\x02\n\rGenerateEvent\x12/\n\x07started\x18\x01 \x01(\x0b\x32\x1c.parley.inference.v1.StartedH\x00\x12.\n\x04text\x18\x02 \x01(\x0b\x32\x1e.parley.inference.v1.TextDeltaH\x00\x12\x38\n\x08\x63itation\x18\x03 \x01(\x0b\x32$.parley.inference.v1.PassageCitationH\x00\x12\x42\n\x11provider_switched\x18\x04 \x01(\x0b\x32%.parley.inference.v1.ProviderSwitchedH\x00\x12\x31\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1d.parley.inference.v1.FinishedH\x00\x12.\n\x04part\x18\x06 \x01(\x0b\x32\x1e.parley.inference.v1.PartDeltaH\x00\x42\x07\n\x05\x65vent\"\xa4\x01\n\x07Started\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".parley.inference.v1.ContextReport\x12\x0e\n\x06offset\x18\x03 \x01(\x05\x12\x17\n\x0fprompt_revision\x18\x04 \x01(\t\x12,\n\x05\x63\x61\x63he\x18\x05 \x01(\x0b\x32\x1d.parley.inference.v1.CacheHit\"=\n\tTextDelta\x12\x0e\n\x06offset\x18\x01 \x01(\x05\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x12\n\nis_refusal\x18\x03 \x01(\x08\"E\n\tPartDelta\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12(\n\x05piece\x18\x02 \x01(\x0b\x32\x19.parley.inference.v1.Part\"X\n\x10ProviderSwitched\x12\x12\n\nfrom_model\x18\x01 \x01(\t\x12\x10\n\x08to_model\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06offset\x18\x04 \x01(\x05\"7\n\x08\x46inished\x12+\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1b.parley.inference.v1.Answer\"\x8a\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x06prompt\x18\x02 \x01(\x0b\x32\x1b.parley.inference.v1.Prompt\x12\x38\n\nprompt_ref\x18\x03 \x01(\x0b\x32$.parley.inference.v1.PromptReference\">\n\x13\x43ountTokensResponse\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\x03\x12\x11\n\testimated\x18\x02 \x01(\x08\x32\xdb\x03\n\x11GenerationService\x12\x9d\x01\n\x08Generate\x12$.parley.inference.v1.GenerateRequest\x1a%.parley.inference.v1.GenerateResponse\"D\x8a\xb2\x19\x1a\n\x12inference:generate \x04\x38\xc0\xa9\x07\x82\xd3\xe4\x93\x02 \"\x13/api/v1/generations:\x01*b\x06\x61nswer\x12\x87\x01\n\x0eStreamGenerate\x12*.parley.inference.v1.StreamGenerateRequest\x1a+.parley.inference.v1.StreamGenerateResponse\"\x1a\x8a\xb2\x19\x16\n\x12inference:generate \x04\x30\x01\x12\x9b\x01\n\x0b\x43ountTokens\x12\'.parley.inference.v1.CountTokensRequest\x1a(.parley.inference.v1.CountTokensResponse\"9\x8a\xb2\x19\x16\n\x12inference:generate \x01\x82\xd3\xe4\x93\x02\x19\"\x14/api/v1/tokens:count:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,25 +47,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATERESPONSE']._serialized_start=546
   _globals['_GENERATERESPONSE']._serialized_end=609
   _globals['_STREAMGENERATEREQUEST']._serialized_start=612
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1009
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1011
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1087
-  _globals['_GENERATEEVENT']._serialized_start=1090
-  _globals['_GENERATEEVENT']._serialized_end=1436
-  _globals['_STARTED']._serialized_start=1439
-  _globals['_STARTED']._serialized_end=1603
-  _globals['_TEXTDELTA']._serialized_start=1605
-  _globals['_TEXTDELTA']._serialized_end=1666
-  _globals['_PARTDELTA']._serialized_start=1668
-  _globals['_PARTDELTA']._serialized_end=1737
-  _globals['_PROVIDERSWITCHED']._serialized_start=1739
-  _globals['_PROVIDERSWITCHED']._serialized_end=1827
-  _globals['_FINISHED']._serialized_start=1829
-  _globals['_FINISHED']._serialized_end=1884
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1887
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=2025
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2027
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2089
-  _globals['_GENERATIONSERVICE']._serialized_start=2092
-  _globals['_GENERATIONSERVICE']._serialized_end=2567
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1033
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1035
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1111
+  _globals['_GENERATEEVENT']._serialized_start=1114
+  _globals['_GENERATEEVENT']._serialized_end=1460
+  _globals['_STARTED']._serialized_start=1463
+  _globals['_STARTED']._serialized_end=1627
+  _globals['_TEXTDELTA']._serialized_start=1629
+  _globals['_TEXTDELTA']._serialized_end=1690
+  _globals['_PARTDELTA']._serialized_start=1692
+  _globals['_PARTDELTA']._serialized_end=1761
+  _globals['_PROVIDERSWITCHED']._serialized_start=1763
+  _globals['_PROVIDERSWITCHED']._serialized_end=1851
+  _globals['_FINISHED']._serialized_start=1853
+  _globals['_FINISHED']._serialized_end=1908
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1911
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2049
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2051
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2113
+  _globals['_GENERATIONSERVICE']._serialized_start=2116
+  _globals['_GENERATIONSERVICE']._serialized_end=2591
 # @@protoc_insertion_point(module_scope)

@@ -118,6 +118,7 @@ class StreamGenerateRequest(_message.Message):
     PROMPT_REF_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
     IS_WHOLE_FIELD_NUMBER: _builtins.int
+    DEFERS_STARTED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """model is `<provider>/<model>`, `extractive`, an alias or a route; the platform's default when empty."""
     accepts_restart: _builtins.bool
@@ -141,6 +142,8 @@ class StreamGenerateRequest(_message.Message):
     """is_whole says that the caller shows nothing before all of the answer is there: Finished is the only event. As nobody
     has seen any of it, such an answer may always begin again.
     """
+    defers_started: _builtins.bool
+    """defers_started says that the caller shows nothing of Started: it comes together with what follows it."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """fallback_models are asked in order when the one before fails, and go on with what stands of the answer; the
@@ -173,10 +176,11 @@ class StreamGenerateRequest(_message.Message):
         prompt_ref: _prompt_pb2.PromptReference | None = ...,
         cache: _generation_pb2.CacheUse.ValueType = ...,
         is_whole: _builtins.bool = ...,
+        defers_started: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "cache", b"cache", "continue_from", b"continue_from", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "is_whole", b"is_whole", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_restart", b"accepts_restart", "cache", b"cache", "continue_from", b"continue_from", "defers_started", b"defers_started", "fallback_models", b"fallback_models", "is_repeat", b"is_repeat", "is_whole", b"is_whole", "model", b"model", "parameters", b"parameters", "prompt", b"prompt", "prompt_ref", b"prompt_ref", "purpose", b"purpose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
