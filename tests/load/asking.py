@@ -7,7 +7,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, cast
@@ -74,7 +74,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a plan is; of those that were asked. `failed` are those that were lost before their first text."""
+    """How far a plan is; of those that were asked.
+
+    Attributes:
+        failed: were lost before their first text.
+        causes: how many were lost, by cause.
+    """
 
     asked: int = 0
     opened: int = 0
@@ -84,6 +89,7 @@ class Progress:
     lost: int = 0
     failed: int = 0
     tokens: int = 0
+    causes: dict[str, int] = field(default_factory=dict)
 
 
 class Reader(asyncio.Protocol):
@@ -218,6 +224,8 @@ class Asking:
             found.lost += bool(course.lost)
             found.failed += bool(course.lost) and not course.first_us
             found.tokens += course.tokens
+            if course.lost:
+                found.causes[course.lost] = found.causes.get(course.lost, 0) + 1
         return found
 
 

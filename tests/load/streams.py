@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Final
 import orjson
 import uvloop
 
-from tests.load.asking import Plan, Question, Words
+from tests.load.asking import Plan, Progress, Question, Words
 from tests.load.conversations import Stored, stored_answers
 from tests.load.generator import Generator
 from tests.load.meter import Reading, memory_bytes
@@ -34,6 +35,8 @@ FIRST_US: Final = 500_000
 LEAD_S: Final = 2.0
 """Until the first question; the generator starts in it."""
 WATCH_S: Final = 5.0
+BEGIN_S_MAX: Final = 120.0
+"""For the first text of an answer, after the last question: those without any are waited for no longer, and told."""
 ANSWER_S_MAX: Final = 590.0
 """As long as a turn may take, less what its end may."""
 
@@ -64,6 +67,7 @@ class Held:
         window_us: its beginning and end.
         spent_s: CPU by role.
         grown_bytes: memory by role, more than before the first was opened.
+        open: how many were.
     """
 
     window_us: tuple[int, int]
@@ -116,7 +120,7 @@ async def run(
     async with asyncio.TaskGroup() as group:
         running = group.create_task(generator.run())
         watching = group.create_task(_watch(generator))
-        await generator.until(lambda told: told.begun + told.failed >= options.streams)
+        await _all_begun(generator, options)
         first = Reading.of(pids)
         await asyncio.sleep(options.hold_s)
         last = Reading.of(pids)
@@ -146,43 +150,69 @@ def plan_of(subject: Platform, options: Options, paths: list[str]) -> Plan:
     )
 
 
+async def _all_begun(generator: Generator, options: Options) -> None:
+    try:
+        async with asyncio.timeout(LEAD_S + options.streams / options.opened_per_s + BEGIN_S_MAX):
+            await generator.until(lambda told: told.begun + told.failed >= options.streams)
+    except TimeoutError:
+        told = generator.progress
+        _log.warning("%d have no text after %.0f s", options.streams - told.begun - told.failed, BEGIN_S_MAX)
+
+
 async def _watch(generator: Generator) -> None:
     """Says every few seconds how far it is."""
+    before, begun_us = Progress(), now_us()
     while True:
-        told = generator.progress
-        _log.info("asked %d, open %d, ended %d, lost %d", told.asked, told.open, told.ended, told.lost)
         await asyncio.sleep(WATCH_S)
+        told = generator.progress
+        _log.info("%s", progress_line(told, before, (now_us() - begun_us) / 1_000_000))
+        before = told
 
 
-def is_stored(course: Course, stored: Mapping[str, Stored]) -> bool:
-    """Whether what a reader saw of a whole answer is what PostgreSQL has of it."""
+def progress_line(told: Progress, before: Progress, at_s: float) -> str:
+    """How far it is, and why answers were lost."""
+    tokens_per_s = (told.tokens - before.tokens) / WATCH_S
+    counts = f"asked {told.asked}, open {told.open}, ended {told.ended}, lost {told.lost}"
+    causes = "".join(f"; {count}: {cause}" for cause, count in told.causes.items())
+    return f"{at_s:4.0f} s: {counts}, {tokens_per_s:.0f} tokens/s{causes}"
+
+
+def differs(course: Course, stored: Mapping[str, Stored]) -> str:
+    """How what a reader saw of a whole answer is not what PostgreSQL has of it; empty where it is."""
     found = stored.get(course.turn_id)
-    return found is not None and found.state == "completed" and found.text == course.text
+    if found is None:
+        return "is not stored"
+    if found.state != "completed":
+        return f"is stored as {found.state}"
+    if found.text != course.text:
+        return "is stored as another text"
+    return ""
 
 
 def report(options: Options, held: Held, tally: Tally, stored: Mapping[str, Stored]) -> Iterator[str]:
     """The lines of the report."""
     asked = len(tally.courses)
     opened = sum(course.opened_us > 0 for course in tally.courses)
-    equal = sum(is_stored(course, stored) for course in tally.whole)
+    differences = Counter(differs(course, stored) for course in tally.whole)
     late_ms = [late / 1_000 for late in tally.arrivals.within(*held.window_us)]
     seconds = (held.window_us[1] - held.window_us[0]) / 1_000_000
     yield f"\n{asked} answers of {options.tokens_per_s:g} tokens/s each, {options.opened_per_s:g} opened per second"
-    yield f"  opened {opened}, open at once {held.open}, whole {len(tally.whole)}, equal to what is stored {equal}"
-    yield f"  lost {asked - len(tally.whole)}" + "".join(f"; {count}: {why}" for why, count in tally.lost().items())
+    whole = f"whole {len(tally.whole)}, equal to what is stored {differences.pop('', 0)}"
+    yield f"  opened {opened}, open at once {held.open}, {whole}"
+    wrong = tally.lost() + differences
+    yield f"  lost {asked - len(tally.whole)}" + "".join(f"; {count}: {why}" for why, count in wrong.items())
     yield f"  tokens/s while all were open {len(late_ms) / seconds:.0f} of {options.tokens_per_s * held.open:.0f}"
     yield f"  added latency, ms: p50 {percentile(late_ms, 0.5):.1f}, p99 {percentile(late_ms, 0.99):.1f}"
     first_ms = tally.first_ms(FIRST_US)
     first = f"p50 {percentile(first_ms, 0.5):.0f}, p99 {percentile(first_ms, 0.99):.0f}"
     yield f"  from question to first token, ms, less what the provider waits: {first}"
-    yield f"\n  {'process':<22}{'cores':>8}{'us CPU/token':>14}{'KiB/stream':>12}"
-    for role, spent_s in held.spent_s.items():
-        per_token = 1_000_000 * spent_s / max(1, len(late_ms))
-        kib = held.grown_bytes[role] / 1_024 / max(1, held.open)
-        yield f"  {role:<22}{spent_s / seconds:>8.2f}{per_token:>14.0f}{kib:>12.1f}"
-    whole_s, whole_bytes = sum(held.spent_s.values()), sum(held.grown_bytes.values())
-    per_token = 1_000_000 * whole_s / max(1, len(late_ms))
-    yield f"  {'all':<22}{whole_s / seconds:>8.2f}{per_token:>14.0f}{whole_bytes / 1_024 / max(1, held.open):>12.1f}"
+    yield f"\n  {'process':<22}{'cores':>8}{'us CPU/token':>14}{'us CPU/s, stream':>18}{'KiB/stream':>12}"
+    spent_s = {**held.spent_s, "all": sum(held.spent_s.values())}
+    grown = {**held.grown_bytes, "all": sum(held.grown_bytes.values())}
+    for role, spent in spent_s.items():
+        cores, streams = spent / seconds, max(1, held.open)
+        costs = f"{1_000_000 * spent / max(1, len(late_ms)):>14.0f}{1_000_000 * cores / streams:>18.0f}"
+        yield f"  {role:<22}{cores:>8.2f}{costs}{grown[role] / 1_024 / streams:>12.1f}"
 
 
 if __name__ == "__main__":
