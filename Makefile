@@ -67,8 +67,8 @@ test: setup-dev ## Run the tests; ARGS="tests/unit -k turn" narrows them
 	@$(DEV) -m pytest $(ARGS)
 
 .PHONY: test-sharded
-test-sharded: setup-dev ## Run the end-to-end tests on two PostgreSQL servers that share the organizations
-	@PARLEY_TEST_SHARDS=2 $(DEV) -m pytest $(or $(ARGS),tests/e2e)
+test-sharded: setup-dev ## Run the end-to-end tests on two PostgreSQL servers that share the organizations, with a replica of each
+	@PARLEY_TEST_SHARDS=2 PARLEY_TEST_DATABASE_REPLICAS=1 $(DEV) -m pytest $(or $(ARGS),tests/e2e)
 
 .PHONY: test-moves
 test-moves: setup-dev ## Move shards between two PostgreSQL servers under load, and lose nothing; RATE=20 ROUNDS=2

@@ -1,4 +1,4 @@
-"""Positions on their way through the edge: what a caller has seen goes with its call, and comes back with the answer."""
+"""Positions on their way through the edge: what a caller has seen goes with its call and comes back with the answer."""
 
 from typing import Any
 

@@ -157,9 +157,10 @@ def _channel_call(tenant: Tenant, method: MethodDescriptor, request: Message) ->
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response_class.FromString,
         )
-        answer = call(
-            iter([request]) if method.client_streaming else request,
-            metadata=(("authorization", f"Bearer {tenant.token(service)}"),),
-            timeout=TIMEOUT_S,
-        )
-        return list(answer) if method.server_streaming else [answer]
+        metadata = (("authorization", f"Bearer {tenant.token(service)}"), *tenant.seen.metadata)
+        asked = iter([request]) if method.client_streaming else request
+        if method.server_streaming:
+            return list(call(asked, metadata=metadata, timeout=TIMEOUT_S))
+        answer, done = call.with_call(asked, metadata=metadata, timeout=TIMEOUT_S)
+        tenant.seen.take_trailer(done.trailing_metadata())
+        return [answer]

@@ -10,6 +10,7 @@ from typing import Final
 import grpc.aio
 
 from parley.auth.v1 import token_service_pb2, token_service_pb2_grpc
+from tests.support.positions import Seen
 from tests.support.rest import Rest
 from tests.support.stack import Stack
 
@@ -34,12 +35,17 @@ _numbers: Final = count(1)
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """An organization's owner with an API key, and the ids of what the owner has, by field name of the contracts."""
+    """An organization's owner with an API key, and the ids of what the owner has, by field name of the contracts.
+
+    Attributes:
+        seen: by the owner, and by callers over gRPC.
+    """
 
     url: str
     api_key: str
     ids: Mapping[str, str]
     targets: Mapping[str, str]
+    seen: Seen
 
     def token(self, audience: str) -> str:
         """An internal token for `audience`, as an internal gRPC consumer gets it."""
@@ -69,7 +75,7 @@ def registered_tenant(stack: Stack, name: str) -> Iterator[Tenant]:
         key = rest.post("/api/v1/api_keys", {"display_name": "test"})
     with Rest(stack.url, key["secret"]) as rest:
         ids = {"user_id": user["id"], "api_key_id": key["api_key"]["id"], **_resources(rest, name)}
-    yield Tenant(url=stack.url, api_key=key["secret"], ids=ids, targets=stack.targets)
+    yield Tenant(url=stack.url, api_key=key["secret"], ids=ids, targets=stack.targets, seen=rest.seen)
 
 
 def knowledge_base(rest: Rest, name: str) -> tuple[str, str]:

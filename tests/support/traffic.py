@@ -21,6 +21,7 @@ from parley.retrieval.v1 import knowledge_base_service_pb2, knowledge_base_servi
 from services.mesh.client import open_channel, unary
 from services.mesh.errors import MeshError
 from services.mesh.settings import MeshSettings
+from tests.support.positions import Seen
 from tests.support.rest import StreamBrokenError, Watcher, events_of, text_of
 
 PROBE_EVERY_S: Final = 0.1
@@ -47,8 +48,10 @@ class Balancer:
         self._in = list(urls)
         self._turn = count()
         headers = {"authorization": f"Bearer {credential}"}
+        hooks = Seen().async_hooks()
         self._pools = {
-            url: httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False) for url in urls
+            url: httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=False, event_hooks=hooks)
+            for url in urls
         }
 
     async def __aenter__(self) -> Self:
@@ -289,6 +292,7 @@ class Consumer:
         self._credential = credential
         self._tokens: dict[str, str] = {}
         self._traded_at = float("-inf")
+        self._seen = Seen()
 
     async def connect(
         self, stack: AsyncExitStack, targets: Mapping[str, str], certificates: MeshSettings | None
@@ -325,7 +329,15 @@ class Consumer:
         self, stub: object, audience: str, name: str, request: object
     ) -> Iterator[tuple[str, Callable[[], Any]]]:  # Any: as above
         metadata = (("authorization", f"Bearer {self._tokens.get(audience, '')}"),)
-        yield name, lambda: unary(getattr(stub, name)(request, metadata=metadata))
+        yield name, lambda: self._called(getattr(stub, name), request, metadata)
+
+    async def _called(
+        self, method: Any, request: object, metadata: tuple[tuple[str, str], ...]
+    ) -> Any:  # Any: as above
+        call = method(request, metadata=(*metadata, *self._seen.metadata))
+        response = await unary(call)
+        self._seen.take_trailer(await call.trailing_metadata())
+        return response
 
     async def _trade(self) -> None:
         request = token_service_pb2.ExchangeTokenRequest(

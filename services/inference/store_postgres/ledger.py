@@ -24,7 +24,7 @@ from services.inference.money.model import (
 )
 from services.inference.money.purse import Purpose
 from services.inference.tables import RESERVATIONS, USAGE_DAYS
-from services.mesh.postgres.database import ATTEMPTS_MAX, Conflict, ReadWrite, translated
+from services.mesh.postgres.database import ATTEMPTS_MAX, Conflict, ReadOnly, ReadWrite, translated
 from services.mesh.postgres.lane import Lane
 from services.mesh.postgres.places import Places
 
@@ -111,9 +111,13 @@ class PostgresLedger:
 
     async def usage(self, query: UsageQuery, *, after: UsageKey | None, limit: int) -> list[Usage]:
         """See `store.LedgerStore.usage`."""
-        async with self._places.of(query.organization_id).read() as read:
+
+        async def work(read: ReadOnly) -> list[Usage]:
             rows = await read.execute(usage_statement(query, after=after, limit=limit))
             return [_usage(row) for row in rows.mappings()]
+
+        # No caller writes lines: a report that a replica gives is as old as one that was asked for a moment earlier.
+        return await self._places.of(query.organization_id).view(work)
 
     async def forget(self, before: datetime, limit: int) -> int:
         """See `store.LedgerStore.forget`."""
