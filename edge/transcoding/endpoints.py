@@ -7,7 +7,8 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import Message
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edge.http import Exchange
+from edge import positions
+from edge.http import Exchange, HeaderList
 from edge.identity import Metadata
 from edge.middleware import ROUTE_KEY
 from edge.sse import Place
@@ -19,7 +20,6 @@ from edge.transcoding.routes import RouteTable, Template
 from edge.transcoding.scalars import Misfit
 from edge.transcoding.streams import Begin, EventWriter, StreamPump
 from services.mesh.client import unary
-from services.mesh.positions import NO_POSITION, POSITION_KEY, parse, written
 
 NO_CONTENT: Final = 204
 
@@ -84,16 +84,17 @@ class UnaryEndpoint:
         scope[ROUTE_KEY] = self.binding.contract.method.full_name
         metadata = await self._border.metadata(exchange, self.binding.contract)
         request = await self._reader.read(exchange)
-        seen = exchange.headers(POSITION_KEY)
-        if seen:
-            metadata = (*metadata, (POSITION_KEY, _position(seen)))
+        metadata = (*metadata, *positions.sent(exchange))
         if self._followed is not None and exchange.accepts_event_stream:
             with self._followed.kept() as place:
-                await self._followed.answer(exchange, await unary(self._call(request, metadata=metadata)), place)
+                call = self._call(request, metadata=metadata)
+                followed = await unary(call)
+                seen = await positions.told(exchange, call)
+                await self._followed.answer(exchange, followed, place, seen)
             return
         call = self._call(request, metadata=metadata)
         response: Message = await unary(call)
-        headers = [(POSITION_KEY, _position([*seen, *await _told(call)]))] if seen else []
+        headers = [*await positions.told(exchange, call)]
         if self._status == NO_CONTENT:
             await exchange.respond(NO_CONTENT, headers=headers)
             return
@@ -101,16 +102,6 @@ class UnaryEndpoint:
         if self._has_etag and answer.etag:
             headers.append((ETAG_FIELD, f'"{answer.etag}"'))
         await exchange.respond(self._status, dump(self._encode(answer)), headers=headers)
-
-
-def _position(words: list[str]) -> str:
-    """The furthest of each place, and nothing that is no position."""
-    return written(parse(words)) or NO_POSITION
-
-
-async def _told(call: Any) -> list[str]:  # Any: grpc.aio's own generic call
-    """Positions in the trailer of a call that has ended."""
-    return [str(value) for key, value in await call.trailing_metadata() or () if key == POSITION_KEY]
 
 
 class StreamEndpoint:
@@ -184,8 +175,8 @@ class Followed:
         """A place for the stream, before the call that it tells of."""
         return self._pump.kept()
 
-    async def answer(self, exchange: Exchange, response: Message, place: Place) -> None:
-        """Stream the events of what `response` names; its id and where to resume stand in headers."""
+    async def answer(self, exchange: Exchange, response: Message, place: Place, seen: HeaderList) -> None:
+        """Stream the events of what `response` names; its id, where to resume and what was `seen` stand in headers."""
         value: Any = response  # Any: walks down the fields that the contract names
         for name in self._path:
             value = getattr(value, name)
@@ -196,7 +187,7 @@ class Followed:
             raise refusal(misfit) from None
         if sequence is not None and self._resume_field:
             fields[self._resume_field] = sequence
-        headers = [(self._header, str(value))]
+        headers = [(self._header, str(value)), *seen]
         if self._location is not None:
             headers.append(("location", self._location.fill({self._request_field: str(value)})))
         begin = self._calls.of(exchange, self._target.request_class(**fields))

@@ -34,6 +34,15 @@ async def test_question_by_the_dialect_of_openai_is_seen(edge: EdgeUnderTest, *,
     assert answer.headers["parley-position"] == "conversation.main=1-3a4b"
 
 
+async def test_question_is_seen_when_its_answer_is_streamed(edge: EdgeUnderTest) -> None:
+    edge.fakes.turns.position = Position(1, 0x3A4B)
+    headers = {**KEY_HEADERS, "parley-position": "none", "accept": "text/event-stream"}
+    path = f"{CONVERSATIONS}/conv_01m81yxdt5er79mzf15ea65abm/turns"
+    answer = await edge.client.post(path, json={"new": {"text": "Who?"}}, headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["parley-position"] == "conversation.main=1-3a4b"
+
+
 async def test_call_that_changes_something_is_taken_for_one_that_has_seen_nothing(edge: EdgeUnderTest) -> None:
     headers = {**KEY_HEADERS, "parley-position": "conversation.main=1-1"}
     await edge.client.post(CONVERSATIONS, json={}, headers=headers)
