@@ -35,7 +35,7 @@ _OURS = (
 _SHARDED = ("conversation", "retrieval", "inference")
 """Services whose data is by organization; auth's has to be in one place, for it tells which organization it is."""
 _READING = ("conversation", "inference")
-"""Services that ask replicas of their servers."""
+"""Services whose API asks replicas of their servers; nobody calls a worker."""
 _REPLICAS_MAX = 3
 _MAIN = "main"
 _LETTERS = ("b", "c")
@@ -225,6 +225,8 @@ class _Planner:
         ports = {**listens, "debug": next(self._ports)}
         environment = self._environment(deployable)
         environment |= {f"PARLEY_{purpose.upper()}_LISTEN": f"{LOOPBACK}:{port}" for purpose, port in ports.items()}
+        if self._replica_urls and deployable in _READING and command == "serve":
+            environment["PARLEY_DATABASE_REPLICAS"] = json.dumps(self._replica_urls)
         process = Process(
             name,
             _python(deployable if deployable == "edge" else f"services.{deployable}", [command]),
@@ -250,8 +252,6 @@ class _Planner:
             environment["PARLEY_DATABASE_URL"] = self._database_url
             if self._shard_urls and deployable in _SHARDED:
                 environment["PARLEY_DATABASE_SHARDS"] = json.dumps(self._shard_urls)
-            if self._replica_urls and deployable in _READING:
-                environment["PARLEY_DATABASE_REPLICAS"] = json.dumps(self._replica_urls)
             environment["PARLEY_VALKEY_URL"] = self._valkey_url
         if self._has_tls:
             environment |= certificates.settings(self._home.certificates, deployable)

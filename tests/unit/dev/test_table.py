@@ -175,8 +175,7 @@ def test_replicas_of_every_server_are_known_to_who_reads_from_them(
         password = (tmp_path / passwords[instance] / "password").read_text().strip()
         port = processes[ports[instance]].ports["postgres"]
         assert url == f"postgresql://parley:{password}@127.0.0.1:{port}/parley"
-    readers = {name.removeprefix("migrate-").removesuffix("-worker") for name in known}
-    assert readers == {"conversation", "inference"}
+    assert set(known) == {"conversation", "inference"}
     assert processes["postgres-b-replica"].after == ("postgres-b",)
     # What reads from them is stopped before them, and they before what they follow.
     assert {"postgres-replica", "postgres-b-replica"} <= set(processes["conversation"].after)
