@@ -40,7 +40,8 @@ class Outbox:
         self._heads: list[int] = []
         self._bodies: list[bytes] = []
         self._bytes = 0
-        self._bulk: dict[int, deque[tuple[int, bytes]]] = {}
+        self._put = self._gone = 0
+        self._bulk: dict[int, _Bulk] = {}
         self._bulk_bytes = 0
         self._idle: asyncio.Future[None] | None = None
         self._is_closing = False
@@ -63,6 +64,7 @@ class Outbox:
         self._heads.append(frame)
         self._bodies.append(body)
         self._bytes += len(body)
+        self._put += 1
         self._wake()
 
     def send(self, number: int, kind: int, body: bytes) -> None:
@@ -70,7 +72,10 @@ class Outbox:
         if len(body) <= PART_BYTES and not (self._bulk and number in self._bulk):
             self.put(number << KIND_BITS | kind, body)
             return
-        parts = self._bulk.setdefault(number, deque())
+        bulk = self._bulk.get(number)
+        if bulk is None:
+            bulk = self._bulk[number] = _Bulk(after=self._put)
+        parts = bulk.parts
         self._bulk_bytes += len(body)
         part = head(number, PART)
         last = max(0, (len(body) - 1) // PART_BYTES) * PART_BYTES
@@ -81,9 +86,8 @@ class Outbox:
 
     def drop(self, number: int) -> None:
         """Forgets the large messages of a call that has ended."""
-        if self._bulk:
-            for _, body in self._bulk.pop(number, ()):
-                self._bulk_bytes -= len(body)
+        if (bulk := self._bulk.pop(number, None)) is not None:
+            self._bulk_bytes -= sum(len(body) for _, body in bulk.parts)
 
     def close(self) -> None:
         """Makes `run` return when all is written."""
@@ -128,19 +132,40 @@ class Outbox:
             self._heads, self._bodies = heads[count:], bodies[count:]
             heads, bodies = heads[:count], bodies[:count]
             self._bytes -= size
+        self._gone += len(heads)
         if self._bulk:
             self._take_parts(heads, bodies)
         return heads, bodies
 
     def _take_parts(self, heads: list[int], bodies: list[bytes]) -> None:
         left = BULK_BYTES
+        held: dict[int, _Bulk] = {}
         while left > 0 and self._bulk:
             number = next(iter(self._bulk))
-            parts = self._bulk.pop(number)
-            frame, body = parts.popleft()
+            bulk = self._bulk.pop(number)
+            if bulk.after > self._gone:  # what its call said before, such as its opening, goes in a later batch
+                held[number] = bulk
+                continue
+            frame, body = bulk.parts.popleft()
             heads.append(frame)
             bodies.append(body)
             left -= len(body) or 1
             self._bulk_bytes -= len(body)
-            if parts:
-                self._bulk[number] = parts  # at the end: large messages take turns
+            if bulk.parts:
+                self._bulk[number] = bulk  # at the end: large messages take turns
+        self._bulk.update(held)
+
+
+class _Bulk:
+    """Large messages of one call, in parts, and what is said behind them.
+
+    Attributes:
+        after: of all small frames there ever were, how many have to be gone before.
+        parts: frames, and their bodies.
+    """
+
+    __slots__ = ("after", "parts")
+
+    def __init__(self, *, after: int) -> None:
+        self.after = after
+        self.parts: deque[tuple[int, bytes]] = deque()

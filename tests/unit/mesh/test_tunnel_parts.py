@@ -119,6 +119,22 @@ async def test_batch_has_a_bound_and_everything_arrives() -> None:
     assert [number for number, _, _ in wire.frames] == list(range(1, count + 1))
 
 
+async def test_large_message_stays_behind_what_its_call_said_before() -> None:
+    wire = Wire()
+    outbox = Outbox(wire.write)
+    early, late = 1, 2
+    large = bytes(3 * PART_BYTES)
+    outbox.send(early, MESSAGE, b"first")
+    for number in range(3, 3 + 2 * BATCH_BYTES // PART_BYTES):  # more than a batch has room for
+        outbox.send(number, MESSAGE, bytes(PART_BYTES))
+    outbox.send(late, MESSAGE, b"first")
+    for number in (early, late):
+        outbox.send(number, MESSAGE, large)
+    await sent(outbox)
+    for number in (early, late):
+        assert [kind for call, kind, _ in wire.frames if call == number] == [MESSAGE, PART, PART, MESSAGE]
+
+
 @pytest.mark.parametrize(("beyond", "is_full"), [(-1, False), (0, False), (1, True)])
 async def test_backlog_is_full_above_its_bound(beyond: int, is_full: bool) -> None:  # noqa: FBT001 - a parameter of the test
     outbox = Outbox(Wire().write)
