@@ -278,11 +278,13 @@ class TurnRun:
                     await stop.wait()
             except TimeoutError:
                 await self._keep_once(writer)
-                await self._rest(writer)
+                await self._rest(writer, stop)
 
-    async def _rest(self, writer: TurnWriter) -> None:
+    async def _rest(self, writer: TurnWriter, stop: asyncio.Event) -> None:
         """Until there is something to keep, or the lease is to be renewed: of many turns, most have nothing to say."""
         if writer.is_detached or writer.lost.is_set() or writer.draft.last_sequence > self._folded:
+            return
+        if stop.is_set():  # while the last fold was under way
             return
         writer.changed.clear()
         due_s = self._renewed_at + self._timing.heartbeat_s - self._timing.clock()

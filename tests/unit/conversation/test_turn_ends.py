@@ -7,8 +7,13 @@ import pytest
 
 from services.conversation.asking.actions import NewQuestion
 from services.conversation.asking.turns import Ask
+from services.conversation.events import UsageUpdated
+from services.conversation.journal.memory import MemoryJournal
+from services.conversation.journal.port import Batch, Receipt
 from services.conversation.model import FinishReason, MessageState, TurnOverrides, TurnState
+from services.conversation.queue.memory import MemoryQueue
 from services.conversation.queue.port import Delivery
+from services.conversation.store.work import Folding
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import (
     ContentFiltered,
@@ -218,3 +223,46 @@ async def test_a_drained_worker_takes_nothing_new(rig: Rig) -> None:
         turn = await rig.ask()
 
     assert (await rig.store.turn(ADA, turn.id)).state is TurnState.QUEUED
+
+
+async def test_an_answer_that_ends_while_it_is_kept_waits_for_no_sign_of_life() -> None:
+    class SlowJournal(MemoryJournal):
+        """Takes its time with the last word on usage."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_asked, self.opened = asyncio.Event(), asyncio.Event()
+
+        async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
+            if any(isinstance(event.payload, UsageUpdated) for batch in batches for event in batch.events):
+                self.is_asked.set()
+                await self.opened.wait()
+            return await super().append(batches)
+
+    class SlowStore(MemoryStore):
+        """Takes its time with the fold that holds everything."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_asked, self.opened = asyncio.Event(), asyncio.Event()
+
+        async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
+            if journal.is_asked.is_set():
+                self.is_asked.set()
+                await self.opened.wait()
+            return await super().fold_all(foldings, lease_s=lease_s)
+
+    journal, store = SlowJournal(), SlowStore()
+    rig = Rig(store, MemoryQueue(), journal, journal, lease_s=3_600.0)
+    async with running(rig):
+        turn = await rig.ask()
+        await store.is_asked.wait()
+        journal.opened.set()
+        for _ in range(100):  # in memory nothing waits for anything else: by then the worker waits for the fold alone
+            await asyncio.sleep(0)
+        store.opened.set()
+
+        async with asyncio.timeout(60):
+            events = await rig.watch(turn)
+
+    assert ending(events).state is TurnState.COMPLETED
