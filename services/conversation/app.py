@@ -35,6 +35,7 @@ from services.conversation.running.worker import RECEIVE_WAIT_S, Backends, Pace,
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
 from services.conversation.settings import ApiSettings, QueueSettings, WorkerSettings
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.intake import Intake
 from services.conversation.wire.events import EventCodec
 from services.mesh import server, tokens
 from services.mesh.client import open_channel
@@ -77,6 +78,7 @@ async def serve(config: ApiSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with (
         opened(config) as core,
+        Intake(core.places) as intake,
         open_channel(config.auth_target, [tokens.CONTRACT], config) as auth,
         open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES], config) as retrieval,
         open_channel(config.inference_target, [clients.PROMPTS], config) as inference,
@@ -84,7 +86,7 @@ async def serve(config: ApiSettings) -> None:
         workload = WorkloadTokens(auth, workload=AUDIENCE, secret=config.workload_secret.get_secret_value())
         registers, loops = api(
             config,
-            core,
+            replace(core, store=PostgresStore(core.places, intake=intake)),
             clients.KnowledgeBaseClient(retrieval, workload),
             clients.PromptClient(inference, workload),
         )

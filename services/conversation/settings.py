@@ -1,6 +1,6 @@
 """Settings of conversation: `PARLEY_CONVERSATION_<FIELD>`, and the groups that it shares with other processes."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -64,6 +64,7 @@ class ApiSettings(
     """The API, and what API and worker share."""
 
     model_config = service_config("conversation")
+    database_lanes: ClassVar[int] = 1  # the intake's
 
     lease_s: float = Field(
         default=30.0,
@@ -104,6 +105,7 @@ class WorkerSettings(ApiSettings):
     """The worker."""
 
     model_config = service_config("conversation")
+    database_lanes: ClassVar[int] = 0
 
     concurrency: int = Field(default=64, ge=1, le=10_000, description="Turns that one worker answers at once.")
     heartbeat_s: float = Field(default=10.0, gt=0.0, le=300.0, description="Seconds between renewals of a lease.")

@@ -3,16 +3,27 @@
 from services.conversation.store_postgres.backlog import BacklogQueries
 from services.conversation.store_postgres.conversations import ConversationQueries
 from services.conversation.store_postgres.feedback import FeedbackQueries
+from services.conversation.store_postgres.intake import Intake
 from services.conversation.store_postgres.leftovers import LeftoverQueries
 from services.conversation.store_postgres.many import ManyQueries
 from services.conversation.store_postgres.summaries import SummaryQueries
 from services.conversation.store_postgres.turns import TurnQueries
+from services.mesh.postgres.places import Places
 
 
 class PostgresStore(
     BacklogQueries, ConversationQueries, FeedbackQueries, LeftoverQueries, SummaryQueries, TurnQueries, ManyQueries
 ):
-    """See `services.conversation.store.Store`."""
+    """See `services.conversation.store.Store`.
+
+    Args:
+        places: where data is.
+        intake: accepts questions together, where many are asked.
+    """
+
+    def __init__(self, places: Places, *, intake: Intake | None = None) -> None:
+        super().__init__(places)
+        self._intake = intake
 
 
 __all__ = ["PostgresStore"]

@@ -124,7 +124,7 @@ def turn_of(row: RowMapping, last_sequence: int, prefix: str = "") -> Turn:
         assistant_message_id=MessageId(row[f"{prefix}assistant_message_id"]),
         attempt=row[f"{prefix}attempt"],
         last_sequence=last_sequence,
-        options=_options_of(row[f"{prefix}options"]),
+        options=options_of(row[f"{prefix}options"]),
         create_time=row[f"{prefix}create_time"],
         error=error_of(row[f"{prefix}error"]),
         start_time=row[f"{prefix}start_time"],
@@ -153,7 +153,8 @@ def error_of(value: Json | None) -> TurnError | None:
     return None if value is None else TurnError(**value)
 
 
-def _options_of(value: Json) -> TurnOptions:
+def options_of(value: Json) -> TurnOptions:
+    """The reverse of `json_of` for options."""
     parameters = dict(value["parameters"])
     parameters["stop"] = tuple(parameters["stop"])
     return TurnOptions(

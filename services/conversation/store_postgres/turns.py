@@ -35,6 +35,7 @@ from services.conversation.model import (
 )
 from services.conversation.store.turns import Answer, NewTurn
 from services.conversation.store_postgres.conversations import message_values, remember
+from services.conversation.store_postgres.intake import Intake
 from services.conversation.store_postgres.places import (
     IS_UNBEGUN,
     end_unbegun,
@@ -64,11 +65,18 @@ _turns: Final = tables.turns.c
 class TurnQueries:
     """See `TurnStore`."""
 
+    _intake: Intake | None
+
     def __init__(self, database: Places) -> None:
         self._database = database
 
     async def create_turn(self, new: NewTurn) -> Turn:
         """See `TurnStore.create_turn`."""
+        accepted = None if self._intake is None else await self._intake.accept(new)
+        return accepted or await self._decided(new)
+
+    async def _decided(self, new: NewTurn) -> Turn:
+        """What becomes of any turn."""
 
         async def work(write: ReadWrite) -> Turn:
             earlier = await remember(write, new.owner, new.repeat, new.id)

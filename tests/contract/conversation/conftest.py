@@ -21,6 +21,7 @@ from services.conversation.queue.valkey import ValkeyQueue
 from services.conversation.store import Store
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.intake import Intake
 from services.conversation.wire.events import EventCodec
 from services.mesh.postgres.database import open_database
 from services.mesh.valkey import open_valkey
@@ -36,10 +37,12 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
         yield MemoryStore()
         return
     make: Callable[..., str] = request.getfixturevalue("migrated_database_url")
-    async with open_database(
-        database_settings(make("conversation")), application="tests", pool_wait_s=60.0
-    ) as database:
-        yield PostgresStore(database)
+    settings = database_settings(make("conversation"))
+    async with (
+        open_database(settings, application="tests", pool_wait_s=60.0) as database,
+        Intake(database) as intake,
+    ):
+        yield PostgresStore(database, intake=intake)
 
 
 @pytest.fixture(params=["memory", "valkey", "cluster", "kafka"])

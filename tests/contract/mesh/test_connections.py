@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from pydantic import SecretStr
 from sqlalchemy import func, select, text
 
+from services.conversation.settings import ApiSettings
+from services.conversation.store_postgres.intake import Intake
 from services.inference.settings import ServeSettings
 from services.inference.store_postgres import PostgresStore
 from services.mesh.postgres.database import Database, open_database
@@ -89,7 +91,14 @@ async def test_inference_declares_the_lanes_that_its_stores_keep(database_url: s
         assert len(database._lanes) == ServeSettings.database_lanes
 
 
+async def test_conversation_declares_the_lane_of_its_intake(database_url: str) -> None:
+    async with open_database(DatabaseSettings(database_url=SecretStr(database_url)), application="loaded") as database:
+        Intake(database)
+        assert len(database._lanes) == ApiSettings.database_lanes
+
+
 def test_chart_counts_the_lanes_that_settings_declare() -> None:
     table = (ROOT / "helm/parley/templates/_components.tpl").read_text("utf-8")
     counted = dict(re.findall(r"^([a-z-]+): \{.*\bconnections: (\d+)\}$", table, re.MULTILINE))
-    assert counted == {"inference": str(ServeSettings.database_lanes)}
+    declared = {"inference": ServeSettings.database_lanes, "conversation": ApiSettings.database_lanes}
+    assert counted == {name: str(lanes) for name, lanes in declared.items()}

@@ -20,6 +20,7 @@ from services.conversation.model import (
 )
 from services.conversation.store.work import Ending, Fold, Folding, TurnRef
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.intake import Intake
 from services.mesh.errors import TurnAlreadyRunning
 from services.mesh.postgres.database import open_database
 from tests.support.conversation import ADA, database_settings, new_conversation, new_turn
@@ -31,11 +32,17 @@ FOLD = Fold(last_sequence=1, text="x", citations=(), retrieval=None, usage=None,
 DONE = Ending(TurnState.COMPLETED, FinishReason.STOP)
 
 
-@pytest.fixture
-async def store(migrated_database_url: Callable[..., str]) -> AsyncIterator[PostgresStore]:
+@pytest.fixture(params=["each by itself", "together"])
+async def store(
+    request: pytest.FixtureRequest, migrated_database_url: Callable[..., str]
+) -> AsyncIterator[PostgresStore]:
     settings = database_settings(migrated_database_url("conversation")).model_copy(update={"database_pool_size": CROWD})
     async with open_database(settings, application="tests", pool_wait_s=60.0) as database:
-        yield PostgresStore(database)
+        if request.param == "together":
+            async with Intake(database) as intake:
+                yield PostgresStore(database, intake=intake)
+        else:
+            yield PostgresStore(database)
 
 
 async def test_fifty_repeats_of_one_call_make_one_turn(store: PostgresStore) -> None:
