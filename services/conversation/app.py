@@ -9,9 +9,10 @@ from typing import Final
 from parley.conversation.v1 import conversation_service_pb2_grpc, turn_service_pb2_grpc
 from services.conversation import clients, tables
 from services.conversation.asking.conversations import Conversations, FeedbackBook, Messages
+from services.conversation.asking.feeds import TAIL_WAIT_S, Feeds
 from services.conversation.asking.references import References
-from services.conversation.asking.turns import TurnLimits, Turns
-from services.conversation.asking.watching import TAIL_WAIT_S, Feeds, Watching
+from services.conversation.asking.turns import Neighbours, TurnLimits, Turns
+from services.conversation.asking.watching import Watching
 from services.conversation.history.branches import History
 from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.history.recall import Recall
@@ -209,14 +210,12 @@ def api(
     # The API only ever drops histories, so it needs no bounds of its own for them.
     history = History(store, ValkeyHistoryCache(core.valkey, prefix=KEY_PREFIX, keep_s=1), messages_max=0)
     relay = relays_of(config, core)
-    feeds = Feeds(core.tail, store, poll_s=config.poll_s)
+    feeds = Feeds(core.tail, store, poll_s=config.poll_s, is_whole=not core.valkey.is_cluster)
     references = References(knowledge_bases, prompts, store)
     signals = Signals(relay, core.stops)
     turns = Turns(
         store,
-        signals,
-        core.recovery,
-        references,
+        Neighbours(signals, core.recovery, references, feeds),
         limits=TurnLimits(lease_s=config.lease_s, turn_s_max=config.turn_s_max),
         new_id=new_id,
     )

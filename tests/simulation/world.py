@@ -9,9 +9,10 @@ from functools import partial
 from typing import Final
 
 from services.conversation.asking.conversations import Conversations
+from services.conversation.asking.feeds import Feeds
 from services.conversation.asking.references import References
-from services.conversation.asking.turns import TurnLimits, Turns
-from services.conversation.asking.watching import Feeds, Watching
+from services.conversation.asking.turns import Neighbours, TurnLimits, Turns
+from services.conversation.asking.watching import Watching
 from services.conversation.history.branches import History as Prompts
 from services.conversation.history.recall import Recall
 from services.conversation.history.summaries import Summaries
@@ -151,7 +152,8 @@ class World:
         references = References(FakeKnowledgeBases("kb_1"), FakePrompts(), mine.store)
         limits = TurnLimits(lease_s=LEASE_S, turn_s_max=TURN_S_MAX)
         signals = Signals(relay, mine.stops)
-        turns = Turns(mine.store, signals, recovery, references, limits=limits, new_id=self.ids)
+        neighbours = Neighbours(signals, recovery, references, feeds)
+        turns = Turns(mine.store, neighbours, limits=limits, new_id=self.ids)
         prompts = Prompts(mine.store, mine.cache, messages_max=0)
         conversations = Conversations(mine.store, mine.journal, prompts, references, signals, new_id=self.ids)
         watching = Watching(mine.store, mine.journal, feeds, poll_s=1.0)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from services.conversation.asking.actions import Action, NewQuestion
+from services.conversation.asking.feeds import Feeds
 from services.conversation.asking.references import References
-from services.conversation.asking.turns import Ask, TurnLimits, Turns
-from services.conversation.asking.watching import Feeds, Watching
+from services.conversation.asking.turns import Ask, Neighbours, TurnLimits, Turns
+from services.conversation.asking.watching import Watching
 from services.conversation.events import TurnEvent
 from services.conversation.history.branches import History
 from services.conversation.history.recall import Everything, Past, Recalling
@@ -80,9 +81,12 @@ class Rig:
     def turns(self) -> Turns:
         return Turns(
             self.store,
-            Signals(self.relay, self.stops),
-            self.recovery,
-            References(self.knowledge_bases, self.prompts, self.store),
+            Neighbours(
+                Signals(self.relay, self.stops),
+                self.recovery,
+                References(self.knowledge_bases, self.prompts, self.store),
+                self.feeds,
+            ),
             limits=TurnLimits(lease_s=self.lease_s, turn_s_max=self.turn_s_max),
             new_id=new_id,
         )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.conversation.asking.actions import Action, Actions, Regenerate
+from services.conversation.asking.feeds import Feeds
 from services.conversation.asking.references import References
 from services.conversation.model import (
     ConversationId,
@@ -53,32 +54,39 @@ class TurnLimits:
     turn_s_max: float
 
 
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Who else has to do with a turn that is asked for.
+
+    Attributes:
+        signals: carry the news of what was committed.
+        recovery: ends turns that no worker has.
+        references: checks the knowledge base that a question names.
+        feeds: of this process, in which most turns that are asked for here are watched at once.
+    """
+
+    signals: Signals
+    recovery: Recovery
+    references: References
+    feeds: Feeds
+
+
 class Turns:
     """What users do with turns.
 
     Args:
         store: the truth.
-        signals: carry the news of what was committed.
-        recovery: ends turns that no worker has.
-        references: checks the knowledge base that a question names.
+        neighbours: of its turns.
         limits: of every turn.
         new_id: makes ids.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        signals: Signals,
-        recovery: Recovery,
-        references: References,
-        *,
-        limits: TurnLimits,
-        new_id: NewId,
-    ) -> None:
+    def __init__(self, store: Store, neighbours: Neighbours, *, limits: TurnLimits, new_id: NewId) -> None:
         self._store = store
-        self._signals = signals
-        self._recovery = recovery
-        self._references = references
+        self._signals = neighbours.signals
+        self._recovery = neighbours.recovery
+        self._references = neighbours.references
+        self._feeds = neighbours.feeds
         self._actions = Actions(store)
         self._limits = limits
         self._new_id = new_id
@@ -99,11 +107,13 @@ class Turns:
         await self._references.check(owner, ask.overrides.knowledge_base_id, repeat)
         # In order, so that the tree shows the question first: ids of one millisecond are in no order by themselves.
         question_id, answer_id = sorted(self._new_id("msg") for _ in range(2))
+        turn_id = TurnId(self._new_id("turn"))
+        self._feeds.expect(owner, turn_id)  # before a worker can have begun it
         turn = await self._store.create_turn(
             NewTurn(
                 owner=owner,
                 conversation_id=ConversationId(ask.conversation_id),
-                id=TurnId(self._new_id("turn")),
+                id=turn_id,
                 user_message_id=growth.question_id or MessageId(question_id),
                 assistant_message_id=MessageId(answer_id),
                 text=growth.text,

@@ -1,186 +1,24 @@
 """Snapshot, then tail: any number of watchers of any turn, on any replica.
 
-A process reads the journal of a turn once, however many watch it, and only while somebody does. Watchers pull from the
-feed's bounded buffer; one that falls behind reads the journal by itself. Where the journal has a gap, or is away, the
-stored answer takes its place as a snapshot; turns of which nothing is heard are looked up together.
+Watchers pull from the feed's bounded buffer; one that falls behind reads the journal by itself. Where the journal has a
+gap, or is away, the stored answer takes its place as a snapshot.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import replace
-from itertools import takewhile
 from typing import Final
 
+from services.conversation.asking.feeds import PAGE_MAX, Feed, Feeds
 from services.conversation.events import Snapshot, TurnEvent, TurnFinished
-from services.conversation.journal.port import Journal, Tail
-from services.conversation.model import Owner, TurnId
+from services.conversation.journal.port import Journal
+from services.conversation.model import Owner
 from services.conversation.store.turns import Answer, TurnKey, TurnStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, invalid_field
 
-BUFFER_MAX: Final = 512
-"""Events that a feed keeps; a watcher that is further behind reads the journal."""
-PAGE_MAX: Final = 256
-"""Events that a watcher is given at once."""
-LOOK_MAX: Final = 1_000
-"""Turns that are looked up in the store at once."""
-TAIL_WAIT_S: Final = 1.0
-RETRY_S: Final = 0.5
-
-_log = telemetry.logger("conversation.watching")
 _WATCHERS: Final = telemetry.gauge("parley_conversation_watchers_count", "Streams of turn events that are open now.")
-_FEEDS: Final = telemetry.gauge("parley_conversation_feeds_count", "Turns whose journal this process tails now.")
-
-
-class Feed:
-    """The latest events of one turn, shared by its watchers."""
-
-    def __init__(self, key: TurnKey, position: int) -> None:
-        self.key = key
-        self.position = position
-        self.watchers = 0
-        self.is_silent = False
-        self._events: deque[TurnEvent] = deque(maxlen=BUFFER_MAX)
-        self._arrived = asyncio.Event()
-
-    def add(self, events: list[TurnEvent]) -> None:
-        """Takes what the tail has read."""
-        self.is_silent = False
-        for event in events:
-            if event.sequence > self.position:
-                self._events.append(event)
-                self.position = event.sequence
-        self.wake()
-
-    def wake(self) -> None:
-        """Lets all watchers look: at what has come, or into the store."""
-        self._arrived.set()
-        self._arrived = asyncio.Event()
-
-    def after(self, position: int) -> list[TurnEvent] | None:
-        """The next events of the buffer; None when it does not reach back to `position`."""
-        if position >= self.position:
-            return []
-        if not self._events or self._events[0].sequence > position + 1:
-            return None
-        newest_first = takewhile(lambda event: event.sequence > position, reversed(self._events))
-        return list(newest_first)[::-1][:PAGE_MAX]
-
-    async def wait(self, position: int) -> bool:
-        """Whether events above `position` came; if not, it is time to look into the store."""
-        if position >= self.position:
-            await self._arrived.wait()
-        return position < self.position
-
-
-class Feeds:
-    """The feeds of a process, and the one reader that fills them.
-
-    Args:
-        tail: of the journal.
-        store: the truth.
-        poll_s: seconds without an event after which a turn is looked up in the store.
-    """
-
-    def __init__(self, tail: Tail, store: TurnStore, *, poll_s: float) -> None:
-        self._tail = tail
-        self._store = store
-        self._poll_s = poll_s
-        self._feeds: dict[str, Feed] = {}
-        self._fresh: set[str] = set()
-        self._wanted = asyncio.Event()
-
-    async def run(self) -> None:
-        """Tails the journals of all watched turns until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read())
-            group.create_task(self._look_after())
-
-    async def _read(self) -> None:
-        while True:
-            if not self._feeds:
-                self._wanted.clear()
-                await self._wanted.wait()
-            fresh, self._fresh = self._fresh, set()
-            try:
-                found = await self._tail.wait(_Positions(self._feeds), fresh=fresh, wait_s=TAIL_WAIT_S)
-            except MeshError as error:
-                self._fresh |= fresh
-                _log.warning("journal_away", reason=error.reason, turns=len(self._feeds))
-                await asyncio.sleep(RETRY_S)
-                continue
-            for turn_id, events in found.items():
-                feed = self._feeds.get(turn_id)
-                if feed is not None:
-                    feed.add(events)
-
-    async def _look_after(self) -> None:
-        """Lets watchers of turns of which nothing was heard know when the store tells more than the journal did."""
-        while True:
-            await asyncio.sleep(self._poll_s)
-            silent = [feed for feed in self._feeds.values() if feed.is_silent]
-            for feed in self._feeds.values():
-                feed.is_silent = True
-            for start in range(0, len(silent), LOOK_MAX):
-                try:
-                    await self._look(silent[start : start + LOOK_MAX])
-                except MeshError as error:
-                    _log.warning("store_away", reason=error.reason, turns=len(silent))
-                    break
-
-    async def _look(self, feeds: Sequence[Feed]) -> None:
-        found = await self._store.progress([feed.key for feed in feeds])
-        for feed in feeds:
-            progress = found.get(TurnId(feed.key.turn_id))
-            if progress is None or progress.has_ended or progress.last_sequence > feed.position:
-                feed.wake()
-
-    @asynccontextmanager
-    async def feed(self, key: TurnKey, position: int) -> AsyncIterator[Feed]:
-        """The turn's feed, which exists while it has watchers."""
-        turn_id = key.turn_id
-        feed = self._feeds.get(turn_id)
-        is_new = feed is None
-        if feed is None:
-            feed = self._feeds[turn_id] = Feed(key, position)
-            self._fresh.add(turn_id)
-        feed.watchers += 1  # before anything is waited for: another watcher that leaves meanwhile must not end it
-        _FEEDS.set(len(self._feeds))
-        try:
-            if is_new:
-                await self._wake()
-            yield feed
-        finally:
-            feed.watchers -= 1
-            if feed.watchers == 0 and self._feeds.get(turn_id) is feed:
-                del self._feeds[turn_id]
-            _FEEDS.set(len(self._feeds))
-
-    async def _wake(self) -> None:
-        self._wanted.set()
-        with suppress(MeshError):  # the reader looks again by itself within TAIL_WAIT_S
-            await self._tail.interrupt()
-
-
-class _Positions(Mapping[str, int]):
-    """Where the feeds stand: a view, because a copy for each read would cost more than the read."""
-
-    def __init__(self, feeds: Mapping[str, Feed]) -> None:
-        self._feeds = feeds
-
-    def __getitem__(self, turn_id: str) -> int:
-        return self._feeds[turn_id].position
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._feeds)
-
-    def __len__(self) -> int:
-        return len(self._feeds)
-
-    def __contains__(self, turn_id: object) -> bool:
-        return turn_id in self._feeds
 
 
 class Watching:
@@ -210,27 +48,37 @@ class Watching:
         """
         if after_sequence < 0:
             raise invalid_field("after_sequence", "0 or more")
-        answer = await self._answer(owner, turn_id, after_sequence)
+        is_fed = follow and after_sequence == 0 and self._feeds.has_all_of(owner, turn_id)
+        answer = None if is_fed else await self._answer(owner, turn_id, after_sequence)
         with _WATCHERS.track_inprogress():
-            if answer.turn.state.has_ended:
+            if answer is not None and answer.turn.state.has_ended:
                 async for events in self._remaining(answer, after_sequence):
                     yield events
                 return
             key = TurnKey(owner.organization_id, turn_id)
             async with self._feeds.feed(key, after_sequence) as feed:
-                async for events in self._following(owner, turn_id, _Place(feed, after_sequence), follow=follow):
+                place = _Place(feed, after_sequence)
+                async for events in self._following(owner, turn_id, place, follow=follow, is_certain=is_fed):
                     yield events
 
     async def _following(
-        self, owner: Owner, turn_id: str, place: "_Place", *, follow: bool
+        self, owner: Owner, turn_id: str, place: "_Place", *, follow: bool, is_certain: bool
     ) -> AsyncGenerator[list[TurnEvent], None]:
-        is_certain = False  # whether the feed is known to hold everything that the journal holds
+        """Events behind the place.
+
+        Args:
+            owner: of the turn.
+            turn_id: of the turn.
+            place: of the watcher.
+            follow: see `watch`.
+            is_certain: whether the feed is known to hold everything that the journal holds.
+        """
         while True:
             events = await self._next(turn_id, place, is_certain=is_certain)
             is_certain = True
-            if events and not isinstance(events[-1].payload, TurnFinished):
-                place.position = events[-1].sequence
-                yield events
+            if events and (shown := _before_end(events)):
+                place.position = shown[-1].sequence
+                yield shown
                 continue
             if events is not None and not events and follow and await place.feed.wait(place.position):
                 continue
@@ -335,6 +183,11 @@ def _contiguous(events: list[TurnEvent]) -> list[TurnEvent]:
         if event.sequence != events[0].sequence + index:
             return events[:index]
     return events
+
+
+def _before_end(events: list[TurnEvent]) -> list[TurnEvent]:
+    """Without the end, whose message the store has."""
+    return events[:-1] if isinstance(events[-1].payload, TurnFinished) else events
 
 
 def _snapshot(answer: Answer, sequence: int) -> TurnEvent:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.conversation.asking.watching import BUFFER_MAX
+from services.conversation.asking.feeds import BUFFER_MAX, EXPECTED_MAX, EXPECTED_S
 from services.conversation.events import (
     AttemptStarted,
     Draft,
@@ -24,7 +25,7 @@ from services.conversation.store.turns import Answer
 from services.conversation.store.work import Claim, Ending, Fold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.mesh.errors import InvalidArgument, NotFound
-from tests.support.conversation import ADA, ending, has_snapshot, kinds, replayed
+from tests.support.conversation import ADA, BOB, EVE, ending, has_snapshot, kinds, replayed
 from tests.support.conversation_rig import Rig, memory_rig, running
 from tests.support.waiting import until
 
@@ -76,11 +77,16 @@ class Author:
         assert await recovery.finish(self.claim.hold, self.draft, 1, DONE)
 
 
+def is_watched(author: Author) -> bool:
+    return any(feed.watchers for feed in author.rig.feeds._feeds.values())
+
+
 @pytest.fixture
 async def author() -> AsyncIterator[Author]:
     rig = memory_rig(MemoryStore())
     async with asyncio.TaskGroup() as group:
         feeds = group.create_task(rig.feeds.run())
+        await until(lambda: rig.feeds._is_running)
         yield await Author.of(rig)
         feeds.cancel()
 
@@ -146,10 +152,60 @@ async def test_a_slow_watcher_is_caught_up_from_the_journal(author: Author) -> N
     assert not has_snapshot(events)
 
 
+async def test_who_asked_here_is_told_from_the_feed_alone(author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("the feed has all of it")
+
+    await author.write("Ada")
+    with monkeypatch.context() as without:
+        without.setattr(author.rig.store, "answer", away)
+        without.setattr(author.journal, "read", away)
+        watched = author.rig.watching.watch(ADA, author.turn.id, after_sequence=0, follow=True)
+        async with asyncio.timeout(60):
+            events = await anext(watched)
+    await author.write(" wrote")
+    await author.end()
+
+    events += [event async for batch in watched for event in batch]
+    assert replayed(events).text == "Ada wrote"
+    assert ending(events).message is not None
+
+
+@pytest.mark.parametrize("other", [BOB, EVE], ids=["colleague", "stranger"])
+async def test_nobody_else_is_told_from_the_feed_of_who_asked(author: Author, other: Owner) -> None:
+    with pytest.raises(NotFound):
+        await author.rig.watch(author.turn, owner=other)
+
+
+async def test_a_turn_that_nobody_watches_is_followed_for_a_while_only(author: Author) -> None:
+    feeds, now = author.rig.feeds, asyncio.get_running_loop().time()
+    watched = author.rig.watching.watch(ADA, author.turn.id, after_sequence=0, follow=True)
+    feeds.expect(ADA, "turn_other")
+
+    feeds._drop_unwatched(now)
+    assert set(feeds._feeds) == {author.turn.id, "turn_other"}
+    await anext(watched)
+    feeds._drop_unwatched(now + EXPECTED_S + 60.0)
+    assert set(feeds._feeds) == {author.turn.id}
+
+    await watched.aclose()
+    assert feeds._feeds == {}
+
+
+async def test_no_more_turns_than_may_be_are_followed_for_nobody(author: Author) -> None:
+    feeds = author.rig.feeds
+    for number in range(EXPECTED_MAX + 1):
+        feeds.expect(ADA, f"turn_{number}")
+
+    assert len(feeds._feeds) == EXPECTED_MAX
+    assert feeds.has_all_of(ADA, author.turn.id)
+    assert not feeds.has_all_of(ADA, f"turn_{EXPECTED_MAX}")
+
+
 async def test_a_gap_is_bridged_by_the_next_fold(author: Author) -> None:
     async with asyncio.TaskGroup() as group:
         watcher = group.create_task(author.rig.watch(author.turn))
-        await until(lambda: author.rig.feeds._feeds)
+        await until(lambda: is_watched(author))
         await author.write("Ada")
         author.journal.lose_everything()
         await author.write(" wrote")
@@ -167,7 +223,7 @@ async def test_a_gap_is_bridged_by_the_next_fold(author: Author) -> None:
 async def test_an_end_that_was_not_journalled_is_found(author: Author) -> None:
     async with asyncio.TaskGroup() as group:
         watcher = group.create_task(author.rig.watch(author.turn))
-        await until(lambda: author.rig.feeds._feeds)
+        await until(lambda: is_watched(author))
         await author.write("Ada")
         fold = Fold.of(author.draft)
         last = author.draft.last_sequence + 1
@@ -227,7 +283,7 @@ async def test_a_turn_that_ends_while_a_position_is_checked_is_read_again(
 async def test_a_deleted_turn_ends_its_watchers(author: Author) -> None:
     async with asyncio.TaskGroup() as group:
         watcher = group.create_task(_refused(author))
-        await until(lambda: author.rig.feeds._feeds)
+        await until(lambda: is_watched(author))
         await author.rig.store.delete_conversation(ADA, author.turn.conversation_id)
 
     assert watcher.result() == {"resource": "turn"}
