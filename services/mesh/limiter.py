@@ -1,9 +1,7 @@
 """Local limits: how much at once, and how much per second. Limits across replicas are a service's own business."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from typing import Final, Self
 
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import Overloaded, RateLimited
@@ -20,20 +18,21 @@ class InFlightLimiter:
         self._retry_after_s = retry_after_s
         self.in_flight = 0
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Holds a place.
+    def slot(self) -> Self:
+        """Holds a place while the body of its `with` runs.
 
         Raises:
             Overloaded: none is free.
         """
+        return self  # each place is like the other, so none needs an object of its own
+
+    def __enter__(self) -> None:
         if self.in_flight >= self._limit:
             raise Overloaded("too many calls are in flight", retry_after_s=self._retry_after_s)
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+
+    def __exit__(self, *_ended: object) -> None:
+        self.in_flight -= 1
 
 
 class TokenBucket:

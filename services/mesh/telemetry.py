@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final, cast
 
 import orjson
 import structlog
@@ -66,8 +66,7 @@ def histogram(
 
 def logger(name: str) -> FilteringBoundLogger:
     """The logger of a module; event names are constants, everything else is a keyword."""
-    bound: FilteringBoundLogger = structlog.get_logger(source=f"parley.{name}")
-    return bound
+    return cast("FilteringBoundLogger", _Logger(f"parley.{name}"))  # it has what that has
 
 
 def configure_logging(service: str, *, level: str, form: str) -> None:
@@ -96,8 +95,9 @@ def configure_logging(service: str, *, level: str, form: str) -> None:
             )
         )
     least = logging.getLevelNamesMapping()[level]
+    _Logger.outlet = [*shared, *last]
     structlog.configure(
-        processors=[*shared, *last],
+        processors=_Logger.outlet,
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=False,  # a test that captures logs must still find them
@@ -114,6 +114,31 @@ def configure_logging(service: str, *, level: str, form: str) -> None:
     root.setLevel(least)
     for name, quieter in _QUIETER.items():
         logging.getLogger(name).setLevel(max(quieter, least))
+
+
+class _Logger:
+    """A module's logger, bound to the outlet of the moment.
+
+    structlog's own binds anew for each line, which costs more than to judge that it is not written; and once it is told
+    to bind for good, it does so to whatever outlet there is, even before one is configured.
+
+    Attributes:
+        outlet: what was configured last.
+    """
+
+    outlet: ClassVar[list[structlog.typing.Processor] | None] = None
+
+    def __init__(self, source: str) -> None:
+        self._unbound = structlog.get_logger(source=source)
+        self._bound: object = None
+        self._bound_to: list[structlog.typing.Processor] | None = None
+
+    def __getattr__(self, name: str) -> object:
+        if self.outlet is None:
+            return getattr(self._unbound, name)
+        if self._bound_to is not self.outlet:
+            self._bound, self._bound_to = self._unbound.bind(), self.outlet
+        return getattr(self._bound, name)
 
 
 def _json(event: object, **_options: object) -> str:

@@ -74,6 +74,8 @@ async def _read_out(requests: AsyncIterator[object]) -> None:
 def _code_of(call: Call) -> str:
     """What the handler set through gRPC's own interface; 0 or None when it set nothing."""
     code: object = call.context.code()  # gRPC's stub promises a StatusCode
+    if not code:
+        return "OK"
     if isinstance(code, grpc.StatusCode):
         return code.name
-    return _NAME_BY_NUMBER.get(code, "UNKNOWN") if isinstance(code, int) else "OK"
+    return _NAME_BY_NUMBER.get(code, "UNKNOWN") if isinstance(code, int) else "UNKNOWN"

@@ -5,8 +5,6 @@ themselves until then; those that have not are ended by words, for a call that i
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from services.mesh.errors import LEAVING, Unavailable
 from services.mesh.rpc import Call, Proceed
@@ -27,15 +25,13 @@ class Leaving:
         """Ends the rest: its time is over."""
         self._others.end()
 
-    @contextmanager
-    def watched(self, *, is_resumable: bool = True) -> Iterator[None]:
-        """Work of the present task that ends when the process leaves.
+    async def watch(self, call: Call, proceed: Proceed) -> None:
+        """Goes on with a call, which ends when the process leaves.
 
         Raises:
             Unavailable: the process leaves, or is about to.
         """
-        with (self._resumable if is_resumable else self._others).watched():
-            yield
+        await (self._resumable if call.policy.is_resumable else self._others).watch(call, proceed)
 
 
 class _Watched:
@@ -50,15 +46,14 @@ class _Watched:
         for task in self._tasks:
             task.cancel()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    async def watch(self, call: Call, proceed: Proceed) -> None:
         task = asyncio.current_task()
         assert task is not None
         if self._ended.is_set():
             raise _leaving()
         self._tasks.add(task)
         try:
-            yield
+            await proceed(call)
         except asyncio.CancelledError:
             # The caller may have left as well, and that counts: there is nobody to tell.
             if not self._ended.is_set() or task.uncancel() > 0:
@@ -80,8 +75,7 @@ class LeavingStage:
         Raises:
             Unavailable: the process leaves, or is about to.
         """
-        with self._leaving.watched(is_resumable=call.policy.is_resumable):
-            await proceed(call)
+        await self._leaving.watch(call, proceed)
 
 
 def _leaving() -> Unavailable:

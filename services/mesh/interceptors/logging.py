@@ -1,5 +1,6 @@
 """One canonical line per call: who, what, how it ended, how long it took; never what was said."""
 
+import logging
 from time import monotonic
 from typing import Final
 
@@ -8,8 +9,13 @@ from services.mesh.rpc import Call, Proceed
 
 EVENT: Final = "rpc"
 # Expected trouble is a warning; what only a bug or a lost dependency causes is an error.
-_ERRORS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS"})
-_QUIET: Final = frozenset({"OK", "CANCELLED"})
+_LEVELS: Final = {
+    "OK": logging.INFO,
+    "CANCELLED": logging.INFO,
+    "INTERNAL": logging.ERROR,
+    "UNKNOWN": logging.ERROR,
+    "DATA_LOSS": logging.ERROR,
+}
 
 _log = telemetry.logger("mesh.rpc")
 
@@ -25,25 +31,21 @@ class LoggingStage:
             self._write(call)
 
     def _write(self, call: Call) -> None:
-        principal = call.principal
-        line: dict[str, object] = {
-            "method": call.method,
-            "code": call.code,
-            "reason": call.reason or None,
-            "duration_ms": round((monotonic() - call.started) * 1000, 3),
-            "messages": call.messages_sent,
-            "organization_id": principal.organization_id if principal else None,
-            "subject_id": principal.subject_id if principal else None,
-            "caller": principal.caller if principal else None,
-            "peer": call.peer,
-            "trace_id": call.trace_id or None,
-        }
-        present = {key: value for key, value in line.items() if value is not None}
-        if call.is_infrastructure:
-            _log.debug(EVENT, **present)
-        elif call.code in _QUIET:
-            _log.info(EVENT, **present)
-        elif call.code in _ERRORS:
-            _log.error(EVENT, **present)
-        else:
-            _log.warning(EVENT, **present)
+        level = logging.DEBUG if call.is_infrastructure else _LEVELS.get(call.code, logging.WARNING)
+        if not _log.is_enabled_for(level):
+            return
+        line: dict[str, object] = {"method": call.method, "code": call.code}
+        if call.reason:
+            line["reason"] = call.reason
+        line["duration_ms"] = round((monotonic() - call.started) * 1000, 3)
+        line["messages"] = call.messages_sent
+        if (principal := call.principal) is not None:
+            line["organization_id"] = principal.organization_id
+            line["subject_id"] = principal.subject_id
+            if principal.caller is not None:
+                line["caller"] = principal.caller
+        if call.peer is not None:
+            line["peer"] = call.peer
+        if call.trace_id:
+            line["trace_id"] = call.trace_id
+        _log.log(level, EVENT, **line)

@@ -14,13 +14,14 @@ class PolicyStage:
             CallerForbidden: the method is open to other workloads only.
             ScopeMissing: the token lacks a scope, named in the metadata.
         """
-        if not call.policy.is_public:
+        policy = call.policy
+        if not policy.is_public:
             principal = call.principal
             if principal is None:
                 raise CredentialsInvalid
-            if call.policy.callers and principal.caller not in call.policy.callers:
+            if policy.callers and principal.caller not in policy.callers:
                 raise CallerForbidden("this method is open to other workloads only")
-            missing = sorted(call.policy.scopes - principal.scopes)
-            if missing:
-                raise ScopeMissing(f"the credential lacks the scope {missing[0]!r}", metadata={"scope": missing[0]})
+            if not policy.scopes <= principal.scopes:
+                missing = min(policy.scopes - principal.scopes)
+                raise ScopeMissing(f"the credential lacks the scope {missing!r}", metadata={"scope": missing})
         await proceed(call)

@@ -28,7 +28,7 @@ class TracingStage:
         if call.is_infrastructure:
             await proceed(call)
             return
-        carrier = {key: value for key, value in call.metadata if key in _KEYS}
+        carrier = {pair[0]: pair[1] for pair in call.metadata if pair[0] in _KEYS}
         if spans.are_sent():
             await self._traced(call, carrier, proceed)
         else:
