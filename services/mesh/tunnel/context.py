@@ -53,6 +53,7 @@ class TunnelContext:
         "_details",
         "_has_sent_headers",
         "_inbox",
+        "_inbox_bytes",
         "_is_cancelled",
         "_is_done",
         "_is_half_closed",
@@ -81,7 +82,7 @@ class TunnelContext:
         self._has_sent_headers = self._is_done = self._is_cancelled = self._is_half_closed = False
         self._inbox: deque[bytes] | None = None
         self._parts: list[bytes] = []
-        self._parts_bytes = self._taken = 0
+        self._inbox_bytes = self._parts_bytes = self._taken = 0
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -124,10 +125,14 @@ class TunnelContext:
         return b"".join((*parts, body))
 
     def received(self, message: bytes) -> None:
-        """A message of a client that streams."""
+        """A message of a client that streams; one that was told to wait, and does not, ends the call."""
+        if self._inbox_bytes >= WINDOW_BYTES:
+            self.fail(_EXHAUSTED, f"Received more than was asked for ({self._inbox_bytes} vs. {WINDOW_BYTES})")
+            return
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append(message)
+        self._inbox_bytes += len(message) + MESSAGE_COST_BYTES
         _wake(self._reader)
 
     def half_closed(self) -> None:
@@ -166,6 +171,7 @@ class TunnelContext:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
         message = self._inbox.popleft()
+        self._inbox_bytes -= len(message) + MESSAGE_COST_BYTES
         self._taken += len(message) + MESSAGE_COST_BYTES
         if self._taken >= WINDOW_BYTES // 2 and not self._is_half_closed:
             self._carrier.outbox.put(head(self._number, WINDOW), b"%d" % self._taken)

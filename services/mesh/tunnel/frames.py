@@ -25,6 +25,8 @@ MESSAGE_COST_BYTES: Final = 64
 """What a message counts for besides its bytes: empty ones take room as well."""
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of one message, as everywhere in the mesh."""
+OPENING_BYTES_MAX: Final = 16 * 1024
+"""Of OPEN: what plain gRPC takes of metadata (`server.METADATA_BYTES_MAX`). It comes before anybody's token is read."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
@@ -140,7 +142,7 @@ def parse_opening(body: bytes) -> Opening:
         lines = body.decode("ascii").split("\n")
         method, bound = lines[0], lines[1]
         return Opening(method, int(bound) / 1e6 if bound else None, _pairs(lines))
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise FrameError("an opening that cannot be read") from error
 
 

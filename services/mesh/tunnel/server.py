@@ -22,6 +22,7 @@ from services.mesh.tunnel.frames import (
     LAST,
     MESSAGE,
     OPEN,
+    OPENING_BYTES_MAX,
     PART,
     REFUSED,
     STATUS,
@@ -41,6 +42,7 @@ PATH: Final = "/parley.mesh.v1.TunnelService/Open"
 """Of the RPC that carries calls; interceptors run around each call on it, and not around the carrier."""
 _LEAVING_TEXT: Final = "this process is about to end"
 _UNIMPLEMENTED: Final = int(grpc.StatusCode.UNIMPLEMENTED.value[0])
+_EXHAUSTED: Final = int(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0])
 
 _log = telemetry.logger("mesh.tunnel")
 _OPEN: Final = telemetry.gauge("parley_mesh_tunnel_open_count", "Tunnels that other processes have open to this one.")
@@ -184,6 +186,8 @@ class _Session:
     async def _read(self) -> None:
         read, eof = self._context.read, grpc.aio.EOF
         while (batch := await read()) is not eof:
+            if len(batch.heads) != len(batch.bodies):
+                raise FrameError("heads and bodies are not as many")
             # Copied at once: to take an item from a repeated field costs as much as all else that is done with it.
             for frame, body in zip(tuple(batch.heads), tuple(batch.bodies), strict=True):
                 kind, call = frame & KIND_MASK, frame >> KIND_BITS
@@ -193,15 +197,23 @@ class _Session:
                     self._say(found, kind, body)
                 elif kind == Kind.HELLO:
                     self._window = number(body)
+            if self.outbox.is_full:  # whoever asks and does not listen is heard no more
+                await self.outbox.room()
         self._is_half_closed = True
         self._close_if_done()
 
     def _open(self, call: int, body: bytes) -> None:
         if self._is_closed:
             return  # CLOSING has said that this one was not seen
-        self._last = max(call, self._last)
+        if call <= self._last:
+            raise FrameError("a call that has been begun already")  # its end would be taken for that of the other
+        self._last = call
         if self._is_refusing:
             self.outbox.put(head(call, REFUSED))
+            return
+        if len(body) > OPENING_BYTES_MAX:
+            text = f"received metadata size exceeds limit ({len(body)} vs. {OPENING_BYTES_MAX})"
+            self.outbox.put(head(call, STATUS), ending(_EXHAUSTED, text, ()))
             return
         opening = parse_opening(body)
         method = self._server.served(opening.method)
