@@ -293,19 +293,19 @@ SLO: Final = Board(
             title="Error budget left",
             description="Of 28 days: 1 is untouched, 0 is spent.",
             unit="percentunit",
-            queries=one(f"1 - {RATIO}{PERIOD} / on (slo) (1 - {OBJECTIVE})", "{{slo}}"),
+            queries=one(f"1 - {RATIO}{PERIOD} / on (slo, namespace) (1 - {OBJECTIVE})", "{{slo}}"),
         ),
         Panel(
             title="Burn rate of the last hour",
             description="1 spends the budget in exactly 28 days; 14.4 wakes somebody.",
             unit="short",
-            queries=one(f"{RATIO}1h / on (slo) (1 - {OBJECTIVE})", "{{slo}}"),
+            queries=one(f"{RATIO}1h / on (slo, namespace) (1 - {OBJECTIVE})", "{{slo}}"),
         ),
         Panel(
             title="Burn rate of the last six hours",
             description="6 wakes somebody.",
             unit="short",
-            queries=one(f"{RATIO}6h / on (slo) (1 - {OBJECTIVE})", "{{slo}}"),
+            queries=one(f"{RATIO}6h / on (slo, namespace) (1 - {OBJECTIVE})", "{{slo}}"),
         ),
         Panel(
             title="Share of bad events",

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dev.observe.promql import narrowed
+
 SCHEMA_VERSION: Final = 39
 """Of Grafana 11; newer ones migrate it when they load it."""
 SOURCE: Final = {"type": "prometheus", "uid": "${source}"}
+_OF_INSTALLATION: Final = 'namespace=~"$namespace"'
 WIDTH: Final = 12
 HEIGHT: Final = 8
 
@@ -83,7 +86,7 @@ def _dashboard(board: Board) -> Json:
         "editable": False,
         "refresh": "30s",
         "time": {"from": "now-1h", "to": "now"},
-        "templating": {"list": [_source()]},
+        "templating": {"list": [_source(), _installation()]},
         "links": [{"type": "dashboards", "title": "Parley", "tags": ["parley"], "asDropdown": True, "keepTime": True}],
         "panels": [_panel(number, panel) for number, panel in enumerate(board.panels)],
     }
@@ -91,6 +94,24 @@ def _dashboard(board: Board) -> Json:
 
 def _source() -> Json:
     return {"name": "source", "label": "Data source", "type": "datasource", "query": "prometheus"}
+
+
+def _installation() -> Json:
+    """Which one, where a Prometheus sees several; where it sees one that has no namespace, all of them are that one."""
+    query = "label_values(parley_mesh_check_passed_ratio, namespace)"
+    return {
+        "name": "namespace",
+        "label": "Namespace",
+        "type": "query",
+        "datasource": SOURCE,
+        "query": {"query": query, "refId": "namespace"},
+        "definition": query,
+        "refresh": 2,
+        "sort": 1,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
 
 
 def _panel(number: int, panel: Panel) -> Json:
@@ -109,6 +130,11 @@ def _panel(number: int, panel: Panel) -> Json:
 
 def _targets(queries: Sequence[Query]) -> list[Json]:
     return [
-        {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": query.expr, "legendFormat": query.legend}
+        {
+            "refId": chr(ord("A") + index),
+            "datasource": SOURCE,
+            "expr": narrowed(query.expr, _OF_INSTALLATION),
+            "legendFormat": query.legend,
+        }
         for index, query in enumerate(queries)
     ]

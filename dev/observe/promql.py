@@ -56,6 +56,22 @@ def selectors(expression: str) -> Iterator[Selector]:
     Raises:
         ValueError: braces are not closed, or hold what is no matcher.
     """
+    for name, start, end in _places(expression):
+        yield Selector(name, tuple(_matchers(expression[start + 1 : end - 1])))
+
+
+def narrowed(expression: str, matcher: str) -> str:
+    """The expression with a further matcher in each of its selectors."""
+    made, last = "", 0
+    for _, start, end in _places(expression):
+        inside = expression[start + 1 : end - 1]
+        made += expression[last:start] + "{" + ",".join(filter(None, [inside, matcher])) + "}"
+        last = end
+    return made + expression[last:]
+
+
+def _places(expression: str) -> Iterator[tuple[str, int, int]]:
+    """Name of each selector, and from where to where its braces are; nothing lies between where it has none."""
     position = 0
     while token := _TOKEN.search(expression, position):
         position = token.end()
@@ -67,13 +83,11 @@ def selectors(expression: str) -> Iterator[Selector]:
             continue  # a function
         if name in _AGGREGATIONS:
             continue  # its labels stand before its body: sum by (job) (…)
-        matchers: tuple[Matcher, ...] = ()
+        start = position
         if rest.startswith("{"):
             start = expression.index("{", position)
-            end = _closing(expression, start)
-            matchers = tuple(_matchers(expression[start + 1 : end]))
-            position = end + 1
-        yield Selector(name, matchers)
+            position = _closing(expression, start) + 1
+        yield name, start, position
 
 
 def _closing(expression: str, start: int) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 import yaml
 
+from dev.observe.promql import Matcher, selectors
 from tests.deploy.kubernetes import MINORS, Schemas, made_schemas
 from tests.deploy.renders import (
     GOLDEN,
@@ -83,6 +84,22 @@ def test_every_alert_and_dashboard_is_carried_along() -> None:
     rules = [path for path in files if re.search(r"^groups:", path.read_text(), re.MULTILINE)]
     dashboards = list((CHART / "dashboards").glob("*.json"))
     assert len(carried) == len(set(carried)) == len(rules) + len(dashboards)
+
+
+def test_rules_are_about_their_own_installation_alone() -> None:
+    rules = [
+        rule
+        for each in render("ha")
+        if each["kind"] == "PrometheusRule"
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    assert len(rules) > 100
+    own = Matcher("namespace", "=", NAMESPACE)
+    for rule in rules:
+        assert rule["labels"]["namespace"] == NAMESPACE
+        narrow = {each.name for each in selectors(rule["expr"]) if own not in each.matchers}
+        assert narrow <= {"prometheus_rule_evaluation_failures_total"}, rule["expr"]
 
 
 def test_alerts_arrive_as_they_were_written() -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from dev.observe.boards import BOARDS
 from dev.observe.panels import Board, text_of
-from dev.observe.promql import selectors
+from dev.observe.promql import Matcher, selectors
+
+_OF_INSTALLATION = Matcher("namespace", "=~", "$namespace")
 
 
 def test_there_are_eight_with_names_of_their_own() -> None:
@@ -25,7 +27,9 @@ def test_every_panel_has_unit_description_and_queries(board: Board) -> None:
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["targets"], panel["title"]
         for target in panel["targets"]:
-            assert list(selectors(target["expr"])), target["expr"]
+            found = list(selectors(target["expr"]))
+            assert found, target["expr"]
+            assert all(_OF_INSTALLATION in each.matchers for each in found), target["expr"]
             assert target["legendFormat"]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dev.observe.promql import Matcher, Selector, selectors
+from dev.observe.promql import Matcher, Selector, narrowed, selectors
 
 SELECTOR = 'a{b="x",c=~"5..",d!="z"}'
 
@@ -54,3 +54,16 @@ def test_series_is_not_selected_when_one_does_not(labels: dict[str, str]) -> Non
 def test_what_is_no_selector_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match=r"brace|matcher"):
         list(selectors(expression))
+
+
+@pytest.mark.parametrize(
+    ("expression", "made"),
+    [
+        ("up", 'up{n="x"}'),
+        ("sum by (a) (rate(a[5m])) / on (a) b", 'sum by (a) (rate(a{n="x"}[5m])) / on (a) b{n="x"}'),
+        ('rate(a{b="c,}d"}[5m]) > inf', 'rate(a{b="c,}d",n="x"}[5m]) > inf'),
+        ("a {} offset 15m or vector(1)", 'a {n="x"} offset 15m or vector(1)'),
+    ],
+)
+def test_each_selector_gets_a_further_matcher(expression: str, made: str) -> None:
+    assert narrowed(expression, 'n="x"') == made
