@@ -31,11 +31,12 @@ MODULES: Final[Mapping[str, str]] = MappingProxyType(
         "gateway-api": "sigs.k8s.io/gateway-api@v1.6.3",
         "keda": "github.com/kedacore/keda/v2@v2.21.0",
         "cert-manager": "github.com/cert-manager/cert-manager@v1.20.2",
+        "cloudnative-pg": "github.com/cloudnative-pg/cloudnative-pg@v1.27.1",
         "kwok": controlplane.STAGES,
     }
 )
-"""Their sources hold the schemas of the custom resources that the chart makes, and how simulated nodes behave; Go
-verifies their checksums."""
+"""Their sources hold the schemas of the custom resources that the chart and its examples make, and how simulated nodes
+behave; Go verifies their checksums."""
 FOUND: Final = HOME / "modules.json"
 """Folders of these sources."""
 SCHEMAS: Final = (

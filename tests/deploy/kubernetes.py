@@ -23,8 +23,11 @@ _CUSTOM: Final = (
     ("keda", "config/crd/bases/keda.sh_scaledobjects.yaml"),
     ("cert-manager", "deploy/crds/cert-manager.io_certificates.yaml"),
     ("cert-manager", "deploy/crds/cert-manager.io_issuers.yaml"),
+    ("cert-manager", "deploy/crds/cert-manager.io_clusterissuers.yaml"),
+    ("cloudnative-pg", "config/crd/bases/postgresql.cnpg.io_clusters.yaml"),
+    ("cloudnative-pg", "config/crd/bases/postgresql.cnpg.io_scheduledbackups.yaml"),
 )
-"""Custom resources that the chart makes: module, and file of its source."""
+"""Custom resources that the chart makes, and those of docs/examples: module, and file of its source."""
 _KINDS: Final = frozenset(
     {("", "v1", kind) for kind in ("ConfigMap", "Pod", "Service", "ServiceAccount")}
     | {("apps", "v1", "Deployment"), ("batch", "v1", "Job"), ("autoscaling", "v2", "HorizontalPodAutoscaler")}
