@@ -23,7 +23,8 @@ BUFFER_MAX: Final = 512
 PAGE_MAX: Final = 256
 """Events that a watcher is given at once."""
 LOOK_MAX: Final = 1_000
-"""Turns that are looked up in the store at once."""
+"""Silent turns that are looked up in the store at once, and in a round while the journal tells of turns. Of more, each
+is looked up after as many rounds: that only finds what the journal has lost."""
 EXPECTED_S: Final = 2.0
 """For which a turn that was asked for here is followed although nobody watches it."""
 EXPECTED_MAX: Final = 1_000
@@ -105,6 +106,7 @@ class Feeds:
         self._fresh: set[str] = set()
         self._wanted = asyncio.Event()
         self._is_running = False
+        self._is_deaf = False
 
     async def run(self) -> None:
         """Tails the journals of all watched turns until cancelled."""
@@ -126,28 +128,39 @@ class Feeds:
                 found = await self._tail.wait(_Positions(self._feeds), fresh=fresh, wait_s=TAIL_WAIT_S)
             except MeshError as error:
                 self._fresh |= fresh
+                self._is_deaf = True
                 _log.warning("journal_away", reason=error.reason, turns=len(self._feeds))
                 await asyncio.sleep(RETRY_S)
                 continue
+            self._is_deaf = False
             for turn_id, events in found.items():
                 feed = self._feeds.get(turn_id)
                 if feed is not None:
                     feed.add(events)
 
     async def _look_after(self) -> None:
-        """Lets watchers of turns of which nothing was heard know when the store tells more than the journal did."""
         while True:
             await asyncio.sleep(self._poll_s)
             self._drop_unwatched(asyncio.get_running_loop().time())
-            silent = [feed for feed in self._feeds.values() if feed.is_silent]
-            for feed in self._feeds.values():
-                feed.is_silent = True
-            for start in range(0, len(silent), LOOK_MAX):
-                try:
-                    await self._look(silent[start : start + LOOK_MAX])
-                except MeshError as error:
-                    _log.warning("store_away", reason=error.reason, turns=len(silent))
-                    break
+            await self.look_up()
+
+    async def look_up(self) -> None:
+        """Lets watchers of turns of which nothing was heard know when the store tells more than the journal did."""
+        silent = [turn_id for turn_id, feed in self._feeds.items() if feed.is_silent]
+        for feed in self._feeds.values():
+            feed.is_silent = True
+        looked = [self._put_last(turn_id) for turn_id in (silent if self._is_deaf else silent[:LOOK_MAX])]
+        for start in range(0, len(looked), LOOK_MAX):
+            try:
+                await self._look(looked[start : start + LOOK_MAX])
+            except MeshError as error:
+                _log.warning("store_away", reason=error.reason, turns=len(silent))
+                break
+
+    def _put_last(self, turn_id: str) -> Feed:
+        """The turn's feed, which is looked up again after all others."""
+        feed = self._feeds[turn_id] = self._feeds.pop(turn_id)
+        return feed
 
     async def _look(self, feeds: Sequence[Feed]) -> None:
         found = await self._store.progress([feed.key for feed in feeds])

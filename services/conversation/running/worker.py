@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from services.conversation.journal.port import Batch, Journal, Receipt
@@ -26,6 +27,9 @@ RECEIVE_WAIT_S: Final = 1.0
 RETRY_S: Final = 0.5
 AWAY_LOOK_S: Final = 0.1
 """How often a worker looks whether inference is back; its channel looks for it by itself."""
+LOOK_MAX: Final = 1_000
+"""Turns of which one look asks whether they shall stop, beside those of which somebody says so. Of more, each has its
+turn after as many looks."""
 PAUSED_MAX: Final = 10_000
 """Turns that pause between two attempts and that this worker will publish; more of them are left to the reaper."""
 
@@ -90,6 +94,7 @@ class Worker:
         self._paused: dict[asyncio.Task[None], TurnRef] = {}
         self._changed = asyncio.Event()
         self._look = asyncio.Event()
+        self._told: list[Hold] = []  # of these, that they may have to stop
         self._is_draining = False
         self._left = asyncio.Event()
         self._left.set()
@@ -285,22 +290,31 @@ class Worker:
             _log.warning("not_acknowledged", turn_id=delivery.ref.turn_id, reason=error.reason)
 
     async def _stop_unwanted(self) -> None:
-        """Stops turns that were cancelled, taken by others or deleted: one query for all turns of this worker."""
+        """Stops turns that were cancelled, taken by others or deleted: one query for many turns of this worker."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pace.cancel_poll_s):
                     await self._look.wait()
             self._look.clear()
-            runs = dict(self._runs)
+            told = tuple(self._told)
+            runs = self._looked_at(told)
             try:
                 unwanted = await self._store.unwanted(list(runs))
             except MeshError as error:
                 _log.warning("store_away", reason=error.reason)
                 continue
+            del self._told[: len(told)]
             for hold, run in runs.items():
                 if hold.ref.turn_id in unwanted:
                     _log.info("turn_unwanted", turn_id=hold.ref.turn_id, fence=hold.fence)
                     run.interrupt(Interrupt.CANCEL)
+
+    def _looked_at(self, told: Sequence[Hold]) -> dict[Hold, TurnRun]:
+        """Those that somebody told of, and those whose turn it is; they are the last from now on."""
+        holds = dict.fromkeys((*told, *islice(self._runs, LOOK_MAX)))
+        runs = {hold: self._runs.pop(hold) for hold in holds if hold in self._runs}
+        self._runs |= runs
+        return runs
 
     async def _listen(self) -> None:
         """Looks at once when somebody says that a turn of this worker shall stop."""
@@ -311,7 +325,8 @@ class Worker:
                 _log.warning("stops_away", reason=error.reason)
                 await asyncio.sleep(RETRY_S)
                 continue
-            if any(hold.ref.conversation_id in told for hold in self._runs):
+            self._told += [hold for hold in self._runs if hold.ref.conversation_id in told]
+            if self._told:
                 self._look.set()
 
     async def _wait_for_change(self) -> None:
