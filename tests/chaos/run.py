@@ -1,12 +1,10 @@
 """One run: load, faults, healing, peace, and the judgement of each seed."""
 
 import asyncio
-import random
 import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,35 +13,16 @@ from dev.home import ROOT
 from tests.chaos import load
 from tests.chaos.check import RECOVERY_S_MAX, Case, Verdict, judge
 from tests.chaos.client import Client, Seen
-from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.fleet import Fleet
+from tests.chaos.ground import LEASE_S, TURN_S_MAX, prepared
 from tests.chaos.history import History, read
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.provider import MODEL, PROBE, PROVIDERS, ChaosProvider, running_provider
+from tests.chaos.provider import MODEL, PROBE, ChaosProvider
 from tests.chaos.revocation import Revoker
 from tests.chaos.schedule import Strike, schedule
 from tests.chaos.stored import Stored, read_stored
 from tests.support.waiting import until
 
-LEASE_S: Final = 6.0
-TURN_S_MAX: Final = 90.0
-SETTINGS: Final[Mapping[str, str]] = {
-    "PARLEY_AUTH_REGISTRATION": "open",
-    # The shipped times divided by five, so that a minute holds as many takeovers as five would.
-    "PARLEY_CONVERSATION_LEASE_S": str(LEASE_S),
-    "PARLEY_CONVERSATION_HEARTBEAT_S": "2",
-    "PARLEY_CONVERSATION_REAP_EVERY_S": "0.5",
-    "PARLEY_CONVERSATION_REPUBLISH_AFTER_S": "2",
-    "PARLEY_CONVERSATION_REDELIVER_AFTER_S": "3",
-    "PARLEY_CONVERSATION_HAND_BACK_AFTER_S": "1",
-    "PARLEY_CONVERSATION_QUEUE_MEASURE_EVERY_S": "1",
-    # The shortest that a broker accepts; shipped is 10.
-    "PARLEY_KAFKA_SESSION_S": "6",
-    "PARLEY_CONVERSATION_TURN_S_MAX": str(TURN_S_MAX),
-    "PARLEY_CONVERSATION_SILENCE_S_MAX": "15",
-    "PARLEY_INFERENCE_STALL_S": "3",
-    "PARLEY_INFERENCE_FIRST_EVENT_S": "5",
-    "PARLEY_DRAIN_S": "3",
-}
 PEACE_S: Final = 12.0
 SETTLE_S: Final = 2.0
 """After healing: connections that were just cut are noticed by their owners before peace is said to begin."""
@@ -199,41 +178,19 @@ class Switch:
         self.present.add(op, **facts)
 
 
-@contextmanager
-def _place() -> Iterator[Path]:
-    """A folder for a stack's data."""
-    with tempfile.TemporaryDirectory(prefix="parley-chaos-", ignore_cleanup_errors=True) as name:
-        # So that root's PostgreSQL runs as an unprivileged account, as it does in a checkout.
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
 @asynccontextmanager
 async def arena(options: Options, say: Say) -> AsyncIterator[Arena]:
     """A started stack with its provider and registered clients."""
-    async with AsyncExitStack() as stack:
-        place = stack.enter_context(_place())
-        options.folder.mkdir(parents=True, exist_ok=True)
-        history = Switch(History(options.folder / "start.jsonl"))
-        provider = await stack.enter_async_context(running_provider(history))
-        begun = time.monotonic()
-        url = f"http://127.0.0.1:{provider.port}/v1"
-        (place / "providers.toml").write_text(PROVIDERS.format(url=url), encoding="utf-8")
-        settings = {
-            **SETTINGS,
-            "OPENAI_BASE_URL": url,
-            "PARLEY_INFERENCE_PROVIDERS_FILE": str(place / "providers.toml"),
-            "PARLEY_INFERENCE_DEFAULT_MODEL": MODEL,
-            "CHAOS_QUEUE": options.queue,
-        }
-        fleet = await stack.enter_async_context(running_fleet(place / "dev", settings, tree=options.tree))
-        stack.callback(shutil.copytree, fleet.folder / "logs", options.folder / "logs", dirs_exist_ok=True)
-        chance = random.Random(0)
-        clients = [await load.registered(fleet.url, each, history, chance) for each in load.ORGANIZATIONS]
-        for client in clients:
-            stack.push_async_callback(client.http.aclose)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    history = Switch(History(options.folder / "start.jsonl"))
+    begun = time.monotonic()
+    async with prepared(history, {"CHAOS_QUEUE": options.queue}, tree=options.tree) as ground:
+        fleet = ground.fleet
         say(f"{len(fleet.names)} processes are up after {time.monotonic() - begun:.0f} s; history in {options.folder}")
-        yield Arena(fleet, provider, history, clients)
+        try:
+            yield Arena(fleet, ground.provider, history, ground.clients)
+        finally:
+            shutil.copytree(fleet.folder / "logs", options.folder / "logs", dirs_exist_ok=True)
 
 
 async def _probe(client: Client, seed: int) -> None:

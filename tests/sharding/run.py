@@ -3,12 +3,9 @@
 import asyncio
 import json
 import os
-import random
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,11 +14,9 @@ from dev.home import ROOT
 from dev.postgres import Cluster
 from tests.chaos import load
 from tests.chaos.check import Case, Verdict, judge
-from tests.chaos.client import Client
-from tests.chaos.fleet import Fleet, running_fleet
+from tests.chaos.fleet import Fleet
+from tests.chaos.ground import TURN_S_MAX, prepared
 from tests.chaos.history import History, Record, read
-from tests.chaos.provider import MODEL, PROVIDERS, running_provider
-from tests.chaos.run import SETTINGS, TURN_S_MAX
 from tests.chaos.stored import Stored, read_stored
 
 SERVICES: Final = ("conversation", "retrieval", "inference")
@@ -60,12 +55,11 @@ class Result:
 
 async def run(*, rate: float, rounds: int, say: Say) -> Result:
     """Moves all shards of every service to the second server and back, `rounds` times."""
-    async with AsyncExitStack() as stack:
-        place = stack.enter_context(_place())
-        kept = _FOLDER / f"{time.strftime('%H%M%S')}-{os.getpid()}"
-        kept.mkdir(parents=True, exist_ok=True)
-        history = History(kept / "history.jsonl")
-        fleet, clients = await stack.enter_async_context(_started(place, history))
+    kept = _FOLDER / f"{time.strftime('%H%M%S')}-{os.getpid()}"
+    kept.mkdir(parents=True, exist_ok=True)
+    history = History(kept / "history.jsonl")
+    async with prepared(history, {"PARLEY_DEV_SHARDS": str(len(SERVERS))}) as ground:
+        fleet = ground.fleet
         begun = time.time()
         for name in (
             "healed",
@@ -73,7 +67,7 @@ async def run(*, rate: float, rounds: int, say: Say) -> Result:
             "peace",
         ):  # what the checker forgives while faults last is not forgiven here
             history.add("mark", name=name)
-        asking = load.Load(clients, history, seed=1, rate=rate)
+        asking = load.Load(ground.clients, history, seed=1, rate=rate)
         async with asyncio.TaskGroup() as group:
             loading = group.create_task(asking.run())
             await asyncio.sleep(SETTLE_S)
@@ -97,15 +91,6 @@ async def run(*, rate: float, rounds: int, say: Say) -> Result:
         wait_s_max=_wait_s_max(records),
         verdict=verdict,
     )
-
-
-@contextmanager
-def _place() -> Iterator[Path]:
-    """A folder for a stack's data."""
-    with tempfile.TemporaryDirectory(prefix="parley-sharding-", ignore_cleanup_errors=True) as name:
-        # So that root's PostgreSQL runs as an unprivileged account, as it does in a checkout.
-        Path(name).chmod(0o711)
-        yield Path(name)
 
 
 async def _move_about(fleet: Fleet, rounds: int, say: Say) -> int:
@@ -137,28 +122,6 @@ async def _moved(fleet: Fleet, service: str, to: str, say: Say) -> None:
             say(f"  {service}: {line.decode().rstrip()}")
         if await process.wait():
             raise AssertionError(f"{service} was not moved to {to}")
-
-
-@asynccontextmanager
-async def _started(place: Path, history: History) -> AsyncIterator[tuple[Fleet, list[Client]]]:
-    """A stack on two servers, with a client in each organization."""
-    async with AsyncExitStack() as stack:
-        provider = await stack.enter_async_context(running_provider(history))
-        url = f"http://127.0.0.1:{provider.port}/v1"
-        (place / "providers.toml").write_text(PROVIDERS.format(url=url), encoding="utf-8")
-        settings = {
-            **SETTINGS,
-            "OPENAI_BASE_URL": url,
-            "PARLEY_INFERENCE_PROVIDERS_FILE": str(place / "providers.toml"),
-            "PARLEY_INFERENCE_DEFAULT_MODEL": MODEL,
-            "PARLEY_DEV_SHARDS": str(len(SERVERS)),
-        }
-        fleet = await stack.enter_async_context(running_fleet(place / "dev", settings, tree=ROOT))
-        chance = random.Random(0)
-        clients = [await load.registered(fleet.url, each, history, chance) for each in load.ORGANIZATIONS]
-        for client in clients:
-            stack.push_async_callback(client.http.aclose)
-        yield fleet, clients
 
 
 async def _stored(fleet: Fleet, instance: str, path: Path, *, since: float) -> Stored:
