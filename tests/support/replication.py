@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -30,6 +32,21 @@ class Pair:
         """A database of the primary, on the replica."""
         before, _, database = url.rpartition("/")
         return f"{before.rpartition(':')[0]}:{self.replica.port}/{database}"
+
+    @contextmanager
+    def frozen_replica(self) -> Iterator[None]:
+        """The replica as a machine that is paused: it keeps its connections, and says nothing."""
+        postmaster = self.replica.pid
+        os.kill(postmaster, signal.SIGSTOP)  # first, so that it has no more children from now on
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text(encoding="ascii").split()
+        everybody = [*map(int, children), postmaster]
+        for pid in everybody:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in everybody:
+                os.kill(pid, signal.SIGCONT)
 
     async def tell_replica(self, statement: str) -> Any:  # Any: whatever it answers
         """What the replica answers to its superuser."""

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, ColumnElement, Integer, Text, cast, column, func, literal_column, select
 
-from services.mesh import positions, telemetry
+from services.mesh import deadline, positions, telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError, NotFound, Overloaded, Unavailable
 from services.mesh.postgres.database import Database, ReadOnly, open_database
 from services.mesh.postgres.shards.settings import ShardSettings
@@ -75,7 +75,7 @@ class Replica:
         """Asks how far it is; one that is no replica any more, or away, has no position."""
         asked_at = monotonic()
         try:
-            async with asyncio.timeout(ANSWER_S_MAX), self.database.read() as read:
+            async with asyncio.timeout(_share_s(ANSWER_S_MAX)), self.database.read() as read:
                 is_replica, timeline, lsn = (await read.execute(_OF_REPLICA)).one()
         except (MeshError, TimeoutError):
             self.leave_out()
@@ -180,9 +180,9 @@ class Replicas:
         assert replica.position is not None
         at_least = replica.position
         try:
-            async with replica.database.read() as read:
+            async with asyncio.timeout(_share_s()), replica.database.read() as read:
                 found = await work(read)
-        except Unavailable:  # among others that a query was in the way of what it replays
+        except (Unavailable, TimeoutError):  # among others that a query was in the way of what it replays
             replica.leave_out()
             return None
         except (NotFound, DeadlineExceeded, Overloaded):
@@ -200,6 +200,14 @@ class Replicas:
             return float("inf")
         had = [at for at, position in self._stood if position <= replica.position]
         return now - max(had) if had else float("inf")
+
+
+def _share_s(most_s: float | None = None) -> float | None:
+    """Half of what the caller has left: a replica that is frozen says nothing, and the primary has to be asked then."""
+    left_s = deadline.remaining_s()
+    if left_s is None:
+        return most_s
+    return left_s / 2 if most_s is None else min(most_s, left_s / 2)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Reads on a real streaming replica: never older than what the caller has seen, whatever becomes of the replica."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, text
 
+from services.mesh import deadline
 from services.mesh.errors import NotFound
 from services.mesh.policy import Idempotency, Policy
 from services.mesh.positions import POSITION_KEY, parse, written
@@ -22,6 +24,7 @@ from tests.support.retrieval import until
 
 NOTES = Table("notes", MetaData(), Column("id", Integer, primary_key=True))
 PATIENCE_S = 90.0
+DEADLINE_S = 12.0
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +217,22 @@ async def test_replica_that_is_away_is_left_out_until_it_is_back(rig: Rig) -> No
         rig.pair.replica.start()
     await rig.settled(rig.is_used)
     assert (await caller.reads(rig))[1] == 1
+
+
+async def test_replica_that_is_frozen_leaves_its_caller_time_for_the_primary(rig: Rig) -> None:
+    caller = Caller()
+    assert await caller.reads(rig) == (False, 0)
+
+    async def is_far_enough() -> bool:
+        return (await caller.reads(rig))[0]
+
+    await rig.settled(is_far_enough)
+    with rig.pair.frozen_replica():
+        async with asyncio.timeout(DEADLINE_S):
+            with deadline.within(DEADLINE_S):
+                assert await caller.reads(rig) == (False, 0)
+        await rig.settled(rig.is_left_out)
+    await rig.settled(rig.is_used)
 
 
 async def test_replica_that_is_promoted_is_none_any_more(rig: Rig) -> None:
