@@ -208,6 +208,7 @@ class Call:
             if code not in _RETRYABLE:
                 self.starter.succeeded()
             elif not self._is_committed and self.request is not None and self.starter.repeats(self, metadata):
+                self._parts, self._parts_bytes = None, 0  # what there was of a message is none of the next one's
                 return
         self.finish(code, details, metadata)
 
