@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge import health as health_endpoints
@@ -150,8 +151,10 @@ def handwritten(parts: Parts) -> Mapping[tuple[str, str], ASGIApp]:
 
 
 def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
-    # FastAPI's own documents would load scripts from a foreign host, and describe none of the derived routes.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    # FastAPI's own documents would load scripts from a foreign host, and describe none of the derived routes. Its spans
+    # would stand beside ours, below whatever trace a stranger names, with whole paths and the texts of exceptions.
+    silent: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, telemetry=silent)
     app.router.routes.append(DerivedRoutes(table))
     app.router.default = _not_found
     json, upload = json_limit(settings.request_bytes_max), upload_limit(settings.document_bytes_max)

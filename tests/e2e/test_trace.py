@@ -85,6 +85,11 @@ def test_trace_of_the_client_is_a_link_and_not_the_parent(trace: Mapping[tuple[s
 
 
 @pytest.mark.usefixtures("trace")
+def test_nothing_is_sent_below_the_trace_of_a_client(collector: Collector) -> None:
+    assert THEIRS not in {span.trace_id.hex() for _, span in collector.spans()}
+
+
+@pytest.mark.usefixtures("trace")
 def test_spans_hold_nothing_of_what_was_said(collector: Collector) -> None:
     everything = b"".join(collector.requests)
 
