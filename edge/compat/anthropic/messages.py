@@ -49,6 +49,7 @@ class CreateMessage:
             is_whole=not wish.is_stream,
             accepts_restart=not wish.is_stream,
             cache=cache_use(exchange),
+            defers_started=True,
         )
         request_id = context.request_id()
         form = Message(identity=f"msg_{secrets.token_hex(12)}", model=wish.model_name, request_id=request_id)

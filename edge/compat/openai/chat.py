@@ -73,6 +73,7 @@ class ChatCompletions:
             is_whole=not chat.is_stream,
             accepts_restart=not chat.is_stream,
             cache=cache_use(exchange),
+            defers_started=True,
         )
         form = _form(chat, secrets.token_hex(12), int(time.time()))
         await self._answer(exchange, chat, form, self._generations.steps(request, metadata), ())

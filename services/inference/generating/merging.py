@@ -5,7 +5,7 @@ serves one reader of one source, which must not wait for the send of its last it
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
@@ -25,12 +25,25 @@ class Merging(Generic[T]):
     Neither a queue nor a group of tasks: a queue takes a lock of threads for each item, and a group lets the event loop
     turn once more for a task that has ended already. With that turn, the last word of an answer and the status behind
     it were two messages, and a reader who knows the last word left before the second: its call counted as cancelled.
+
+    Args:
+        source: makes the items.
+        waits: whether an item does not travel before another one, or the end, has come; None where each is wanted now.
+        ahead_max: items that may be ready and not read.
     """
 
-    def __init__(self, source: AsyncGenerator[T, None], *, ahead_max: int = AHEAD_MAX) -> None:
+    def __init__(
+        self,
+        source: AsyncGenerator[T, None],
+        *,
+        waits: Callable[[T], bool] | None = None,
+        ahead_max: int = AHEAD_MAX,
+    ) -> None:
         self._source = source
+        self._waits = waits
         self._ahead_max = ahead_max
         self._ready: list[T] = []
+        self._is_due = False
         self._error: Exception | None = None
         self._is_over = False
         self._news: asyncio.Future[None] | None = None
@@ -57,14 +70,14 @@ class Merging(Generic[T]):
         return self
 
     async def __anext__(self) -> list[T]:
-        while not self._ready:
-            if self._error is not None:
-                raise self._error
-            if self._is_over:
-                raise StopAsyncIteration
+        while not self._is_due and not self._is_over:
             self._news = asyncio.get_running_loop().create_future()
             await self._news
-        batch, self._ready = self._ready, []
+        if not self._ready:
+            if self._error is not None:
+                raise self._error
+            raise StopAsyncIteration
+        batch, self._ready, self._is_due = self._ready, [], False
         _wake(self._room)
         return batch
 
@@ -73,15 +86,22 @@ class Merging(Generic[T]):
             async with aclosing(self._source) as items:
                 async for item in items:
                     while len(self._ready) >= self._ahead_max:
+                        self._tell()
                         self._room = asyncio.get_running_loop().create_future()
                         await self._room
                     self._ready.append(item)
-                    _wake(self._news)
+                    if self._waits is None or not self._waits(item):
+                        self._tell()
         except Exception as error:  # noqa: BLE001 - handed to the reader, who handles it
             self._error = error
         finally:
             self._is_over = True
             _wake(self._news)
+
+    def _tell(self) -> None:
+        """What is ready may travel."""
+        self._is_due = True
+        _wake(self._news)
 
 
 def _wake(waiter: "asyncio.Future[None] | None") -> None:

@@ -1,6 +1,7 @@
 """Answers, models, providers and the cache."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 from parley.inference.v1 import (
     cache_service_pb2,
@@ -16,8 +17,9 @@ from services.inference import wire
 from services.inference.cache.purging import Purging
 from services.inference.generating.answering import Answers
 from services.inference.generating.merging import Merging
-from services.inference.model import Finished
+from services.inference.model import Event, Finished, Started
 from services.inference.money.spends import Spends
+from services.inference.providers.names import EXTRACTIVE
 from services.inference.routing import Router
 from services.inference.servicers.prompts import author
 from services.inference.standing.report import Reports
@@ -50,7 +52,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         if request.is_whole:
             yield wire.to_events([Finished(await self._answers.answer(wish, payer))])
             return
-        async with Merging(self._answers.stream(wish, payer)) as batches:
+        source = self._answers.stream(wish, payer)
+        async with Merging(source, waits=partial(_waits, is_deferred=request.defers_started)) as batches:
             async for events in batches:
                 if isinstance(events[-1], Finished):
                     told()
@@ -62,6 +65,14 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         """See the contract."""
         count = await self._answers.count_tokens(wire.counted(request), author())
         return generation_service_pb2.CountTokensResponse(input_tokens=count.input_tokens, estimated=count.is_estimated)
+
+
+def _waits(event: Event, *, is_deferred: bool) -> bool:
+    """Whether an event does not travel alone: a beginning that nobody shows, or whose text is there soon.
+
+    Where an answer comes from that was not made for its call is told at once: it goes into the head of the answer.
+    """
+    return isinstance(event, Started) and event.cache is None and (is_deferred or event.model == EXTRACTIVE)
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):

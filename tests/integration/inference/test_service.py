@@ -60,6 +60,36 @@ async def test_events_that_are_ready_together_travel_together(client: Client) ->
     assert len(responses) < 20
 
 
+@pytest.mark.parametrize(
+    ("model", "defers_started", "is_alone"),
+    [("scripted/long", False, True), ("scripted/long", True, False), ("extractive", False, False)],
+)
+async def test_start_travels_alone_unless_nobody_shows_it_or_text_is_there_soon(
+    client: Client, model: str, *, defers_started: bool, is_alone: bool
+) -> None:
+    responses = await client.stream(model=model, defers_started=defers_started)
+
+    assert responses[0].events[0].HasField("started")
+    assert (len(responses[0].events) == 1) == is_alone
+
+
+async def test_start_that_is_deferred_comes_before_an_error(client: Client) -> None:
+    found: list[generation_service_pb2.StreamGenerateResponse] = []
+    request = generation_service_pb2.StreamGenerateRequest(
+        prompt=prompt(), model="scripted/broken", defers_started=True
+    )
+
+    async def read() -> None:
+        async with streaming(client.generation.StreamGenerate(request, metadata=client.metadata)) as responses:
+            async for response in responses:
+                found.append(response)  # noqa: PERF401 - those before the error are wanted
+
+    error = await refused(read())
+
+    assert error.reason is Reason.RATE_LIMITED
+    assert [event.WhichOneof("event") for event in events(found)] == ["started"]
+
+
 async def test_cost_of_an_unknown_model_is_absent(client: Client) -> None:
     answer = await client.generate(model="scripted/burst")
 

@@ -36,6 +36,36 @@ async def test_idle_reader_gets_each_item_at_once() -> None:
     assert found == [[0], [1], [2]]
 
 
+async def test_item_that_waits_comes_with_the_next_one() -> None:
+    is_alone, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncGenerator[int, None]:
+        yield 0
+        is_alone.set()
+        await may_go_on.wait()
+        yield 1
+
+    async with Merging(slow(), waits=lambda number: number == 0) as batches:
+        reading = asyncio.ensure_future(anext(batches))
+        await is_alone.wait()
+        may_go_on.set()
+
+        assert await reading == [0, 1]
+
+
+@pytest.mark.parametrize("error", [None, ProviderUnavailable()])
+async def test_item_that_waits_comes_before_an_end_without_another_one(error: Exception | None) -> None:
+    async with Merging(numbers(1, error=error), waits=lambda _: True) as batches:
+        assert await anext(batches) == [0]
+        with pytest.raises(StopAsyncIteration if error is None else ProviderUnavailable):
+            await anext(batches)
+
+
+async def test_items_that_all_wait_come_at_the_bound() -> None:
+    async with Merging(numbers(5), waits=lambda _: True, ahead_max=2) as batches:
+        assert [number async for batch in batches for number in batch] == list(range(5))
+
+
 async def test_error_comes_after_the_items_before_it() -> None:
     found: list[list[int]] = []
 
