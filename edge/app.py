@@ -1,7 +1,7 @@
 """Composition root of the edge: settings to one ASGI application and the server around it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from edge.pages import Asset, StaticEndpoint, web_files
 from edge.session import BeginSession, EndSession
 from edge.settings import EdgeSettings
 from edge.sse import EventStreams
-from edge.transcoding.contracts import Contract
+from edge.transcoding.contracts import Contract, bindings
 from edge.transcoding.decoding import Decoders
 from edge.transcoding.encoding import Encoders
 from edge.transcoding.endpoints import Tools, derived_routes
@@ -49,6 +49,9 @@ SESSION_PATH: Final = "/api/v1/auth/session"
 _LARGE: Final = frozenset(
     {"/v1/chat/completions", "/anthropic/v1/messages", "/anthropic/v1/messages/count_tokens", "/api/v1/batches"}
 )
+STRANGERS_PART: Final = 10
+"""One place in so many is for bodies that are read before anybody is known: of logins, mostly. They may dribble for
+half a minute, and a thousand of them would leave nobody else a place."""
 _UPLOAD: Final = re.compile(r"/api/v1/knowledge_bases/[^/]+/documents")
 
 
@@ -168,11 +171,7 @@ def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
         return upload if _UPLOAD.fullmatch(scope["path"]) else json
 
     # FastAPI's stack would answer errors before ours and add layers; routes need its exit stack only.
-    limited = Limited(
-        AsyncExitStackMiddleware(app.router),
-        limit_of=limit_of,
-        in_flight=InFlightLimiter(settings.requests_in_flight_max),
-    )
+    limited = Limited(AsyncExitStackMiddleware(app.router), limit_of=limit_of, places_of=_places(settings))
     observed = Observed(
         limited,
         surfaces=Surfaces({OPENAI_PREFIX: openai_error, ANTHROPIC_PREFIX: anthropic_error}),
@@ -181,6 +180,17 @@ def _application(settings: EdgeSettings, table: RouteTable) -> ASGIApp:
     )
     app.build_middleware_stack = lambda: observed  # type: ignore[method-assign]  # FastAPI's hook for its own stack
     return app
+
+
+def _places(settings: EdgeSettings) -> Callable[[Scope], InFlightLimiter]:
+    everybody = InFlightLimiter(settings.requests_in_flight_max)
+    strangers = InFlightLimiter(max(1, settings.requests_in_flight_max // STRANGERS_PART))
+    public = {it.template for it in bindings() if it.contract.policy.is_public and it.body} | {SESSION_PATH}
+
+    def places_of(scope: Scope) -> InFlightLimiter:
+        return strangers if scope["path"] in public and scope["method"] == "POST" else everybody
+
+    return places_of
 
 
 async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -59,18 +59,20 @@ class Limited:
     Args:
         app: the application inside.
         limit_of: the body limit of a request.
-        in_flight: places for requests that are being answered; streams give theirs back.
+        places_of: where a request finds a place while it is being answered; streams give theirs back.
     """
 
-    def __init__(self, app: ASGIApp, *, limit_of: Callable[[Scope], BodyLimit], in_flight: InFlightLimiter) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limit_of: Callable[[Scope], BodyLimit], places_of: Callable[[Scope], InFlightLimiter]
+    ) -> None:
         self._app = app
         self._limit_of = limit_of
-        self._in_flight = in_flight
+        self._places_of = places_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         with ExitStack() as slot:
-            slot.enter_context(self._in_flight.slot())
+            slot.enter_context(self._places_of(scope).slot())
             scope[_SLOT_KEY] = slot
             limit = self._limit_of(scope)
             length = _content_length(scope)

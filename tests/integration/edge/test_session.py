@@ -1,7 +1,11 @@
 """Credentials on the way in: which is taken, which is refused, and what a cookie session is."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 
+from edge.app import STRANGERS_PART
 from tests.support.edge import KEY_HEADERS, EdgeUnderTest, running_edge
 from tests.support.fakes.auth import API_KEY, EMAIL, PASSWORD
 
@@ -120,3 +124,25 @@ async def test_a_public_method_asks_for_no_credential(edge: EdgeUnderTest) -> No
 
     assert response.status_code == 200
     assert edge.fakes.tokens.exchanges == 0
+
+
+@pytest.mark.parametrize("path", [SESSION, "/api/v1/auth/login", "/api/v1/auth/register"])
+async def test_logins_that_never_arrive_whole_leave_room_for_everybody_else(path: str) -> None:
+    begun, is_over = asyncio.Semaphore(0), asyncio.Event()
+
+    async def dribbling() -> AsyncIterator[bytes]:
+        yield b"{"
+        begun.release()
+        await is_over.wait()
+        yield b"}"
+
+    async with running_edge(requests_in_flight_max=2 * STRANGERS_PART) as edge, asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(edge.client.post(path, content=dribbling(), headers={"content-type": "application/json"}))
+            await begun.acquire()
+        one_more = await edge.client.post(SESSION, json=LOGIN)
+        me = await edge.client.get(ME, headers=KEY_HEADERS)
+        is_over.set()
+
+    assert (one_more.status_code, one_more.json()["reason"]) == (503, "OVERLOADED")
+    assert me.status_code == 200

@@ -43,7 +43,8 @@ def scope(*headers: tuple[str, str], method: str = "POST") -> Scope:
 
 def limited(limit: BodyLimit | None = None, *, in_flight: int = 10) -> Limited:
     chosen = limit or json_limit(LIMIT)
-    return Limited(read_all, limit_of=lambda _: chosen, in_flight=InFlightLimiter(in_flight))
+    places = InFlightLimiter(in_flight)
+    return Limited(read_all, limit_of=lambda _: chosen, places_of=lambda _: places)
 
 
 @pytest.mark.parametrize("size", [0, LIMIT - 1, LIMIT])
@@ -105,7 +106,8 @@ async def test_requests_in_flight_are_bounded_and_streams_give_their_place_back(
         inside.set()
         await leave.wait()
 
-    app = Limited(wait, limit_of=lambda _: json_limit(LIMIT), in_flight=InFlightLimiter(1))
+    places = InFlightLimiter(1)
+    app = Limited(wait, limit_of=lambda _: json_limit(LIMIT), places_of=lambda _: places)
     async with asyncio.TaskGroup() as group:
         group.create_task(app({**scope(), "stream": True}, Body([b""]), send))
         await inside.wait()
