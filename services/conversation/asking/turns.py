@@ -129,7 +129,10 @@ class Turns:
                 repeat=repeat,
             )
         )
-        self._signals.relay.hint()
+        if turn.state is TurnState.QUEUED:
+            self._signals.relay.accepted(TurnRef(owner.organization_id, turn.conversation_id, turn.id))
+        else:
+            self._signals.relay.hint()
         if ask.on_conflict is OnConflict.CANCEL_RUNNING and turn.state is TurnState.WAITING:
             await self._signals.stop(turn.conversation_id)
         return turn

@@ -215,6 +215,10 @@ class WorkStore(Protocol):
         """Turns to publish. They leave the outbox when the block ends well, and stay in it when it raises."""
         ...
 
+    async def relayed(self, refs: Sequence[TurnRef]) -> None:
+        """These have been published: they leave the outbox."""
+        ...
+
     async def prune(self, *, older_s: float, limit: int) -> int:
         """Forgets request ids that are older than this; returns how many."""
         ...

@@ -216,6 +216,11 @@ class MemoryWork(MemoryConversations):
             self.tables.outbox[:0] = taken
             raise
 
+    async def relayed(self, refs: Sequence[TurnRef]) -> None:
+        """See `WorkStore.relayed`."""
+        gone = set(refs)
+        self.tables.outbox[:] = [ref for ref in self.tables.outbox if ref not in gone]
+
     async def prune(self, *, older_s: float, limit: int) -> int:
         """See `WorkStore.prune`."""
         before = self.clock.now() - timedelta(seconds=older_s)

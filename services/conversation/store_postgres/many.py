@@ -4,20 +4,34 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Text, and_, bindparam, cast, column, func, select, update
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    column,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.conversation import tables
 from services.conversation.context import ContextReport
 from services.conversation.model import RetrievalTrace, TurnId, TurnState, Usage
 from services.conversation.store.turns import Progress, TurnKey
-from services.conversation.store.work import Folding, Hold
+from services.conversation.store.work import Folding, Hold, TurnRef
 from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import LEASE, Given
 from services.conversation.store_postgres.work import WorkQueries
 
 _turns: Final = tables.turns.c
 _messages: Final = tables.messages.c
+_outbox: Final = tables.outbox.c
 _TEXTS: Final = ("organization_id", "turn_id", "epoch", "text", "citations", "retrieval", "usage", "model", "context")
 _NUMBERS: Final = ("fence", "sequence_limit", "last_sequence")
 _OF_JSON: Final = ("citations", "retrieval", "usage", "context")
@@ -96,14 +110,21 @@ def _progress() -> Any:  # Any: as above
     )
 
 
+def _relayed() -> Any:  # Any: as above
+    given = _given("organization_id", "turn_id")
+    is_given = and_(_outbox.organization_id == given.c.organization_id, _outbox.turn_id == given.c.turn_id)
+    return delete(tables.outbox).where(is_given)
+
+
 FOLD_ALL: Final = _fold_all()
 RENEW_ALL: Final = _renew_all()
 WANTED: Final = _wanted()
 PROGRESS: Final = _progress()
+RELAYED: Final = _relayed()
 
 
 class ManyQueries(WorkQueries):
-    """See `TurnStore.progress`, and `fold_all`, `renew_all` and `unwanted` of `WorkStore`."""
+    """See `TurnStore.progress`, and `fold_all`, `renew_all`, `unwanted` and `relayed` of `WorkStore`."""
 
     async def fold_all(self, foldings: Sequence[Folding], *, lease_s: float) -> list[bool]:
         """See `WorkStore.fold_all`."""
@@ -130,6 +151,12 @@ class ManyQueries(WorkQueries):
                     found = await read.execute(WANTED, _arrays([_key_of(hold) for hold in group]))
                     wanted.update(TurnId(turn_id) for turn_id in found.scalars())
         return {hold.ref.turn_id for hold in holds} - wanted
+
+    async def relayed(self, refs: Sequence[TurnRef]) -> None:
+        """See `WorkStore.relayed`."""
+        for here, group in self._database.parts(refs, lambda ref: ref.organization_id):
+            keys = [{"organization_id": ref.organization_id, "turn_id": ref.turn_id} for ref in group]
+            await here.change(RELAYED, _arrays(keys))
 
     async def progress(self, turns: Sequence[TurnKey]) -> dict[TurnId, Progress]:
         """See `TurnStore.progress`."""

@@ -201,3 +201,13 @@ async def test_the_outbox_keeps_what_was_not_published(store: Store) -> None:
         assert waiting == [ref_of(turn)]
     async with store.outbox(limit=10) as waiting:
         assert waiting == []
+
+
+async def test_what_was_published_leaves_the_outbox_alone(store: Store) -> None:
+    published, waiting = await asked(store), await asked(store)
+
+    await store.relayed([ref_of(published)])
+    await store.relayed([ref_of(published)])
+
+    async with store.outbox(limit=10) as left:
+        assert left == [ref_of(waiting)]
