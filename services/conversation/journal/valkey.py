@@ -77,22 +77,28 @@ class ValkeyJournal:
         self._client = client
         self._keys = Keys(prefix, SHARDS if client.is_cluster else 1)
         self._codec = codec
+        self._met = -1
 
     async def epoch(self) -> str:
         """See `Journal.epoch`: the server's process, for a restart may lose a second, and a mark that a wipe takes.
 
         In a cluster it is those of all shards.
         """
-        return ",".join([await self._epoch_of(shard) for shard in range(self._keys.shards)])
+        births = self._client.births
+        found = ",".join([await self._epoch_of(shard) for shard in range(self._keys.shards)])
+        if births == self._client.births:
+            self._met = births
+        return found
 
     async def append(self, batches: Sequence[Batch]) -> list[Receipt]:
         """See `Journal.append`."""
-        births = self._client.births
+        # A new connection may lead to another process, whoever made it: until that one takes anything, it has to know
+        # its own epoch.
+        while self._met != self._client.births:
+            await self.epoch()
         results = await self._client.batch([*map(self._appending, batches), *self._news_of(batches)])
         is_unknown = any(isinstance(result, NoScriptError) for result in results)
-        if is_unknown or self._client.births != births:
-            # It may be another process than before: until it takes anything, it has to know its own epoch.
-            await self.epoch()
+        if is_unknown or self._met != self._client.births:
             if is_unknown:
                 await _APPEND.load(self._client)
             return await self.append(batches)
@@ -119,8 +125,10 @@ class ValkeyJournal:
 
     async def expire(self, turn_id: str, *, keep_s: int) -> None:
         """See `Journal.expire`."""
-        for key in (self._keys.stream(turn_id), self._keys.fence(turn_id)):
-            await self._client.execute_command("EXPIRE", key, keep_s)
+        keys = (self._keys.stream(turn_id), self._keys.fence(turn_id))
+        for answer in await self._client.batch([("EXPIRE", key, keep_s) for key in keys]):
+            if isinstance(answer, Exception):
+                raise answer
 
     async def forget(self, turn_ids: Sequence[str]) -> None:
         """See `Journal.forget`."""

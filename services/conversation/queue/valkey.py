@@ -44,20 +44,29 @@ redis.call('LTRIM', KEYS[3], 0, 1023)  -- a bell that nobody hears needs no echo
 return added
 """)
 
+# What was taken rings no more; one bell was heard already, by whoever waited for it.
 _RECEIVE: Final = Script("""
 local count, from, group, consumer = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local partitions = tonumber(ARGV[5])
+local partitions, heard = tonumber(ARGV[5]), tonumber(ARGV[6])
 local found = {}
+local function read(stream, wanted)
+  return redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', wanted, 'STREAMS', stream, '>')
+end
 for i = 0, partitions - 1 do
   if #found >= count then break end
   local partition = (from + i) % partitions
   local stream = KEYS[1] .. partition
-  if redis.call('EXISTS', stream) == 1 then
-    redis.pcall('XGROUP', 'CREATE', stream, group, '0')
-    local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count - #found, 'STREAMS', stream, '>')
+  if redis.call('XLEN', stream) > 0 then
+    local reply = read(stream, count - #found)
+    if reply and reply.err then
+      redis.pcall('XGROUP', 'CREATE', stream, group, '0')
+      reply = read(stream, count - #found)
+      if reply and reply.err then return reply end
+    end
     for _, entry in ipairs(reply and reply[1][2] or {}) do found[#found + 1] = {partition, entry[1], entry[2][2], 1} end
   end
 end
+if #found > heard then redis.call('LPOP', KEYS[2], #found - heard) end
 return found
 """)
 
@@ -76,7 +85,7 @@ for i = 0, partitions - 1 do
   if #found >= count then break end
   local partition = (from + i) % partitions
   local stream = KEYS[1] .. partition
-  if redis.call('EXISTS', stream) == 1 then
+  if redis.call('XLEN', stream) > 0 then
     redis.pcall('XGROUP', 'CREATE', stream, group, '0')
     for _, pending in ipairs(redis.call('XPENDING', stream, group, 'IDLE', idle_ms, '-', '+', 1000)) do
       local id, idle, deliveries = pending[1], pending[3], pending[4]
@@ -155,6 +164,7 @@ class ValkeyQueue:
         self._bell = f"{prefix}:bell"
         self._dead = f"{prefix}:dead"
         self._chance = chance
+        self._may_be_more = True
 
     async def publish(self, refs: Sequence[TurnRef]) -> None:
         """See `Queue.publish`."""
@@ -165,12 +175,17 @@ class ValkeyQueue:
             await _PUBLISH.run(self._client, keys=[self._stream, self._waiting, self._bell], args=args)
 
     async def receive(self, *, count_max: int, wait_s: float) -> list[Delivery]:
-        """See `Queue.receive`: the bell wakes one worker per message, and only the script decides who gets what."""
-        found = await self._take(_RECEIVE, count_max)
-        if found or wait_s <= 0:
-            return found
-        await self._blocking.execute_command("BLPOP", self._bell, wait_s)
-        return await self._take(_RECEIVE, count_max)
+        """See `Queue.receive`: the bell wakes one worker per message, and only the script decides who gets what.
+
+        A bell that was lost with the worker that heard it costs `wait_s` at most.
+        """
+        heard = None
+        if wait_s > 0 and not self._may_be_more:
+            heard = await self._blocking.execute_command("BLPOP", self._bell, wait_s)
+        self._may_be_more = True  # until it is known, whatever becomes of the next step
+        found = await self._take(_RECEIVE, count_max, int(heard is not None))
+        self._may_be_more = len(found) == count_max
+        return found
 
     async def redeliver(self, *, count_max: int, idle_s: float) -> list[Delivery]:
         """See `Queue.redeliver`."""
@@ -214,7 +229,9 @@ class ValkeyQueue:
         first = int(self._chance() * PARTITIONS)
         args: list[str | int | float] = [count_max, first, GROUP, CONSUMER, PARTITIONS, *more]
         taken = []
-        for partition, entry_id, body, deliveries in await script.run(self._client, keys=[self._stream], args=args):
+        for partition, entry_id, body, deliveries in await script.run(
+            self._client, keys=[self._stream, self._bell], args=args
+        ):
             try:
                 delivery = Delivery(decode(body), partition, entry_id.decode())
             except UnreadableError:
