@@ -17,6 +17,7 @@ from services.conversation.history.branches import History
 from services.conversation.history.cache_valkey import ValkeyHistoryCache
 from services.conversation.history.recall import Recall
 from services.conversation.history.summaries import Measure, Summaries
+from services.conversation.journal.port import Journal
 from services.conversation.journal.valkey import ValkeyJournal
 from services.conversation.journal.valkey_tail import ValkeyTail
 from services.conversation.ports import KnowledgeBases, Prompts, Writer
@@ -36,6 +37,7 @@ from services.conversation.running.worker import RECEIVE_WAIT_S, Backends, Pace,
 from services.conversation.servicers import ConversationServicer, FeedbackServicer, MessageServicer, TurnServicer
 from services.conversation.settings import ApiSettings, QueueSettings, WorkerSettings
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.handling import Handling
 from services.conversation.store_postgres.intake import Intake
 from services.conversation.wire.events import EventCodec
 from services.mesh import server, tokens
@@ -102,7 +104,10 @@ async def serve(config: ApiSettings) -> None:
 
 async def work(config: WorkerSettings) -> None:
     """Answer turns until SIGTERM."""
-    async with opened(config) as core, AsyncExitStack() as stack:
+    async with opened(config) as shared, AsyncExitStack() as stack:
+        handling = await stack.enter_async_context(Handling(shared.places))
+        store = PostgresStore(shared.places, handling=handling)
+        core = replace(shared, store=store, recovery=recovery_of(config, store, shared.journal))
         auth = await stack.enter_async_context(open_channel(config.auth_target, [tokens.CONTRACT], config))
         retrieval = await stack.enter_async_context(open_channel(config.retrieval_target, [clients.RETRIEVAL], config))
         inference = await stack.enter_async_context(open_channel(config.inference_target, [clients.INFERENCE], config))
@@ -156,7 +161,7 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
         store, codec = PostgresStore(places), EventCodec()
         queue = await stack.enter_async_context(open_queue(config, valkey, waiting))
         journal = ValkeyJournal(valkey, prefix=KEY_PREFIX, codec=codec)
-        recovery = Recovery(store, journal, lease_s=config.lease_s, journal_keep_s=config.journal_keep_s)
+        recovery = recovery_of(config, store, journal)
         pace = ReaperPace(
             lease_s=config.lease_s,
             attempts_max=config.attempts_max,
@@ -179,6 +184,11 @@ async def opened(config: ApiSettings) -> AsyncIterator[Core]:
             ],
             stops=ValkeyStops(valkey, waiting, prefix=KEY_PREFIX),
         )
+
+
+def recovery_of(config: ApiSettings, store: PostgresStore, journal: Journal) -> Recovery:
+    """What takes over turns on a store."""
+    return Recovery(store, journal, lease_s=config.lease_s, journal_keep_s=config.journal_keep_s)
 
 
 @asynccontextmanager

@@ -105,7 +105,7 @@ class WorkerSettings(ApiSettings):
     """The worker."""
 
     model_config = service_config("conversation")
-    database_lanes: ClassVar[int] = 0
+    database_lanes: ClassVar[int] = 2  # turns that are to begin, and those that are over
 
     concurrency: int = Field(default=64, ge=1, le=10_000, description="Turns that one worker answers at once.")
     heartbeat_s: float = Field(default=10.0, gt=0.0, le=300.0, description="Seconds between renewals of a lease.")

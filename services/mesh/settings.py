@@ -209,7 +209,8 @@ class DatabaseSettings(MeshSettings):
         validation_alias="PARLEY_DATABASE_POOL_SIZE",
         description=(
             "Connections of the pool at most; inference opens two more, which its ledger keeps, and the API of "
-            "conversation one, by which questions are accepted. The `config` command tells how many that makes."
+            "conversation one, by which questions are accepted, and its worker two, by which turns begin and end. The "
+            "`config` command tells how many that makes."
         ),
     )
     database_statement_timeout_s: float = Field(

@@ -1,6 +1,6 @@
 """Folds and renewals of all turns of a worker, merged: a round trip each when alone, one for hundreds under load."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle
@@ -82,10 +82,12 @@ class Sinks:
     Attributes:
         commit: appends to the journal.
         keeping: folds and renews.
+        moved_up: is called when the next turn of a conversation stands in the outbox.
     """
 
     commit: GroupCommit[Batch, Receipt]
     keeping: Keeping
+    moved_up: Callable[[], None]
 
 
 def _weight(folding: Folding) -> int:

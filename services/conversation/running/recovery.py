@@ -9,7 +9,7 @@ from typing import Final
 
 from services.conversation.events import BrokenSequenceError, Draft, TurnEvent, TurnFinished
 from services.conversation.journal.port import Batch, Journal, Receipt
-from services.conversation.store.work import Claim, Ending, Fold, Hold, WorkStore
+from services.conversation.store.work import Claim, Ending, Finished, Fold, Hold, WorkStore
 from services.mesh import telemetry
 from services.mesh.errors import MeshError
 
@@ -73,15 +73,17 @@ class Recovery:
     async def close(self, claim: Claim, ending: Ending) -> bool:
         """Ends a claimed turn with the text that its watchers have seen; False when it was lost meanwhile."""
         recovered = await self.take_over(claim, await self.epoch())
-        return recovered is not None and await self.finish(claim.hold, recovered.draft, claim.turn.attempt, ending)
-
-    async def finish(self, hold: Hold, draft: Draft, attempt: int, ending: Ending) -> bool:
-        """Stores the whole answer, and only then tells the watchers; False when the turn was lost meanwhile."""
-        last = draft.last_sequence + 1
-        if not await self._store.finish(hold, replace(Fold.of(draft), last_sequence=last), ending):
+        if recovered is None:
             return False
-        await self._announce(hold, last, attempt, ending)
-        return True
+        return bool(await self.finish(claim.hold, recovered.draft, claim.turn.attempt, ending))
+
+    async def finish(self, hold: Hold, draft: Draft, attempt: int, ending: Ending) -> Finished:
+        """Stores the whole answer, and only then tells the watchers."""
+        last = draft.last_sequence + 1
+        finished = await self._store.finish(hold, replace(Fold.of(draft), last_sequence=last), ending)
+        if finished:
+            await self._announce(hold, last, attempt, ending)
+        return finished
 
     async def _announce(self, hold: Hold, sequence: int, attempt: int, ending: Ending) -> None:
         """Journals the last event; without it, watchers find the end in PostgreSQL a little later.

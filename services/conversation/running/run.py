@@ -18,7 +18,7 @@ from services.conversation.running import attempts, metrics
 from services.conversation.running.generation import CANCELLED, INTERNAL, Generation, Interrupted, Sources, ending_of
 from services.conversation.running.keeping import Sinks
 from services.conversation.running.recovery import SEQUENCES_RESERVED, Recovered, Recovery
-from services.conversation.store.work import Claim, Ending, Fold, Folding, WorkStore
+from services.conversation.store.work import Claim, Ending, Finished, Fold, Folding, WorkStore
 from services.mesh import spans, telemetry
 from services.mesh.errors import DeadlineExceeded, MeshError
 
@@ -133,8 +133,9 @@ class TurnRun:
             return await self._answer(recovered)
 
     async def _finish_recovered(self, recovered: Recovered, ending: Ending) -> None:
-        if await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending):
-            self._ended(recovered.draft, ending)
+        finished = await self._recovery.finish(self.claim.hold, recovered.draft, self.claim.turn.attempt, ending)
+        if finished:
+            self._ended(recovered.draft, ending, finished)
         else:
             self._lost(Loss.STORE)
 
@@ -207,10 +208,13 @@ class TurnRun:
             await self._fold(writer)
             await writer.flush(wait_s=FLUSH_S)
         claim = self.claim
-        if not await self._insist(lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)):
+        finished = await self._insist(
+            lambda: self._recovery.finish(claim.hold, writer.draft, claim.turn.attempt, ending)
+        )
+        if not finished:
             self._lost(writer.lost_by or Loss.STORE)
             return
-        self._ended(writer.draft, ending)
+        self._ended(writer.draft, ending, finished)
         if generation.history is not None:
             answer = claim.answer
             await self._sources.history.append(
@@ -236,7 +240,9 @@ class TurnRun:
         _LEFT.labels("interrupted" if is_fault else "handed_back").inc()
         return pause_s
 
-    def _ended(self, draft: Draft, ending: Ending) -> None:
+    def _ended(self, draft: Draft, ending: Ending, finished: int) -> None:
+        if finished == Finished.MOVED_UP:
+            self._sinks.moved_up()
         _ENDED.labels(ending.state.value).inc()
         metrics.ended(ending)
         reason = ending.error.reason if ending.error else ""
@@ -340,7 +346,7 @@ class TurnRun:
         self._renewed_at = sent_at
         writer.renewed(sent_at=sent_at, lease_s=self._timing.lease_s)
 
-    async def _insist(self, write: Callable[[], Awaitable[bool]]) -> bool:
+    async def _insist(self, write: Callable[[], Awaitable[int]]) -> int:
         """Repeats a write while PostgreSQL is away, for as long as a lease; every one of them is safe to repeat."""
         give_up_at = self._timing.clock() + self._timing.lease_s
         while True:

@@ -57,7 +57,7 @@ class Backends:
     """What a worker works on: the truth, what tells which turns wait, what takes events, what takes over turns.
 
     Attributes:
-        hint: is called when a turn has left, for another one of its conversation may stand in the outbox now.
+        hint: is called when a turn has ended and another one of its conversation stands in the outbox now.
         stops: tell when it is time to look for turns that shall stop.
     """
 
@@ -109,7 +109,7 @@ class Worker:
                 asyncio.TaskGroup() as group,
             ):
                 watches = [group.create_task(self._stop_unwanted()), group.create_task(self._listen())]
-                sinks = Sinks(commit, keeping)
+                sinks = Sinks(commit, keeping, self._hint)
                 await self._take_waiting(group, sinks)
                 while self._taken:
                     await self._wait_for_change()
@@ -232,7 +232,6 @@ class Worker:
             _RUNNING.dec()
             self._taken -= 1
             self._changed.set()
-            self._hint()
 
     async def _answer(self, sinks: Sinks, ref: TurnRef, delivery: Delivery | None) -> float | None:
         """See `TurnRun.run`."""

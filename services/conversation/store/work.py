@@ -6,6 +6,7 @@ Work names its organization and is guarded by a fence: a worker that lost its tu
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from services.conversation.context import ContextReport
@@ -120,6 +121,16 @@ class Ending:
     error: TurnError | None = None
 
 
+class Finished(IntEnum):
+    """What became of a turn that was to end."""
+
+    LOST = 0
+    """It is no longer this worker's."""
+    DONE = 1
+    MOVED_UP = 2
+    """It has ended, and the next one of its conversation is in the outbox."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lapsed:
     """A turn whose worker has let its lease lapse; `attempt` and `fence` are those of the one that died."""
@@ -162,12 +173,8 @@ class WorkStore(Protocol):
         """As `renew`, for some turns; see `fold_all`."""
         ...
 
-    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
-        """Stores the whole answer, ends the turn and queues the next one of the conversation that waits.
-
-        Returns:
-            False when the turn is no longer this worker's.
-        """
+    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
+        """Stores the whole answer, ends the turn and queues the next one of the conversation that waits."""
         ...
 
     async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:

@@ -23,7 +23,7 @@ from services.conversation.model import (
     title_of,
 )
 from services.conversation.store.turns import Answer, NewTurn
-from services.conversation.store.work import Claim, Ending, Fold, Hold, Lapsed, TurnRef
+from services.conversation.store.work import Claim, Ending, Finished, Fold, Hold, Lapsed, TurnRef
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
 from services.mesh.errors import NotFound, TurnAlreadyRunning
 
@@ -123,11 +123,11 @@ class MemoryWork(MemoryConversations):
         row.lease_expire_time = self.clock.now() + timedelta(seconds=lease_s)
         return True
 
-    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
+    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
         """See `WorkStore.finish`."""
         row = self._held(hold)
         if row is None:
-            return False
+            return Finished.LOST
         self._write(row, fold)
         message = replace(
             self.owned_message(row.owner, row.turn.assistant_message_id),
@@ -139,8 +139,7 @@ class MemoryWork(MemoryConversations):
         self._change(row, state=ending.state, error=ending.error, end_time=self.clock.now())
         row.lease_expire_time = None
         self._touch(row.owner, row.turn.conversation_id)
-        self._move_up(row.turn.conversation_id)
-        return True
+        return Finished.MOVED_UP if self._move_up(row.turn.conversation_id) else Finished.DONE
 
     async def release(self, hold: Hold, *, spend_attempt: bool, pause_s: float = 0.0) -> bool:
         """See `WorkStore.release`."""
@@ -309,14 +308,15 @@ class MemoryWork(MemoryConversations):
         elif unbegun and state is TurnState.QUEUED and row.publish_time > self.clock.now():
             self.tables.outbox.append(row.ref())
 
-    def _move_up(self, conversation_id: str) -> None:
+    def _move_up(self, conversation_id: str) -> bool:
         """Queues the turn that waits first: turns are kept in the order in which they came."""
         for row in self.tables.turns.values():
             if row.turn.conversation_id == conversation_id and row.turn.state is TurnState.WAITING:
                 row.deadline = self.clock.now() + (row.deadline - row.turn.create_time)
                 self._queue(row)
                 self.tables.outbox.append(row.ref())
-                return
+                return True
+        return False
 
     def _grow(self, new: NewTurn, conversation: Conversation) -> None:
         """Adds the turn's messages to the tree."""

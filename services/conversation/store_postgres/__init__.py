@@ -3,6 +3,7 @@
 from services.conversation.store_postgres.backlog import BacklogQueries
 from services.conversation.store_postgres.conversations import ConversationQueries
 from services.conversation.store_postgres.feedback import FeedbackQueries
+from services.conversation.store_postgres.handling import Handling
 from services.conversation.store_postgres.intake import Intake
 from services.conversation.store_postgres.leftovers import LeftoverQueries
 from services.conversation.store_postgres.many import ManyQueries
@@ -19,11 +20,13 @@ class PostgresStore(
     Args:
         places: where data is.
         intake: accepts questions together, where many are asked.
+        handling: takes and ends turns together, where many are answered.
     """
 
-    def __init__(self, places: Places, *, intake: Intake | None = None) -> None:
+    def __init__(self, places: Places, *, intake: Intake | None = None, handling: Handling | None = None) -> None:
         super().__init__(places)
         self._intake = intake
+        self._handling = handling
 
 
 __all__ = ["PostgresStore"]

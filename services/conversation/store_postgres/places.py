@@ -69,9 +69,10 @@ async def end_unbegun(write: ReadWrite, owner: Owner, *which: ColumnElement[bool
     return bool(changed.rowcount)
 
 
-async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) -> None:
-    """Queues the turn that waits first. The time that it may take counts from now."""
-    await write.execute(_MOVE_UP, {"of_organization": organization_id, "of_conversation": conversation_id})
+async def move_up(write: ReadWrite, organization_id: str, conversation_id: str) -> bool:
+    """Queues the turn that waits first, if there is one. The time that it may take counts from now."""
+    moved = await write.execute(_MOVE_UP, {"of_organization": organization_id, "of_conversation": conversation_id})
+    return moved.rowcount == 1
 
 
 async def move_up_if_free(write: ReadWrite, organization_id: str, conversation_id: str) -> bool:
@@ -80,8 +81,7 @@ async def move_up_if_free(write: ReadWrite, organization_id: str, conversation_i
     await lock_conversation(write, organization_id, conversation_id)
     if (await write.execute(_ACTIVE, given)).first() is not None:
         return False
-    moved = await write.execute(_MOVE_UP, given)
-    return moved.rowcount == 1
+    return await move_up(write, organization_id, conversation_id)
 
 
 async def publish_paused(write: ReadWrite, owner: Owner, conversation_id: str) -> None:

@@ -1,8 +1,9 @@
 """Rows of the schema `conversation` <-> model. JSON columns hold the fields of the dataclasses by their names."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import RowMapping
 
@@ -48,6 +49,7 @@ SETTINGS_COLUMNS: Final = (
 )  # fmt: skip
 
 Json = dict[str, Any]  # Any: a JSON object
+Row: TypeAlias = RowMapping | Mapping[str, Any]  # Any: columns hold anything
 
 
 def settings_values(settings: ConversationSettings) -> Json:
@@ -63,7 +65,7 @@ def settings_values(settings: ConversationSettings) -> Json:
     }
 
 
-def settings_of(row: RowMapping) -> ConversationSettings:
+def settings_of(row: Row) -> ConversationSettings:
     """Settings of a row of `conversations`."""
     return ConversationSettings(
         title=row["title"],
@@ -76,7 +78,7 @@ def settings_of(row: RowMapping) -> ConversationSettings:
     )
 
 
-def conversation_of(row: RowMapping) -> Conversation:
+def conversation_of(row: Row) -> Conversation:
     """A row of `conversations`."""
     return Conversation(
         id=ConversationId(row["id"]),
@@ -88,7 +90,7 @@ def conversation_of(row: RowMapping) -> Conversation:
     )
 
 
-def message_of(row: RowMapping, prefix: str = "") -> Message:
+def message_of(row: Row, prefix: str = "") -> Message:
     """A row of `messages`; with a prefix, one of several in a joined row."""
     error, usage, retrieval = row[f"{prefix}error"], row[f"{prefix}usage"], row[f"{prefix}retrieval"]
     reason = row[f"{prefix}finish_reason"]
@@ -114,7 +116,7 @@ def message_of(row: RowMapping, prefix: str = "") -> Message:
     )
 
 
-def turn_of(row: RowMapping, last_sequence: int, prefix: str = "") -> Turn:
+def turn_of(row: Row, last_sequence: int, prefix: str = "") -> Turn:
     """A row of `turns`; `last_sequence` stands in the row of its answer."""
     return Turn(
         id=TurnId(row[f"{prefix}id"]),
@@ -132,7 +134,7 @@ def turn_of(row: RowMapping, last_sequence: int, prefix: str = "") -> Turn:
     )
 
 
-def feedback_of(row: RowMapping) -> Feedback:
+def feedback_of(row: Row) -> Feedback:
     """A row of `feedback`."""
     update_time: datetime = row["update_time"]
     return Feedback(

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from services.conversation import tables
 from services.conversation.model import TurnState
 from services.conversation.store.work import Fold, Hold
-from services.conversation.store_postgres.rows import MESSAGE_COLUMNS, SETTINGS_COLUMNS, TURN_COLUMNS, json_of
+from services.conversation.store_postgres.rows import json_of
 
 _conversations: Final = tables.conversations.c
 _messages: Final = tables.messages.c
@@ -82,16 +82,8 @@ def _is_answer_of(held: Any) -> ColumnElement[bool]:  # Any: SQLAlchemy's CTE ha
     )
 
 
-def _is_message(table: Any, message_id: Any) -> ColumnElement[bool]:  # Any: an alias has untyped columns
-    return and_(
-        table.c.organization_id == _turns.organization_id,
-        table.c.user_id == _turns.user_id,
-        table.c.id == message_id,
-    )
-
-
-_IS_THE_TURN: Final = and_(_turns.organization_id == bindparam("of_organization"), _turns.id == bindparam("of_turn"))
-_IS_HELD: Final = and_(_IS_THE_TURN, _turns.fence == bindparam("of_fence"), _turns.state == TurnState.RUNNING.value)
+IS_THE_TURN: Final = and_(_turns.organization_id == bindparam("of_organization"), _turns.id == bindparam("of_turn"))
+_IS_HELD: Final = and_(IS_THE_TURN, _turns.fence == bindparam("of_fence"), _turns.state == TurnState.RUNNING.value)
 LEASE: Final = from_now(bindparam("lease_s", type_=Float))
 _FOLDED: Final = {
     "text": bindparam("fold_text"),
@@ -106,7 +98,7 @@ _FOLDED: Final = {
 
 CLAIM: Final = (
     update(tables.turns)
-    .where(_IS_THE_TURN, or_(_turns.state == TurnState.QUEUED.value, has_lapsed()))
+    .where(IS_THE_TURN, or_(_turns.state == TurnState.QUEUED.value, has_lapsed()))
     .values(
         state=TurnState.RUNNING.value,
         fence=_turns.fence + 1,
@@ -167,33 +159,3 @@ END_ANSWER: Final = (
         **_FOLDED, state=bindparam("end_state"), finish_reason=bindparam("end_reason"), error=bindparam("end_error")
     )
 )
-
-_question: Final = tables.messages.alias("question")
-_answer: Final = tables.messages.alias("answer")
-_continued: Final = tables.messages.alias("continued")
-CLAIMED: Final = (
-    select(
-        *prefixed(tables.turns, "turn_", TURN_COLUMNS),
-        *prefixed(_question, "question_", MESSAGE_COLUMNS),
-        *prefixed(_answer, "answer_", MESSAGE_COLUMNS),
-        *prefixed(_continued, "continued_", MESSAGE_COLUMNS),
-        *(_conversations[name] for name in SETTINGS_COLUMNS),
-        _turns.user_id,
-        _turns.journal_epoch,
-        _turns.sequence_limit,
-        _turns.cancel_requested,
-        _turns.credential_id,
-        _turns.traceparent,
-        func.extract("epoch", _turns.deadline - func.now()).label("deadline_s"),
-        case((_turns.place == 0, func.extract("epoch", _turns.start_time - _turns.create_time))).label("queued_s"),
-    )
-    .join(
-        tables.conversations,
-        and_(_conversations.organization_id == _turns.organization_id, _conversations.id == _turns.conversation_id),
-    )
-    .join(_question, _is_message(_question, _turns.user_message_id))
-    .join(_answer, _is_message(_answer, _turns.assistant_message_id))
-    .outerjoin(_continued, _is_message(_continued, _turns.continue_of))
-    .where(_IS_THE_TURN)
-)
-"""Everything that a worker needs of a turn that it took."""

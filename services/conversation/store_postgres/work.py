@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -12,14 +11,15 @@ from services.conversation import tables
 from services.conversation.model import (
     MESSAGE_STATE_OF,
     ConversationId,
-    Owner,
     TurnId,
     TurnState,
 )
-from services.conversation.store.work import Claim, Ending, Fold, Hold, Lapsed, TurnRef
+from services.conversation.store.work import Claim, Ending, Finished, Fold, Hold, Lapsed, TurnRef
 from services.conversation.store_postgres import statements
+from services.conversation.store_postgres.claims import CLAIMED, claim_of
+from services.conversation.store_postgres.handling import Handling
 from services.conversation.store_postgres.places import STRANDED, move_up, move_up_if_free
-from services.conversation.store_postgres.rows import json_of, message_of, settings_of, turn_of
+from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import folded, from_now, has_lapsed, held_by, is_in
 from services.conversation.store_postgres.turns import is_active
 from services.mesh.postgres.database import Conflict, ReadWrite
@@ -32,11 +32,17 @@ _outbox: Final = tables.outbox.c
 class WorkQueries:
     """See `WorkStore`."""
 
+    _handling: Handling | None = None
+
     def __init__(self, database: Places) -> None:
         self._database = database
 
     async def claim(self, ref: TurnRef, *, lease_s: float, epoch: str, spend_attempt: bool) -> Claim | None:
         """See `WorkStore.claim`."""
+        if self._handling is not None and spend_attempt:
+            claim = await self._handling.take(ref, lease_s=lease_s, epoch=epoch)
+            if claim is not None:
+                return claim
         given = {
             "of_organization": ref.organization_id,
             "of_turn": ref.turn_id,
@@ -66,15 +72,19 @@ class WorkQueries:
         )
         return changed.rowcount == 1
 
-    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
+    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
         """See `WorkStore.finish`."""
+        finished = Finished.LOST if self._handling is None else await self._handling.end(hold, fold, ending)
+        return finished or await self._finish(hold, fold, ending)
+
+    async def _finish(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
         held = held_by(hold)
         end = held | {"end_state": ending.state.value, "end_error": json_of(ending.error)}
 
-        async def work(write: ReadWrite) -> bool:
+        async def work(write: ReadWrite) -> Finished:
             touched = await write.execute(statements.TOUCH, held | {"of_conversation": hold.ref.conversation_id})
             if touched.rowcount == 0:
-                return False
+                return Finished.LOST
             row = (await write.execute(statements.END, end)).one_or_none()
             if row is None:  # taken by another worker between the two statements: the repeat finds that out
                 raise Conflict("another change was faster; try again")
@@ -88,8 +98,8 @@ class WorkQueries:
                 "end_error": json_of(ending.error),
             }
             await write.execute(statements.END_ANSWER, answer | folded(fold))
-            await move_up(write, hold.ref.organization_id, hold.ref.conversation_id)
-            return True
+            moved = await move_up(write, hold.ref.organization_id, hold.ref.conversation_id)
+            return Finished.MOVED_UP if moved else Finished.DONE
 
         return await self._database.of(hold.ref.organization_id).transact(work)
 
@@ -224,27 +234,7 @@ class WorkQueries:
 
 async def _claimed(write: ReadWrite, hold: Hold) -> Claim:
     given = {"of_organization": hold.ref.organization_id, "of_turn": hold.ref.turn_id}
-    row = (await write.execute(statements.CLAIMED, given)).mappings().one()
-    message = message_of(row, "answer_")
-    settings, turn = settings_of(row), turn_of(row, message.last_sequence, "turn_")
-    if "prompt" not in row["turn_options"]:  # a release that took the prompt of the conversation accepted it
-        turn = replace(turn, options=replace(turn.options, prompt=settings.prompt))
-    return Claim(
-        hold=hold,
-        owner=Owner(hold.ref.organization_id, row["user_id"]),
-        settings=settings,
-        turn=turn,
-        question=message_of(row, "question_"),
-        answer=message,
-        journal_epoch=row["journal_epoch"],
-        sequence_limit=row["sequence_limit"],
-        is_cancel_requested=row["cancel_requested"],
-        deadline_s=float(row["deadline_s"]),
-        continued=None if row["continued_id"] is None else message_of(row, "continued_"),
-        credential_id=row["credential_id"],
-        queued_s=None if row["queued_s"] is None else float(row["queued_s"]),
-        traceparent=row["traceparent"],
-    )
+    return claim_of((await write.execute(CLAIMED, given)).mappings().one(), hold)
 
 
 def _ref(organization_id: str, conversation_id: str, turn_id: str) -> TurnRef:

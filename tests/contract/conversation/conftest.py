@@ -21,6 +21,7 @@ from services.conversation.queue.valkey import ValkeyQueue
 from services.conversation.store import Store
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.handling import Handling
 from services.conversation.store_postgres.intake import Intake
 from services.conversation.wire.events import EventCodec
 from services.mesh.postgres.database import open_database
@@ -41,8 +42,9 @@ async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     async with (
         open_database(settings, application="tests", pool_wait_s=60.0) as database,
         Intake(database) as intake,
+        Handling(database) as handling,
     ):
-        yield PostgresStore(database, intake=intake)
+        yield PostgresStore(database, intake=intake, handling=handling)
 
 
 @pytest.fixture(params=["memory", "valkey", "cluster", "kafka"])

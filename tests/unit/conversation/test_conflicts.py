@@ -94,12 +94,13 @@ async def test_watchers_of_a_turn_that_waits_see_it_cancelled(at_work: Rig) -> N
     assert (finished.sequence, ending([finished]).state) == (1, TurnState.CANCELLED)
 
 
-async def test_the_next_turn_is_relayed_as_soon_as_one_has_left() -> None:
+async def test_the_next_turn_is_relayed_as_soon_as_the_one_before_has_ended() -> None:
     rig = memory_rig(MemoryStore())
     relayed = asyncio.Event()
     rig.hint = relayed.set
+    first = await rig.ask()
+    await rig.act(first.conversation_id, NewQuestion("two", None), on_conflict=OnConflict.QUEUE)
     async with running(rig):
-        await rig.watch(await rig.ask())
         await relayed.wait()
 
 

@@ -9,7 +9,7 @@ from services.conversation.asking.actions import Continue
 from services.conversation.events import UsageUpdated
 from services.conversation.model import FinishReason, Turn, TurnState, Usage
 from services.conversation.running.accounts import together
-from services.conversation.store.work import Ending, Fold, Hold
+from services.conversation.store.work import Ending, Finished, Fold, Hold
 from services.conversation.store_memory import MemoryStore
 from services.mesh.clock import ManualClock
 from services.mesh.errors import ContentFiltered, MeshError, Unavailable
@@ -105,7 +105,7 @@ class NeverFinishes(MemoryStore):
     is_healed = False
     asked = 0
 
-    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> bool:
+    async def finish(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
         self.asked += 1
         if not self.is_healed:
             raise Unavailable
