@@ -15,7 +15,7 @@ conversation: {deployable: conversation, package: services.conversation, command
 conversation-worker: {deployable: conversation, package: services.conversation, command: worker, serves: "", stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true}
 retrieval: {deployable: retrieval, package: services.retrieval, command: serve, serves: grpc, stores: [database, valkey], targets: [auth]}
 retrieval-worker: {deployable: retrieval, package: services.retrieval, command: worker, serves: "", stores: [database, valkey], targets: [auth]}
-inference: {deployable: inference, package: services.inference, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval], workload: true, providers: true, connections: 2}
+inference: {deployable: inference, package: services.inference, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval], workload: true, providers: true, replicas: true, connections: 2}
 {{- end -}}
 
 {{- define "parley.ports" -}}
