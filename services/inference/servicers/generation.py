@@ -13,7 +13,6 @@ from parley.inference.v1 import (
     provider_service_pb2,
     provider_service_pb2_grpc,
 )
-from services.inference import wire
 from services.inference.cache.purging import Purging
 from services.inference.generating.answering import Answers
 from services.inference.generating.merging import Merging
@@ -23,7 +22,9 @@ from services.inference.providers.names import EXTRACTIVE
 from services.inference.routing import Router
 from services.inference.servicers.prompts import author
 from services.inference.standing.report import Reports
-from services.inference.wire import money, providers
+from services.inference.wire import answers as wire_answers
+from services.inference.wire import models as wire_models
+from services.inference.wire import money, providers, wishes
 from services.mesh.rpc import RpcContext, principal, told
 
 
@@ -41,29 +42,29 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.GenerateRequest, context: RpcContext
     ) -> generation_service_pb2.GenerateResponse:
         """See the contract."""
-        answer = await self._answers.answer(wire.generation(request), money.payer(principal(), request))
-        return generation_service_pb2.GenerateResponse(answer=wire.to_answer(answer))
+        answer = await self._answers.answer(wishes.generation(request), money.payer(principal(), request))
+        return generation_service_pb2.GenerateResponse(answer=wire_answers.to_answer(answer))
 
     async def StreamGenerate(
         self, request: generation_service_pb2.StreamGenerateRequest, context: RpcContext
     ) -> AsyncIterator[generation_service_pb2.StreamGenerateResponse]:
         """See the contract."""
-        wish, payer = wire.generation(request), money.payer(principal(), request)
+        wish, payer = wishes.generation(request), money.payer(principal(), request)
         if request.is_whole:
-            yield wire.to_events([Finished(await self._answers.answer(wish, payer))])
+            yield wire_answers.to_events([Finished(await self._answers.answer(wish, payer))])
             return
         source = self._answers.stream(wish, payer)
         async with Merging(source, waits=partial(_waits, is_deferred=request.defers_started)) as batches:
             async for events in batches:
                 if isinstance(events[-1], Finished):
                     told()
-                yield wire.to_events(events)
+                yield wire_answers.to_events(events)
 
     async def CountTokens(
         self, request: generation_service_pb2.CountTokensRequest, context: RpcContext
     ) -> generation_service_pb2.CountTokensResponse:
         """See the contract."""
-        count = await self._answers.count_tokens(wire.counted(request), author())
+        count = await self._answers.count_tokens(wishes.counted(request), author())
         return generation_service_pb2.CountTokensResponse(input_tokens=count.input_tokens, estimated=count.is_estimated)
 
 
@@ -90,14 +91,14 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.ListModelsResponse:
         """See the contract."""
         return model_service_pb2.ListModelsResponse(
-            models=[wire.to_model(listing) for listing in self._router.listings()]
+            models=[wire_models.to_model(listing) for listing in self._router.listings()]
         )
 
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: RpcContext
     ) -> model_service_pb2.GetModelResponse:
         """See the contract."""
-        return model_service_pb2.GetModelResponse(model=wire.to_model(self._router.listing(request.model)))
+        return model_service_pb2.GetModelResponse(model=wire_models.to_model(self._router.listing(request.model)))
 
 
 class ProviderServicer(provider_service_pb2_grpc.ProviderServiceServicer):

@@ -7,13 +7,12 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from parley.inference.v1 import batch_pb2, batch_service_pb2, generation_pb2, generation_service_pb2
-from services.inference import wire
 from services.inference.batches.making import Entry
 from services.inference.batches.model import Batch, BatchState, Item, ItemState
 from services.inference.model import Answer, Generation
 from services.inference.money.purse import Payer, Purpose
 from services.inference.prompts.model import Repeat
-from services.inference.wire import money
+from services.inference.wire import answers, money, wishes
 from services.mesh.idempotency import check_key, request_hash
 from services.mesh.identity import Principal
 
@@ -31,7 +30,7 @@ class RequestCodec:
     def decode(self, request: bytes) -> tuple[Generation, Purpose]:
         """See `Codec.decode`."""
         message = generation_service_pb2.GenerateRequest.FromString(request)
-        return wire.generation(message), money.purpose_of(message)
+        return wishes.generation(message), money.purpose_of(message)
 
     def pin(self, request: bytes, prompt_revision: str) -> bytes:
         """See `Codec.pin`."""
@@ -43,7 +42,7 @@ class RequestCodec:
 
     def encode(self, answer: Answer) -> bytes:
         """See `Codec.encode`."""
-        return wire.to_answer(answer).SerializeToString()
+        return answers.to_answer(answer).SerializeToString()
 
 
 def payer(principal: Principal) -> Payer:

@@ -19,8 +19,8 @@ from services.inference.parts import Image, TextPart
 from services.inference.prompts.assembly import Assembled, assemble, measure
 from services.inference.prompts.tokens import TokenEstimate
 from services.inference.prompts.wording import GROUNDING, SUMMARISED
-from services.inference.wire import prompt as read_prompt
-from services.inference.wire import to_answer
+from services.inference.wire.answers import to_answer
+from services.inference.wire.wishes import prompt as read_prompt
 from services.mesh.errors import InvalidArgument
 from tests.support.inference import assistant, user
 
