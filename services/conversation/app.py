@@ -81,7 +81,7 @@ async def serve(config: ApiSettings) -> None:
     """Serve the gRPC API until SIGTERM."""
     async with (
         opened(config) as core,
-        Intake(core.places) as intake,
+        Intake(core.places, has_replicas=bool(config.database_replicas)) as intake,
         open_channel(config.auth_target, [tokens.CONTRACT], config) as auth,
         open_channel(config.retrieval_target, [clients.KNOWLEDGE_BASES], config) as retrieval,
         open_channel(config.inference_target, [clients.PROMPTS], config) as inference,

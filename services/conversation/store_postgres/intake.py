@@ -42,9 +42,11 @@ class Intake:
 
     Args:
         places: where they are stored.
+        has_replicas: of these, which callers may be told a position for; who wants one is accepted by itself.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, *, has_replicas: bool = False) -> None:
+        self._has_replicas = has_replicas
         self._lanes = places.lanes()
         self._commit = GroupCommit[_Question, Turn | None](
             self._accept, name="conversation_intake", batch_max=TOGETHER_MAX
@@ -56,7 +58,9 @@ class Intake:
         Raises:
             Unavailable, Overloaded, DeadlineExceeded: PostgreSQL cannot answer; it may or may not have stored the turn.
         """
-        if new.text is None or new.on_conflict is OnConflict.CANCEL_RUNNING or positions.are_wanted():
+        if new.text is None or new.on_conflict is OnConflict.CANCEL_RUNNING:
+            return None
+        if self._has_replicas and positions.are_wanted():
             return None
         question = _Question(new)
         return None if _NUL in question.text else await self._commit.add(question)

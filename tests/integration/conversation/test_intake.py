@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Table, select, text
@@ -30,7 +30,10 @@ from services.conversation.store_postgres import PostgresStore
 from services.conversation.store_postgres.intake import Intake
 from services.mesh.errors import InvalidArgument
 from services.mesh.ids import new_id
+from services.mesh.policy import Idempotency, Policy
+from services.mesh.positions import NO_POSITION, POSITION_KEY
 from services.mesh.postgres.database import Database, open_database
+from services.mesh.rpc import CURRENT, Call, Proceed, RpcContext
 from tests.support.conversation import ADA, EVE, database_settings, new_conversation, new_turn
 
 FOLD = Fold(last_sequence=1, text="x", citations=(), retrieval=None, usage=None, model="m")
@@ -132,6 +135,30 @@ async def test_the_plain_ones_are_accepted_whatever_stands_beside_them(stores: S
     assert [turn and turn.id for turn in accepted] == [*[None] * len(passed), plain.id]
     assert len(await stores.together.tree(ADA, free.id, size=10, after_id="")) == 2
     assert len(await stores.together.tree(ADA, busy.id, size=10, after_id="")) == 2
+
+
+@pytest.mark.parametrize("has_replicas", [True, False])
+async def test_who_wants_its_position_is_told_it_where_there_are_replicas(
+    stores: Stores, *, has_replicas: bool
+) -> None:
+    conversation = await stores.together.create_conversation(new_conversation())
+    call = Call(
+        method="/testing/Ask",
+        policy=Policy(idempotency=Idempotency.REQUEST_ID),
+        is_stream=False,
+        context=cast("RpcContext", None),  # nothing is asked of it
+        handle=cast("Proceed", None),
+        metadata=((POSITION_KEY, NO_POSITION),),
+    )
+    token = CURRENT.set(call)
+    try:
+        async with Intake(stores.database, has_replicas=has_replicas) as intake:
+            accepted = await intake.accept(new_turn(conversation.id))
+    finally:
+        CURRENT.reset(token)
+
+    # The transaction tells it, which decides what is not accepted here.
+    assert (accepted is None) == has_replicas
 
 
 async def test_a_character_that_cannot_be_stored_is_told_to_who_sent_it_alone(stores: Stores) -> None:
