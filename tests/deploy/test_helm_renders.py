@@ -166,8 +166,8 @@ def test_after_a_restore_everything_is_forgotten_before_any_process_is_there(tmp
 
 def test_notes_tell_how_many_connections_postgresql_has_to_bear(tmp_path: Path) -> None:
     # Of each component its replicas and the one more of a rollout, ten connections each: five with two, one with one;
-    # and two for the ledger in each of inference.
-    assert "PostgreSQL sees up to 179 connections" in notes(tmp_path)
+    # beside them one in each API of conversation, two in each of its workers and of inference.
+    assert "PostgreSQL sees up to 185 connections" in notes(tmp_path)
 
 
 def notes(folder: Path, *arguments: str) -> str:

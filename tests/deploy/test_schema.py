@@ -1,16 +1,19 @@
 """Holds the values and their schema to the product, and to telling what each value is."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
+import yaml
 
-from services.mesh.settings import MeshSettings
-from tests.deploy.known import DEPLOYABLES, open_settings
+from services.mesh.settings import DatabaseSettings, MeshSettings
+from tests.deploy.known import DEPLOYABLES, SETTINGS, open_settings
 from tests.deploy.renders import ROOT, SETS, containers, golden, pods
-from tests.deploy.schema import REMEDY, SCHEMA
+from tests.deploy.schema import CHART, REMEDY, SCHEMA
 
+COMPONENTS: Final = CHART / "templates" / "_components.tpl"
 PAGE: Final = ROOT / "docs" / "kubernetes.md"
 
 
@@ -38,6 +41,15 @@ def test_every_setting_that_values_may_hold_is_one_of_the_product() -> None:
     kinds: dict[str, type[MeshSettings]] = {"common": MeshSettings, **DEPLOYABLES}
     for name, kind in kinds.items():
         assert offered[f"settings-{name}"] <= open_settings(kind).keys(), REMEDY
+
+
+def test_connections_beside_the_pool_are_those_that_the_product_opens() -> None:
+    table = re.search(r'define "parley.components" -}}\n(.*?)\n{{- end', COMPONENTS.read_text("utf-8"), re.DOTALL)
+    assert table is not None
+    for row in yaml.safe_load(table.group(1)).values():
+        kind = SETTINGS[row["package"], row["command"]]
+        beside = kind.database_lanes if issubclass(kind, DatabaseSettings) else 0
+        assert row.get("connections", 0) == beside, row["package"]
 
 
 def test_no_object_takes_names_that_it_does_not_know() -> None:

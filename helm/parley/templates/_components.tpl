@@ -6,13 +6,13 @@ chart knows a service by name.
   targets     services that it calls      workload          whether it has a secret of its own towards auth
   providers   whether it calls models     queue             whether turns reach it by the queue
   replicas    whether it answers its callers from read replicas of PostgreSQL
-  connections to PostgreSQL beside the pool: two that keep the ledger, one that accepts questions
+  connections to PostgreSQL beside the pool, as the settings of the product count them (`database_lanes`)
 */}}
 {{- define "parley.components" -}}
 edge: {deployable: edge, package: edge, command: serve, serves: http, stores: [], targets: [auth, conversation, retrieval, inference], workload: true}
 auth: {deployable: auth, package: services.auth, command: serve, serves: grpc, stores: [database, valkey], targets: []}
 conversation: {deployable: conversation, package: services.conversation, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true, replicas: true, connections: 1}
-conversation-worker: {deployable: conversation, package: services.conversation, command: worker, serves: "", stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true}
+conversation-worker: {deployable: conversation, package: services.conversation, command: worker, serves: "", stores: [database, valkey], targets: [auth, retrieval, inference], workload: true, queue: true, connections: 2}
 retrieval: {deployable: retrieval, package: services.retrieval, command: serve, serves: grpc, stores: [database, valkey], targets: [auth]}
 retrieval-worker: {deployable: retrieval, package: services.retrieval, command: worker, serves: "", stores: [database, valkey], targets: [auth]}
 inference: {deployable: inference, package: services.inference, command: serve, serves: grpc, stores: [database, valkey], targets: [auth, retrieval], workload: true, providers: true, replicas: true, connections: 2}
