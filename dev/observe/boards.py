@@ -291,8 +291,9 @@ SLO: Final = Board(
     panels=(
         Panel(
             title="Error budget left",
-            description="Of 28 days: 1 is untouched, 0 is spent.",
+            description="Of 28 days: 100 % is untouched, 0 is spent, and below it more than that.",
             unit="percentunit",
+            is_signed=True,
             queries=one(f"1 - {RATIO}{PERIOD} / on (slo, namespace) (1 - {OBJECTIVE})", "{{slo}}"),
         ),
         Panel(

@@ -32,6 +32,7 @@ class Panel:
     Attributes:
         unit: Grafana's id of a unit, such as `s`, `ops`, `percentunit`, `short`, `bytes`.
         queries: what it draws.
+        is_signed: it may fall below zero.
         is_quiet: it stays empty as long as nothing goes wrong, or where an option is not used.
     """
 
@@ -39,6 +40,7 @@ class Panel:
     description: str
     unit: str
     queries: tuple[Query, ...]
+    is_signed: bool = False
     is_quiet: bool = False
 
 
@@ -115,6 +117,7 @@ def _installation() -> Json:
 
 
 def _panel(number: int, panel: Panel) -> Json:
+    drawn = {"unit": panel.unit} if panel.is_signed else {"unit": panel.unit, "min": 0}
     return {
         "id": number + 1,
         "type": "timeseries",
@@ -122,7 +125,7 @@ def _panel(number: int, panel: Panel) -> Json:
         "description": panel.description,
         "datasource": SOURCE,
         "gridPos": {"x": number % 2 * WIDTH, "y": number // 2 * HEIGHT, "w": WIDTH, "h": HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": drawn, "overrides": []},
         "options": {"legend": {"displayMode": "table", "calcs": ["lastNotNull", "max"]}, "tooltip": {"mode": "multi"}},
         "targets": _targets(panel.queries),
     }
