@@ -37,6 +37,8 @@ LEAD_S: Final = 2.0
 WATCH_S: Final = 5.0
 BEGIN_S_MAX: Final = 120.0
 """For the first text of an answer, after the last question: those without any are waited for no longer, and told."""
+STALL_S: Final = 30.0
+"""Of a provider, by the shipped settings."""
 ANSWER_S_MAX: Final = 590.0
 """As long as a turn may take, less what its end may."""
 
@@ -57,6 +59,12 @@ class Options:
     def apart_us(self) -> int:
         """Between two tokens of an answer."""
         return round(1_000_000 / self.tokens_per_s)
+
+    @property
+    def patience(self) -> dict[str, str]:
+        """What keeps inference from giving a provider up that is silent for so long."""
+        silence_s = 2 / self.tokens_per_s
+        return {"PARLEY_INFERENCE_STALL_S": f"{silence_s:g}"} if silence_s > STALL_S else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,7 @@ def main() -> None:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="parley-streams-")))
         folder.chmod(0o711)  # as in `tests.load`
         double = opened.enter_context(served("tests.load.paced"))
-        settings = {**TUNNEL, **dict(setting.split("=", 1) for setting in given.setting)}
+        settings = {**TUNNEL, **options.patience, **dict(setting.split("=", 1) for setting in given.setting)}
         subject = opened.enter_context(
             platform("platform", folder / "stack", double, streams=options.streams, environment=settings)
         )

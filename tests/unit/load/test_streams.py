@@ -2,9 +2,10 @@
 
 import pytest
 
+from services.inference.settings import Settings
 from tests.load.asking import Asking, Plan, Progress, Words
 from tests.load.conversations import Stored
-from tests.load.streams import WATCH_S, Held, Options, differs, progress_line, report
+from tests.load.streams import STALL_S, WATCH_S, Held, Options, differs, progress_line, report
 from tests.load.tally import GAP, Arrivals, Course, Tally
 
 SEEN = Course(number=0, due_us=1, asked_us=1, opened_us=1, first_us=2, ended_us=3, turn_id="turn_1", text=" 1")
@@ -32,6 +33,16 @@ def test_progress_tells_why_answers_were_lost() -> None:
     assert (told.asked, told.begun, told.lost, told.failed, told.causes) == (2, 1, 1, 1, {GAP: 1})
     line = progress_line(told, Progress(tokens=told.tokens - round(10 * WATCH_S)), 65.0)
     assert line == f"  65 s: asked 2, open 0, ended 2, lost 1, 10 tokens/s; 1: {GAP}"
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_s", "set_to"), [(0.1, {}), (1 / 15, {}), (0.05, {"PARLEY_INFERENCE_STALL_S": "40"})]
+)
+def test_a_provider_that_is_slow_on_purpose_is_not_given_up(tokens_per_s: float, set_to: dict[str, str]) -> None:
+    options = Options(streams=1, tokens_per_s=tokens_per_s, opened_per_s=1.0, hold_s=1.0, ends_s=1.0)
+
+    assert options.patience == set_to
+    assert STALL_S == Settings.model_fields["stall_s"].default
 
 
 def test_report_counts_what_is_lost_and_what_is_stored_otherwise() -> None:
