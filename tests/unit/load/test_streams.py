@@ -42,7 +42,7 @@ def test_a_provider_that_is_slow_on_purpose_is_not_given_up(tokens_per_s: float,
     options = Options(streams=1, tokens_per_s=tokens_per_s, opened_per_s=1.0, hold_s=1.0, ends_s=1.0)
 
     assert options.patience == set_to
-    assert STALL_S == Settings.model_fields["stall_s"].default
+    assert Settings.model_fields["stall_s"].default == STALL_S
 
 
 def test_report_counts_what_is_lost_and_what_is_stored_otherwise() -> None:
