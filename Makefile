@@ -244,6 +244,10 @@ proto: setup-dev ## Generate stubs, descriptors, docs/errors.md and edge/openapi
 	@$(DEV) -m dev.tools.errors_page
 	@$(DEV) -m edge openapi >edge/openapi.json
 
+.PHONY: settings
+settings: setup-dev ## Write docs/settings.md from the settings of every process
+	@$(DEV) -m tests.support.settings_page
+
 .PHONY: monitoring
 monitoring: setup-dev ## Write alerts and dashboards of the chart from slo.toml and dev/observe
 	@$(DEV) -m dev.observe write
