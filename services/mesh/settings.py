@@ -238,7 +238,7 @@ class ValkeySettings(MeshSettings):
         ge=2,
         le=10_000,
         validation_alias="PARLEY_VALKEY_CONNECTIONS_MAX",
-        description="Connections that this process opens at most.",
+        description="Connections at most for commands that wait; all others share one.",
     )
     valkey_timeout_s: float = Field(
         default=2.0,
