@@ -4,10 +4,8 @@ A credential is exchanged at auth for internal tokens, one per service, and reme
 auth itself forgets a revoked one within three, so that it is refused everywhere within five.
 """
 
-import asyncio
 import hashlib
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +17,7 @@ from parley.auth.v1 import token_service_pb2
 from services.mesh import telemetry
 from services.mesh.clock import SYSTEM_CLOCK, Clock
 from services.mesh.errors import CredentialsAmbiguous, CredentialsInvalid, OriginForbidden
+from services.mesh.remembered import Remembered
 
 WORKLOAD: Final = "edge"
 AUDIENCES: Final = ("auth", "conversation", "retrieval", "inference")
@@ -77,6 +76,14 @@ class Caller:
     organization_id: str
     credential_id: str
     metadata: Mapping[str, Metadata]
+
+
+@dataclass(frozen=True, slots=True)
+class _Exchanged:
+    """What auth said of a credential, None when it refused it; as of an instant of the clock."""
+
+    caller: Caller | None
+    asked_at: float
 
 
 class TokenExchange(Protocol):
@@ -163,9 +170,9 @@ class Identities:
         self._tokens = tokens
         self._workload = token_service_pb2.Workload(name=WORKLOAD, secret=workload_secret)
         self._clock = clock
-        self._remembered_max = remembered_max
-        self._remembered: OrderedDict[bytes, tuple[Caller | None, float]] = OrderedDict()
-        self._locks: dict[bytes, asyncio.Lock] = {}
+        self._exchanged: Remembered[bytes, _Exchanged] = Remembered(
+            life_s=REMEMBERED_S, answers_max=remembered_max, clock=clock
+        )
 
     async def caller(self, credential: Credential) -> Caller:
         """Who a credential stands for; concurrent callers share one exchange.
@@ -174,37 +181,18 @@ class Identities:
             CredentialsInvalid: auth refuses it.
             MeshError: auth cannot answer.
         """
-        digest = _digest(credential)
-        if self._is_known(digest):
-            return self._recall(digest)
-        lock = self._locks.setdefault(digest, asyncio.Lock())
-        try:
-            async with lock:
-                if not self._is_known(digest):
-                    await self._exchange(digest, credential)
-                return self._recall(digest)
-        finally:
-            if not lock.locked():
-                self._locks.pop(digest, None)
+        found = await self._exchanged.get(_digest(credential), lambda: self._exchange(credential))
+        if found.caller is None:
+            raise CredentialsInvalid
+        _AGE.observe(self._clock.monotonic() - found.asked_at)
+        return found.caller
 
     def forget(self, credential: Credential) -> None:
         """Ask auth again the next time: the session was ended here."""
-        self._remembered.pop(_digest(credential), None)
+        self._exchanged.forget(_digest(credential))
 
-    def _is_known(self, digest: bytes) -> bool:
-        _, until = self._remembered.get(digest, (None, -1.0))
-        return self._clock.monotonic() < until
-
-    def _recall(self, digest: bytes) -> Caller:
-        caller, until = self._remembered[digest]
-        self._remembered.move_to_end(digest)
-        if caller is None:
-            raise CredentialsInvalid
-        _AGE.observe(self._clock.monotonic() - (until - REMEMBERED_S))
-        return caller
-
-    async def _exchange(self, digest: bytes, credential: Credential) -> None:
-        until = self._clock.monotonic() + REMEMBERED_S  # from before the question: the answer may be as old as that
+    async def _exchange(self, credential: Credential) -> _Exchanged:
+        asked_at = self._clock.monotonic()
         request = token_service_pb2.ExchangeTokenRequest(workload=self._workload, audiences=AUDIENCES)
         setattr(request, credential.kind.value, credential.secret)
         caller: Caller | None = None
@@ -216,10 +204,7 @@ class Identities:
             outcome = "refused"
         finally:
             _EXCHANGES.labels(outcome).inc()
-        self._remembered[digest] = (caller, until)
-        self._remembered.move_to_end(digest)
-        if len(self._remembered) > self._remembered_max:
-            self._remembered.popitem(last=False)
+        return _Exchanged(caller, asked_at)
 
 
 def _caller(response: token_service_pb2.ExchangeTokenResponse) -> Caller:

@@ -3,8 +3,6 @@
 Every deployable needs both, so they are here and not in four copies of `clients.py`.
 """
 
-import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +16,7 @@ from services.mesh.errors import Internal
 from services.mesh.identity import TokenRules, TokenVerifier
 from services.mesh.interceptors.identity import AUTHORIZATION_KEY
 from services.mesh.keys import JsonWebKey, KeyRing
+from services.mesh.remembered import Remembered
 
 CONTRACT: Final = token_service_pb2.DESCRIPTOR
 """For `open_channel(settings.auth_target, [CONTRACT], settings)`."""
@@ -64,9 +63,9 @@ class WorkloadTokens:
     def __init__(self, channel: grpc.aio.Channel, *, workload: str, secret: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self._stub = token_service_pb2_grpc.TokenServiceStub(channel)
         self._workload = token_service_pb2.Workload(name=workload, secret=secret)
-        self._clock = clock
-        self._cache: OrderedDict[tuple[OnBehalfOf, str], tuple[str, float]] = OrderedDict()
-        self._locks: dict[tuple[OnBehalfOf, str], asyncio.Lock] = {}
+        self._known: Remembered[tuple[OnBehalfOf, str], str] = Remembered(
+            life_s=FRESH_S, answers_max=CACHED_MAX, clock=clock
+        )
 
     async def metadata(self, audience: str, on_behalf_of: OnBehalfOf) -> Metadata:
         """The `metadata=` of a call to the service `audience`.
@@ -79,28 +78,9 @@ class WorkloadTokens:
 
     async def token(self, audience: str, on_behalf_of: OnBehalfOf) -> str:
         """The token itself; see `metadata`."""
-        wanted = (on_behalf_of, audience)
-        known = self._known(wanted)
-        if known is not None:
-            return known
-        lock = self._locks.setdefault(wanted, asyncio.Lock())
-        try:
-            async with lock:
-                return self._known(wanted) or await self._exchange(wanted)
-        finally:
-            if not lock.locked():
-                self._locks.pop(wanted, None)
+        return await self._known.get((on_behalf_of, audience), lambda: self._exchange(on_behalf_of, audience))
 
-    def _known(self, wanted: tuple[OnBehalfOf, str]) -> str | None:
-        token, fresh_until = self._cache.get(wanted, ("", 0.0))
-        if token and self._clock.monotonic() < fresh_until:
-            self._cache.move_to_end(wanted)
-            return token
-        return None
-
-    async def _exchange(self, wanted: tuple[OnBehalfOf, str]) -> str:
-        on_behalf_of, audience = wanted
-        asked_at = self._clock.monotonic()
+    async def _exchange(self, on_behalf_of: OnBehalfOf, audience: str) -> str:
         request = token_service_pb2.ExchangeTokenRequest(
             on_behalf_of=token_service_pb2.OnBehalfOf(
                 organization_id=on_behalf_of.organization_id,
@@ -114,7 +94,4 @@ class WorkloadTokens:
         token = next((minted.token for minted in response.tokens if minted.audience == audience), None)
         if not token:
             raise Internal(f"auth minted no token for {audience!r}")
-        self._cache[wanted] = (token, asked_at + FRESH_S)
-        if len(self._cache) > CACHED_MAX:
-            self._cache.popitem(last=False)
         return token
