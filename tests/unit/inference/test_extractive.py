@@ -5,7 +5,7 @@ import pytest
 from services.inference.extraction.drafting import NO_EVIDENCE, NO_PASSAGES, NO_QUESTION, NOTE, UNSURE
 from services.inference.extraction.selection import SENTENCES_MAX
 from services.inference.model import FinishReason, Message, Parameters, Passage, PassageCitation
-from services.inference.providers.base import Cited, Ended, ProviderEvent, Text
+from services.inference.providers.base import Cited, Ended, ProviderEvent, Task, Text
 from services.inference.providers.extractive import ExtractiveProvider
 from tests.support.inference import SEA, SKY, assistant, collect, said, task, user
 
@@ -26,10 +26,9 @@ INSTALL = Passage(
 )
 
 
-async def answer(*messages: Message, passages: tuple[Passage, ...]) -> list[ProviderEvent]:
-    provider = ExtractiveProvider()
+def asked(*messages: Message, passages: tuple[Passage, ...]) -> Task:
     wanted = task(passages=passages)
-    asked = type(wanted)(
+    return Task(
         model="extractive",
         system="",
         turns=messages,
@@ -39,7 +38,11 @@ async def answer(*messages: Message, passages: tuple[Passage, ...]) -> list[Prov
         output_tokens_max=None,
         limits=wanted.limits,
     )
-    events = await collect(provider, asked)
+
+
+async def answer(*messages: Message, passages: tuple[Passage, ...]) -> list[ProviderEvent]:
+    provider = ExtractiveProvider()
+    events = await collect(provider, asked(*messages, passages=passages))
     await provider.close()
     return events
 
@@ -200,3 +203,22 @@ async def test_sentence_that_repeats_the_question_does_not_answer_it() -> None:
     events = await answer(user("How long is the Upper Rhine Plain?"), passages=(faq, RHINE))
     assert "is 300 km long" in said(events)
     assert "Example" not in said(events)
+
+
+@pytest.mark.parametrize("length", [1_999, 2_000])
+async def test_short_talk_without_passages_is_answered_where_it_is_asked(length: int) -> None:
+    provider = ExtractiveProvider()
+    await provider.close()  # no thread takes work any more
+
+    events = await collect(provider, asked(user("?" * length), passages=()))
+
+    assert isinstance(events[-1], Ended)
+
+
+@pytest.mark.parametrize(("length", "passages"), [(2_001, ()), (20, (SKY,))])
+async def test_what_takes_longer_is_answered_in_a_thread(length: int, passages: tuple[Passage, ...]) -> None:
+    provider = ExtractiveProvider()
+    await provider.close()
+
+    with pytest.raises(RuntimeError):
+        await collect(provider, asked(user("?" * length), passages=passages))
