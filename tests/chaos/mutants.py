@@ -85,9 +85,8 @@ MUTANTS: Final = (
         (
             Edit(
                 f"{_CONVERSATION}/running/relay.py",
-                "            if refs:\n                await self._queue.publish(refs)",
-                "            try:\n                await self._queue.publish(refs)\n            except MeshError:\n"
-                "                pass",
+                "        await self._queue.publish(refs)\n",
+                "        try:\n            await self._queue.publish(refs)\n        except MeshError:\n            pass\n",
             ),
             Edit(
                 f"{_CONVERSATION}/running/reaper.py",
