@@ -86,7 +86,8 @@ MUTANTS: Final = (
             Edit(
                 f"{_CONVERSATION}/running/relay.py",
                 "        await self._queue.publish(refs)\n",
-                "        try:\n            await self._queue.publish(refs)\n        except MeshError:\n            pass\n",
+                "        try:\n            await self._queue.publish(refs)\n        except MeshError:\n"
+                "            pass\n",
             ),
             Edit(
                 f"{_CONVERSATION}/running/reaper.py",
