@@ -52,6 +52,7 @@ _LARGE: Final = frozenset(
 STRANGERS_PART: Final = 10
 """One place in so many is for bodies that are read before anybody is known: of logins, mostly. They may dribble for
 half a minute, and a thousand of them would leave nobody else a place."""
+_PATH_SHOWN_CHARACTERS_MAX: Final = 200
 _UPLOAD: Final = re.compile(r"/api/v1/knowledge_bases/[^/]+/documents")
 
 
@@ -193,5 +194,7 @@ def _places(settings: EdgeSettings) -> Callable[[Scope], InFlightLimiter]:
     return places_of
 
 
-async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise NotFound.of("path")
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+    # A base URL with a /v1 too many or too few is the commonest mistake with SDKs, which do not show what they ask for.
+    path = scope["path"][:_PATH_SHOWN_CHARACTERS_MAX]
+    raise NotFound(f"nothing is served at {path!r}: see /docs for what is", metadata={"resource": "path"})

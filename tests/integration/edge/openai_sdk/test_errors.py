@@ -34,6 +34,16 @@ from tests.support.fakes.conversation import Told, delta, finished, started
 from tests.support.waiting import until
 
 
+async def test_a_wrong_base_url_and_a_surface_that_is_not_served_are_told(client: openai.AsyncOpenAI) -> None:
+    root = client.with_options(base_url=str(client.base_url).removesuffix("/v1/"))
+
+    with pytest.raises(openai.NotFoundError) as astray:
+        await root.chat.completions.create(model="default", messages=QUESTION)
+    assert "nothing is served at '/chat/completions'" in astray.value.response.text
+    with pytest.raises(openai.NotFoundError, match="nothing is served at '/v1/responses'"):
+        await client.responses.create(model="default", input="who?")
+
+
 @pytest.mark.parametrize(
     ("parameters", "param"),
     [
