@@ -84,7 +84,8 @@ class OpenAIProvider:
         self._takes_reasoning = not is_vendor
         self.headers: Final[dict[str, str | openai.Omit]] = {} if api_key else {"Authorization": openai.omit}
         self._takes_stream_options = quirks.stream_options
-        self._http: Final = openai.DefaultAsyncHttpxClient(transport=connections())
+        self._connections: Final = connections()
+        self._http: Final = openai.DefaultAsyncHttpxClient(transport=self._connections)
         self.client: Final = openai.AsyncOpenAI(
             api_key=api_key or "none",
             base_url=base_url or BASE_URL,
@@ -144,7 +145,7 @@ class OpenAIProvider:
             extensions={"timeout": timeout.as_dict()},
         )
         request.read()
-        response = await self._http.send(request, stream=True)
+        response = await self._sent(request)
         if response.is_success:
             return response
         try:
@@ -152,6 +153,17 @@ class OpenAIProvider:
         finally:
             await response.aclose()
         raise _refusal(response)
+
+    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
+        """The head of an answer. Past httpx's client where the connections are ours: it is there for redirects."""
+        if self._connections is None:
+            return await self._http.send(request, stream=True)
+        response = await self._connections.handle_async_request(request)
+        if response.has_redirect_location:
+            await response.aclose()
+            return await self._http.send(request, stream=True)
+        response.request = request
+        return response
 
     def _headers(self) -> httpx2.Headers:
         """Headers of a request, but for its length; put together once, because httpx takes 0.1 ms to."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from services.inference.providers.anthropic import AnthropicProvider
 from services.inference.providers.base import Ended, Limits, Provider, Text, TokenCounts, bounded
 from services.inference.providers.openai import OpenAIProvider
 from services.mesh.errors import Reason
-from tests.support.inference import HASTY, collect, collect_until, said, task
+from tests.support.inference import HASTY, PATIENT, collect, collect_until, said, task
 from tests.support.provider_double import SECRET_WORDS, Fault, ProviderDouble
 from tests.support.waiting import until
 
@@ -86,7 +87,8 @@ async def test_fault_within_the_stream_is_never_a_complete_answer(
 ) -> None:
     double.fault = fault
 
-    events, error = await collect_until(vendor, task(limits=HASTY))
+    # Patient enough for what comes before the fault, on any machine.
+    events, error = await collect_until(vendor, task(limits=replace(PATIENT, stall_s=2.0)))
 
     assert said(events) == "The sky "
     assert error.reason is reason
@@ -287,3 +289,25 @@ async def test_refused_parameter_is_named(vendor: Provider, double: ProviderDoub
     _, error = await collect_until(vendor, task())
 
     assert "'temperature'" in error.message
+
+
+async def test_server_that_has_moved_is_asked_where_it_is_now(double: ProviderDouble) -> None:
+    asked: list[bytes] = []
+    elsewhere = f"location: {double.openai_url}/chat/completions\r\ncontent-length: 0\r\n\r\n".encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            asked.append(await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0])))
+            writer.write(b"HTTP/1.1 307 Temporary Redirect\r\n" + elsewhere)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        provider = OpenAIProvider(api_key=KEY, base_url=f"http://127.0.0.1:{port}")
+        events = await collect(provider, task())
+        await provider.close()
+
+    assert said(events) == "The sky is blue [1]."
+    assert len(set(asked)) == 1
