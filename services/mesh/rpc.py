@@ -14,7 +14,7 @@ import grpc.aio
 
 from services.mesh.errors import CredentialsInvalid
 from services.mesh.identity import Principal
-from services.mesh.policy import INFRASTRUCTURE, Policy
+from services.mesh.policy import Policy
 
 
 class Position(NamedTuple):
@@ -50,6 +50,7 @@ class Call:
         is_told: the last word is on its way, so whoever leaves now has all that they came for.
         requests: what a client sends that streams; None where it sends one message.
         positions: what the caller is told of `positions`, by place.
+        is_infrastructure: health and reflection: asked by machines every second, never worth a log line.
     """
 
     method: str
@@ -69,11 +70,7 @@ class Call:
     is_told: bool = False
     requests: AsyncIterator[object] | None = None
     positions: dict[str, Position] = field(default_factory=dict)
-
-    @property
-    def is_infrastructure(self) -> bool:
-        """Health and reflection: asked by machines every second, never worth a log line."""
-        return self.method in INFRASTRUCTURE
+    is_infrastructure: bool = False
 
     def client_remaining_s(self) -> float | None:
         """Seconds until the caller's own deadline, None when it set none (gRPC's stub promises a float)."""

@@ -25,7 +25,7 @@ from services.mesh.interceptors.policy import PolicyStage
 from services.mesh.interceptors.request_id import RequestIdStage
 from services.mesh.interceptors.tracing import TracingStage
 from services.mesh.limiter import InFlightLimiter
-from services.mesh.policy import Policy
+from services.mesh.policy import INFRASTRUCTURE, Policy
 from services.mesh.rpc import CURRENT, Call, Proceed, RpcContext
 from services.mesh.tls.peers import Peers
 
@@ -193,9 +193,10 @@ def _call(method: str, policy: Policy, context: RpcContext, handle: Proceed, *, 
         method=method,
         policy=policy,
         is_stream=is_stream,
+        is_infrastructure=method in INFRASTRUCTURE,
         context=context,
         handle=handle,
-        metadata=tuple((key, value) for key, value in metadata if isinstance(value, str)),
+        metadata=tuple([(key, value) for key, value in metadata if isinstance(value, str)]),
     )
 
 

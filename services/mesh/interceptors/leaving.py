@@ -40,6 +40,7 @@ class _Watched:
     def __init__(self) -> None:
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def end(self) -> None:
         self._ended.set()
@@ -47,7 +48,9 @@ class _Watched:
             task.cancel()
 
     async def watch(self, call: Call, proceed: Proceed) -> None:
-        task = asyncio.current_task()
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task(self._loop)  # to find the loop out for each call would be a system call for each
         assert task is not None
         if self._ended.is_set():
             raise _leaving()

@@ -99,7 +99,7 @@ class Backend:
                 _log.exception("tunnel_backend_failed", address=self.address)
                 await asyncio.sleep(REOPEN_S_MAX)
             finally:
-                self.link = None
+                self.link = self._keeper = None  # a task keeps what it ended by, and that the RPC of its tunnel
                 await channel.close()
 
     def leave(self) -> None:

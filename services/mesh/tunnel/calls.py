@@ -39,7 +39,7 @@ class Method:
         serialize: makes bytes of a request.
         parse: makes a response of bytes.
         is_retryable: whether a repeat is safe whatever became of the call before.
-        streams_requests: its shape, as far as a link has to know it.
+        streams_requests, streams_responses: its shape, as far as a link has to know it.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Method:
     parse: Callable[[bytes], Any] | None
     is_retryable: bool
     streams_requests: bool
+    streams_responses: bool
 
 
 class Link(Protocol):
@@ -75,6 +76,11 @@ class Link(Protocol):
 
 class Starter(Protocol):
     """The channel, as a call sees it."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """That of all its calls: Python asks the system for the process with every look for the running one."""
+        ...
 
     def start(self, call: "Call") -> None:
         """Begins a call on a link, as soon as there is one."""
@@ -159,7 +165,7 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             self.deadline = monotonic() + timeout_s
-            self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+            self._timer = starter.loop.call_later(timeout_s, self._expire)
 
     # ------------------------------------------------------------------------------------------------- from the link
 
@@ -230,9 +236,8 @@ class Call:
         if self._timer is not None:
             self._timer.cancel()
         if self._callbacks is not None:
-            loop = asyncio.get_running_loop()  # by way of it, so that what they raise does not hit the tunnel
             for callback in self._callbacks:
-                loop.call_soon(callback, self)
+                self.starter.loop.call_soon(callback, self)  # so that what they raise does not hit the tunnel
         for waiter in (self._over, self._begun, self._headers, self._reader, self._writer):
             _wake(waiter)
         if self._poller is not None and self._poller is not asyncio.current_task():
@@ -273,7 +278,7 @@ class Call:
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """See `grpc.aio.Call`."""
         while self._initial is None and not self._is_committed and not self.is_done:
-            self._headers = self._headers or asyncio.get_running_loop().create_future()
+            self._headers = self._headers or self.starter.loop.create_future()
             await self._shared(self._headers)
         return grpc.aio.Metadata(*(self._initial or ()))
 
@@ -300,7 +305,7 @@ class Call:
         """See `grpc.aio.Call`."""
         while self.link is None and not self.is_done:
             if self._begun is None or self._begun.done():
-                self._begun = asyncio.get_running_loop().create_future()
+                self._begun = self.starter.loop.create_future()
             await self._shared(self._begun)
         if self.is_done:
             self.raise_for_status()
@@ -309,7 +314,7 @@ class Call:
         """Returns when the call has ended."""
         while not self.is_done:
             if self._over is None:
-                self._over = asyncio.get_running_loop().create_future()
+                self._over = self.starter.loop.create_future()
             await self._shared(self._over)
 
     def raise_for_status(self) -> None:

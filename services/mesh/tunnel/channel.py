@@ -94,6 +94,7 @@ class TunnelChannel(grpc.aio.Channel):
             parse=response_deserializer,
             is_retryable=policy is not None and policy.idempotency.is_retryable,
             streams_requests=shape in {StreamUnary, StreamStream},
+            streams_responses=shape in {UnaryStream, StreamStream},
         )
         return _MultiCallable(self._fleet, shape, method)
 

@@ -91,11 +91,11 @@ class TunnelContext:
         self._timer: asyncio.TimerHandle | None = None
         if opening.timeout_s is not None:
             self._deadline = monotonic() + opening.timeout_s
-            self._timer = asyncio.get_running_loop().call_later(opening.timeout_s, self._expire)
+            self._timer = carrier.loop.call_later(opening.timeout_s, self._expire)
 
     def begin(self, tasks: set[asyncio.Task[None]], first: bytes | None = None) -> None:
         """Starts the handler: with its request, or for one that streams, without."""
-        self._task = task = asyncio.get_running_loop().create_task(self._run(first))
+        self._task = task = self._carrier.loop.create_task(self._run(first))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -168,7 +168,7 @@ class TunnelContext:
         while not self._inbox:
             if self._is_half_closed or self._is_done:
                 return grpc.aio.EOF
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self._carrier.loop.create_future()
             await self._reader
         message = self._inbox.popleft()
         self._inbox_bytes -= len(message) + MESSAGE_COST_BYTES
@@ -191,7 +191,7 @@ class TunnelContext:
         outbox.send(self._number, MESSAGE, data)
         self._credit -= len(data) + MESSAGE_COST_BYTES
         while self._credit <= 0 and not self._is_done:
-            self._writer = asyncio.get_running_loop().create_future()
+            self._writer = self._carrier.loop.create_future()
             await self._writer
         if outbox.is_full:
             await outbox.room()
@@ -293,7 +293,7 @@ class TunnelContext:
             else:
                 request = first if served.parse is None else served.parse(first)
             answer = served.behaviour(request, self)
-            if inspect.isasyncgen(answer):
+            if served.streams_responses and inspect.isasyncgen(answer):
                 async for message in answer:
                     await self.write(message)
                 self._finish(None)
@@ -359,9 +359,8 @@ class TunnelContext:
         _wake(self._writer)
         self._carrier.ended(self._number)
         if self._callbacks:
-            loop = asyncio.get_running_loop()  # by way of it, so that what they raise does not hit the tunnel
             for callback in self._callbacks:
-                loop.call_soon(callback, self)
+                self._carrier.loop.call_soon(callback, self)  # so that what they raise does not hit the tunnel
 
 
 class Requests:

@@ -56,6 +56,7 @@ class Fleet:
         self._turn = 0
         self._is_unknown = False
         self._changes = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.state = _State.IDLE
 
     @property
@@ -64,6 +65,13 @@ class Fleet:
         return self.state is _State.SHUTDOWN
 
     # ------------------------------------------------------------------------------------------------------- for calls
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """See `calls.Starter`."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def start(self, call: Call) -> None:
         """See `calls.Starter`."""
@@ -86,7 +94,7 @@ class Fleet:
         pause_s = self._retries.pause_s(call.attempts, metadata)
         if pause_s is None or self.is_closed:
             return False
-        self._pauses[call] = asyncio.get_running_loop().call_later(pause_s, self._resume, call)
+        self._pauses[call] = self.loop.call_later(pause_s, self._resume, call)
         return True
 
     def succeeded(self) -> None:
@@ -106,9 +114,7 @@ class Fleet:
         """Connects to all processes, from now on until closed."""
         if self._lookout is None and not self.is_closed:
             # Who happens to make the first call has nothing to do with how long this lasts, nor with its log lines.
-            self._lookout = asyncio.get_running_loop().create_task(
-                self._look_out(), name="tunnel fleet", context=Context()
-            )
+            self._lookout = self.loop.create_task(self._look_out(), name="tunnel fleet", context=Context())
             self._set_state()
 
     async def changed(self) -> None:
@@ -198,14 +204,14 @@ class Fleet:
 
     async def _resolved(self) -> list[str]:
         host, _, port = self._target.removeprefix(_NAME).rpartition(":")
-        found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        found = await self.loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
         return sorted({_address(family, str(address[0]), port) for family, _, _, _, address in found})
 
     def _set_addresses(self, addresses: list[str]) -> None:
         for address in addresses:
             if address not in self._backends:
                 backend = self._backends[address] = Backend(address, self._dial, self._set_state)
-                task = asyncio.get_running_loop().create_task(backend.run(), name="tunnel backend")
+                task = self.loop.create_task(backend.run(), name="tunnel backend")
                 self._tasks[task] = backend
                 task.add_done_callback(self._tasks.pop)
         for address in self._backends.keys() - set(addresses):

@@ -134,6 +134,7 @@ class TunnelLink:
             writer.cancel()
             self._end(seen)
             await asyncio.gather(writer, return_exceptions=True)
+            del self._rpc  # or its connection stays open until Python looks for garbage
 
     async def greeted(self) -> None:
         """Returns when the peer has said its first words.

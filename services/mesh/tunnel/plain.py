@@ -1,8 +1,9 @@
 """A link to a process that knows no tunnel: each call is a call of plain gRPC."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import grpc
 import grpc.aio
 
 from services.mesh.tunnel.calls import OK, Call
-from services.mesh.tunnel.frames import WINDOW_BYTES, parse_headers
+from services.mesh.tunnel.frames import MESSAGE_COST_BYTES, WINDOW_BYTES, parse_headers
 
 _ENDLESS: Final = 1 << 62
 """Credit that is never used up: plain gRPC holds senders back by itself."""
@@ -38,7 +39,7 @@ class PlainLink:
         carried = self._calls[self._next] = _Carried(self._channel, call)
         call.begun(self, self._next, _ENDLESS)
         self._next += 1
-        carried.task = asyncio.get_running_loop().create_task(self._carry(carried, call.number))
+        carried.begin(partial(self._ended_with, call.number))
 
     def send(self, call: Call, message: bytes) -> Awaitable[None] | None:
         """See `calls.Link`."""
@@ -51,8 +52,8 @@ class PlainLink:
     def cancel(self, call: Call) -> None:
         """See `calls.Link`."""
         carried = self._calls.get(call.number)
-        if carried is not None and carried.task is not None:
-            carried.task.cancel()
+        if carried is not None:
+            carried.cancel()
 
     def grant(self, call: Call, size: int) -> None:
         """See `calls.Link`."""
@@ -84,16 +85,13 @@ class PlainLink:
             for carried in tuple(self._calls.values()):
                 carried.lose()
 
-    async def _carry(self, carried: "_Carried", number: int) -> None:
-        try:
-            await carried.run()
-        finally:
-            self._calls.pop(number, None)
-            self._ended.set()
+    def _ended_with(self, number: int) -> None:
+        self._calls.pop(number, None)
+        self._ended.set()
 
 
 class _Carried:
-    """One call. `task` runs `run`."""
+    """One call, and the task that carries it."""
 
     def __init__(self, channel: grpc.aio.Channel, call: Call) -> None:
         self._channel = channel
@@ -105,7 +103,22 @@ class _Carried:
             self._outgoing.put_nowait(None)
         self._room = asyncio.Event()
         self._untaken = 0
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, ended: Callable[[], None]) -> None:
+        """Begins it; `ended` is told of its end, even of one before its task had its first turn."""
+
+        def over(_task: asyncio.Task[None]) -> None:
+            self._drop_rest()
+            ended()
+
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(over)
+
+    def cancel(self) -> None:
+        """The caller has left."""
+        if self._task is not None:
+            self._task.cancel()
 
     def say(self, message: bytes) -> Awaitable[None]:
         """One message; gives what to wait for until it is sent."""
@@ -123,12 +136,10 @@ class _Carried:
 
     def lose(self) -> None:
         """The channel is closed."""
-        if self.task is not None:
-            self.task.cancel()
+        self.cancel()
         self.call.told_lost(may_have_begun=True)
 
-    async def run(self) -> None:
-        """Carries the call to its end."""
+    async def _run(self) -> None:
         call = self.call
         timeout_s = None if call.deadline is None else max(0.0, call.deadline - monotonic())
         metadata = parse_headers(f"\n{call.metadata}".encode())
@@ -148,21 +159,23 @@ class _Carried:
     async def _read(self, rpc: Any) -> None:  # Any: gRPC's call of bytes
         while (message := await rpc.read()) is not grpc.aio.EOF:
             self.call.told(message)
-            self._untaken += len(message)
-            while self._untaken > WINDOW_BYTES and not self.call.is_done:
+            self._untaken += len(message) + MESSAGE_COST_BYTES
+            # One answer is taken when the call has ended, and not before.
+            while self.call.method.streams_responses and self._untaken > WINDOW_BYTES and not self.call.is_done:
                 self._room.clear()
                 await self._room.wait()
 
     async def _write(self, rpc: Any) -> None:  # Any: as above
-        try:
-            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader learns why
-                while True:
-                    message = await self._outgoing.get()
-                    try:
-                        await (rpc.done_writing() if message is None else rpc.write(message))
-                    finally:
-                        self._outgoing.task_done()
-        finally:
-            while not self._outgoing.empty():
-                self._outgoing.get_nowait()
-                self._outgoing.task_done()
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader learns why
+            while True:
+                message = await self._outgoing.get()
+                try:
+                    await (rpc.done_writing() if message is None else rpc.write(message))
+                finally:
+                    self._outgoing.task_done()
+
+    def _drop_rest(self) -> None:
+        """What is not sent any more; nobody waits for it."""
+        while not self._outgoing.empty():
+            self._outgoing.get_nowait()
+            self._outgoing.task_done()

@@ -1,5 +1,6 @@
 """What the server's end of a tunnel needs to know of a method, and a call of its stream."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,9 +30,10 @@ class Served:
 
 
 class Carrier(Protocol):
-    """The stream that carries the call."""
+    """The stream that carries the call, and the loop of all of its calls."""
 
     outbox: Outbox
+    loop: asyncio.AbstractEventLoop
 
     @property
     def carrying(self) -> "grpc.aio.ServicerContext[Any, Any]":  # Any: as in `Served`

@@ -137,6 +137,7 @@ class _Session:
         self._window = WINDOW_BYTES
         self._is_half_closed = self._is_refusing = self._is_closed = False
         self.outbox = Outbox(self._write)
+        self.loop = asyncio.get_running_loop()
 
     @property
     def carrying(self) -> RpcContext:

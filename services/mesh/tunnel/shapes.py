@@ -47,7 +47,7 @@ class _ManyRequests(Call):
         """Begins the call."""
         self.starter.start(self)
         if requests is not None:
-            self._poller = asyncio.get_running_loop().create_task(self._send_all(requests))
+            self._poller = self.starter.loop.create_task(self._send_all(requests))
         return self
 
     async def write(self, request: object) -> None:
@@ -100,7 +100,7 @@ class _ManyRequests(Call):
         if room is not None:
             await room
         while self._credit <= 0 and not self.done():
-            self._writer = asyncio.get_running_loop().create_future()
+            self._writer = self.starter.loop.create_future()
             await self._shared(self._writer)
         if self.done():
             self.raise_for_status()
@@ -161,7 +161,7 @@ class _ManyResponses(Call):
 
     async def _message(self) -> None:
         if self._reader is None or self._reader.done():
-            self._reader = asyncio.get_running_loop().create_future()
+            self._reader = self.starter.loop.create_future()
         await self._shared(self._reader)
 
     def _take(self) -> Any:  # Any: a response

@@ -1,6 +1,7 @@
 """What becomes of calls in a tunnel when networks and peers fail: asserted by order and number, never by time."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -161,6 +162,20 @@ async def test_peer_that_was_restarted_is_found_again() -> None:
                 assert await patiently(stub, "Shout") == HELLO
 
 
+async def test_closed_channel_leaves_no_connection_open() -> None:
+    async with echo_server() as server:
+        proxy = Proxy(lambda: server.port)
+        await proxy.open()
+        gc.disable()
+        try:
+            async with open_channel(f"127.0.0.1:{proxy.port}", [CONTRACT], TUNNEL) as channel:
+                assert await patiently(EchoStub(channel), "Shout") == HELLO
+            await until(lambda: not proxy._pipes, within_s=PATIENCE_S)
+        finally:
+            gc.enable()
+            await close(proxy)
+
+
 # --------------------------------------------------------------------------------------------------- coming and going
 
 
@@ -247,25 +262,51 @@ async def test_calls_go_where_the_fewest_are() -> None:
         assert await asyncio.gather(*tasks) == [HELLO] * 20
 
 
-async def test_peer_that_knows_no_tunnel_is_called_by_plain_grpc() -> None:
+@asynccontextmanager
+async def older() -> AsyncIterator[EchoStub]:
+    """A server that knows no tunnel, and a stub of ours for it."""
     server = grpc.aio.server()
     add(server, SERVICE, METHODS, Echo().behaviours())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    async with open_channel(f"127.0.0.1:{port}", [CONTRACT], TUNNEL) as channel:
+        yield EchoStub(channel)
+    await server.stop(None)
 
+
+async def test_peer_that_knows_no_tunnel_is_called_by_plain_grpc() -> None:
     async def words() -> AsyncIterator[StringValue]:
         for value in ("a", "b"):
             yield StringValue(value=value)
 
-    async with open_channel(f"127.0.0.1:{port}", [CONTRACT], TUNNEL) as channel:
-        stub = EchoStub(channel)
+    async with older() as stub:
         assert await patiently(stub, "Hello") == HELLO
         async with streaming(stub.split(StringValue(value="a b"))) as split:
             assert [word.value async for word in split] == ["a", "b"]
         assert (await unary(stub.join(words()))).value == "a b"
         async with streaming(stub.talk(words())) as talk:
             assert [word.value async for word in talk] == ["a", "b"]
-    await server.stop(None)
+
+
+async def test_large_answer_of_a_peer_that_knows_no_tunnel_arrives() -> None:
+    large = StringValue(value="x" * (3 * WINDOW_BYTES))
+    async with older() as stub:
+        assert await unary(stub.unary("Hello")(large, timeout=PATIENCE_S, wait_for_ready=True)) == large
+
+
+async def test_call_that_is_left_at_once_leaves_nothing_at_a_peer_that_knows_no_tunnel() -> None:
+    async with older() as stub:
+        await patiently(stub, "Hello")
+        for call in [stub.unary("Shout")(HELLO) for _ in range(3)]:
+            call.cancel()
+        writer = stub.join()
+        writing = asyncio.ensure_future(writer.write(HELLO))
+        await asyncio.sleep(0)
+        writer.cancel()
+        with pytest.raises((asyncio.CancelledError, asyncio.InvalidStateError)):
+            await asyncio.wait_for(writing, PATIENCE_S)
+        channel: Any = stub._channel  # Any: the one below the channel of ours
+        await until(lambda: not any(link.load for link in channel._inner._fleet._links()), within_s=PATIENCE_S)
 
 
 async def test_name_is_resolved_to_its_addresses() -> None:

@@ -134,6 +134,7 @@ async def slow_to_begin(port: int, *, delay_s: float) -> AsyncIterator[int]:
         writer.close()
 
     connections: set[asyncio.Task[object]] = set()
+    ends: set[asyncio.StreamWriter] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -141,13 +142,16 @@ async def slow_to_begin(port: int, *, delay_s: float) -> AsyncIterator[int]:
         connections.add(task)
         await asyncio.sleep(delay_s)
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        ends.update((writer, inner_writer))
         await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        for end in ends:  # a connection outlives its channel for as long as Python keeps what was on it
+            end.close()
         if connections:
-            await asyncio.wait(connections, timeout=5)
+            await asyncio.wait(connections, timeout=60)
 
 
 def test_service_config_names_exactly_the_repeatable_methods() -> None:
