@@ -99,6 +99,10 @@ chaos: setup-dev ## Break real processes under load and hold every promise; SEED
 chaos-mutants: setup-dev ## Break the product on purpose: each break has to be noticed within three seeds
 	@$(DEV) -m tests.chaos mutants $(ARGS)
 
+.PHONY: storm
+storm: setup-dev ## Break the network under calls in tunnels, and hold what each of them sees against what it may; SEED=… MINUTES=…
+	@$(DEV) -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
 .PHONY: simulate
 simulate: setup-dev ## Simulate turns under faults on a virtual clock; SEED=7 replays one, SEEDS=10000, ARGS=--mutants
 	@$(DEV) -m tests.simulation $(if $(SEED),--seed $(SEED)) --seeds $(or $(SEEDS),10000) $(ARGS)

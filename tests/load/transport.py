@@ -5,6 +5,8 @@
 The caller and the server each have a process. Both are read for the CPU time that they have used, and the two
 transports take turns, so that what else the machine does hits both alike. There are two servers: one has the
 interceptors that every server of ours has, the other one has none, which leaves the transport alone.
+
+A second table tells how late messages of a thousand streams are, alone and beside a stream that nobody reads.
 """
 
 import argparse
@@ -37,6 +39,10 @@ ROUNDS: Final = 3
 WARM_UP_CALLS: Final = 300
 MESSAGE: Final = StringValue(value="x" * 60)
 TOKEN: Final = StringValue(value="x" * 20)
+LATE_STREAMS: Final = 1_000
+LATE_PER_S: Final = 5
+LATE_SECONDS: Final = 3
+ENDLESS: Final = StringValue(value="1000000000 0")
 
 Transport = Literal["grpc", "tunnel"]
 TRANSPORTS: Final[tuple[Transport, ...]] = ("grpc", "tunnel")
@@ -90,7 +96,9 @@ async def serve(kind: str) -> None:
         if kind == "mesh":
             settings = ServerSettings(drain_s=0.5, not_serving_pause_s=0.0, calls_max=100_000)
             server = await stack.enter_async_context(
-                running(settings, servicers=[lambda server: register(server, Split=paced)], verifier=None)
+                running(
+                    settings, servicers=[lambda server: register(server, Split=paced, Resume=stamped)], verifier=None
+                )
             )
             port = server.port
         else:
@@ -146,6 +154,14 @@ async def paced_writing(request: StringValue, context: RpcContext) -> None:
         await context.write(token)
 
 
+async def stamped(request: StringValue, _context: RpcContext) -> AsyncIterator[StringValue]:
+    """As `paced`; each message says when it left, by the clock that all processes of a machine share."""
+    count, pause_s = request.value.split()
+    for _ in range(int(count)):
+        await asyncio.sleep(float(pause_s))
+        yield StringValue(value=repr(time.monotonic()))
+
+
 async def cost_of_calls(server: Server, transport: Transport, *, in_flight: int, calls: int) -> Cost:
     """Of a unary call, with so many in flight."""
     async with open_channel(f"127.0.0.1:{server.port}", [CONTRACT], MeshSettings(mesh_transport=transport)) as channel:
@@ -181,6 +197,43 @@ async def cost_of_tokens(server: Server, transport: Transport, *, streams: int, 
                     group.create_task(listen(seconds))
 
         return await measured(server, streams * per_s * seconds, lambda: all_of(1), lambda: all_of(seconds))
+
+
+async def late_ms(server: Server, transport: Transport, *, beside_slow: bool) -> float:
+    """Of messages on their way, the 99th percentile, be it beside a stream that is read once and never again."""
+    late: list[float] = []
+    async with open_channel(f"127.0.0.1:{server.port}", [CONTRACT], MeshSettings(mesh_transport=transport)) as channel:
+        stub = EchoStub(channel).stream("Resume")
+
+        async def listen(begins_s: float) -> None:
+            await asyncio.sleep(begins_s)
+            async for token in stub(StringValue(value=f"{LATE_SECONDS * LATE_PER_S} {1 / LATE_PER_S}")):
+                late.append(time.monotonic() - float(token.value))  # noqa: PERF401 - of all that listen at once
+
+        slow = stub(ENDLESS)
+        if beside_slow:
+            await slow.read()
+        else:
+            slow.cancel()
+        async with asyncio.TaskGroup() as group:
+            for index in range(LATE_STREAMS):
+                group.create_task(listen(index / LATE_STREAMS / LATE_PER_S))
+        slow.cancel()
+    return statistics.quantiles(late, n=100)[-1] * 1e3
+
+
+async def bench_late(server: Server, rounds: int) -> None:
+    """Prints the second table."""
+    found: dict[Transport, dict[bool, list[float]]] = {each: {False: [], True: []} for each in TRANSPORTS}
+    for _ in range(rounds):
+        for transport in TRANSPORTS:
+            for beside_slow, taken in found[transport].items():
+                taken.append(await late_ms(server, transport, beside_slow=beside_slow))
+    print("\n| p99 of a message on its way, ms | alone | beside a slow reader | ratio |\n|---|---|---|---|")  # noqa: T201 - the table is for whoever runs it
+    for transport, taken_ms in found.items():
+        alone, beside = (statistics.median(taken_ms[beside_slow]) for beside_slow in (False, True))
+        name = f"{LATE_STREAMS} streams × {LATE_PER_S}/s, {transport}"
+        print(f"| {name} | {alone:.1f} | {beside:.1f} | {beside / alone:.2f} |", flush=True)  # noqa: T201 - the table is for whoever runs it
 
 
 async def measured(
@@ -221,6 +274,8 @@ async def bench(rounds: int) -> None:
                 for transport in TRANSPORTS:
                     found[transport].append(await cost_of_tokens(server, transport, streams=500, per_s=20, seconds=3))
             print(line(f"message, 500 streams × 20/s, {label}", found), flush=True)  # noqa: T201 - the table is for whoever runs it
+    async with served("mesh") as server:
+        await bench_late(server, rounds)
 
 
 def main() -> None:
