@@ -2,11 +2,11 @@
 
 A turn that somebody else is just changing, one that had a worker before, and one that is not as it should be, is passed
 over; what becomes of it is told by the transactions of `WorkQueries`, each by itself. So no turn waits here for another
-one's conversation.
+one's conversation, nor for an organization that is on the move or away.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -21,10 +21,11 @@ from services.conversation.store_postgres.claims import claim_of, claimed
 from services.conversation.store_postgres.prepared import Prepared
 from services.conversation.store_postgres.rows import json_of
 from services.conversation.store_postgres.statements import from_now, is_in
+from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 from services.mesh.postgres.errors import Conflict, translated
 from services.mesh.postgres.lane import Lane
-from services.mesh.postgres.places import Lanes, Places
+from services.mesh.postgres.places import Places
 
 TOGETHER_MAX: Final = 64
 """Turns in one statement: conversations of those that end are locked until all of them are stored."""
@@ -57,9 +58,6 @@ class _Ending:
         self.text = json.dumps(_given(hold, fold, ending))
 
 
-Item = TypeVar("Item", _Taking, _Ending)
-
-
 class Handling:
     """Entered for as long as turns are worked on.
 
@@ -71,14 +69,18 @@ class Handling:
         # A lane each, so that no turn that is to begin waits for those that are over.
         takes, ends = places.lanes(), places.lanes()
 
-        async def take(takings: Sequence[_Taking]) -> list[Claim | None]:
-            return await _asked(takes, takings, _take)
+        async def take(takings: Sequence[_Taking]) -> list[Claim | MeshError | None]:
+            return await takes.ask_each(takings, _organization_of, _take)
 
-        async def end(endings: Sequence[_Ending]) -> list[Finished]:
-            return await _asked(ends, endings, _end)
+        async def end(endings: Sequence[_Ending]) -> list[Finished | MeshError | None]:
+            return await ends.ask_each(endings, _organization_of, _end)
 
-        self._takings = GroupCommit[_Taking, Claim | None](take, name="conversation_claims", batch_max=TOGETHER_MAX)
-        self._endings = GroupCommit[_Ending, Finished](end, name="conversation_ends", batch_max=TOGETHER_MAX)
+        self._takings = GroupCommit[_Taking, Claim | MeshError | None](
+            take, name="conversation_claims", batch_max=TOGETHER_MAX
+        )
+        self._endings = GroupCommit[_Ending, Finished | MeshError | None](
+            end, name="conversation_ends", batch_max=TOGETHER_MAX
+        )
         self._opened = AsyncExitStack()
 
     async def take(self, ref: TurnRef, *, lease_s: float, epoch: str) -> Claim | None:
@@ -87,12 +89,13 @@ class Handling:
         Raises:
             Unavailable, Overloaded, DeadlineExceeded: PostgreSQL cannot answer; the turn may be taken or not.
         """
-        return await self._takings.add(_Taking(ref, lease_s=lease_s, epoch=epoch))
+        return _told(await self._takings.add(_Taking(ref, lease_s=lease_s, epoch=epoch)))
 
     async def end(self, hold: Hold, fold: Fold, ending: Ending) -> Finished:
         """See `WorkStore.finish`: LOST where it is not plain that the turn is held. Raises as `take` does."""
         one = _Ending(hold, fold, ending)
-        return Finished.LOST if _NUL in one.text else await self._endings.add(one)
+        told = None if _NUL in one.text else _told(await self._endings.add(one))
+        return Finished.LOST if told is None else told
 
     async def __aenter__(self) -> Self:
         await self._opened.enter_async_context(self._takings)
@@ -105,12 +108,14 @@ class Handling:
         await self._opened.__aexit__(kind, error, traceback)
 
 
-async def _asked(
-    lanes: Lanes, items: Sequence[Item], ask: Callable[[Lane, Sequence[Item]], Awaitable[list[Told]]]
-) -> list[Told]:
-    told = await lanes.ask(items, lambda item: item.ref.organization_id, ask)
-    found = {place: one for places, some in told for place, one in zip(places, some, strict=True)}
-    return [found[place] for place in range(len(items))]
+def _organization_of(item: _Taking | _Ending) -> str:
+    return item.ref.organization_id
+
+
+def _told(one: Told | MeshError | None) -> Told | None:
+    if isinstance(one, MeshError):
+        raise one
+    return one
 
 
 async def _take(lane: Lane, takings: Sequence[_Taking]) -> list[Claim | None]:

@@ -1,7 +1,8 @@
 """Accepts questions that nothing stands in the way of: one statement for all that arrive while the last one runs.
 
 What decides stands in a function of the schema, see the migrations. It passes over every question that is not plain:
-whose request id was used, whose conversation is away, busy or locked, whose parent is not there. Of those, and of
+whose request id was used, whose conversation is away, busy or locked, whose parent is not there; one whose organization
+is on the move, or on an instance that is away, is not in it, so that no other one waits for that. Of those, and of
 answers to questions that are there already, the transaction of `TurnQueries.create_turn` tells what they are.
 """
 
@@ -15,6 +16,7 @@ from services.conversation.model import OnConflict, Turn, TurnState, title_of
 from services.conversation.store.turns import NewTurn
 from services.conversation.store_postgres.rows import options_of
 from services.mesh import positions
+from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 from services.mesh.postgres.errors import Conflict, translated
 from services.mesh.postgres.lane import Lane
@@ -48,7 +50,7 @@ class Intake:
     def __init__(self, places: Places, *, has_replicas: bool = False) -> None:
         self._has_replicas = has_replicas
         self._lanes = places.lanes()
-        self._commit = GroupCommit[_Question, Turn | None](
+        self._commit = GroupCommit[_Question, Turn | MeshError | None](
             self._accept, name="conversation_intake", batch_max=TOGETHER_MAX
         )
 
@@ -63,7 +65,12 @@ class Intake:
         if self._has_replicas and positions.are_wanted():
             return None
         question = _Question(new)
-        return None if _NUL in question.text else await self._commit.add(question)
+        if _NUL in question.text:
+            return None
+        told = await self._commit.add(question)
+        if isinstance(told, MeshError):
+            raise told
+        return told
 
     async def __aenter__(self) -> Self:
         await self._commit.__aenter__()
@@ -74,10 +81,8 @@ class Intake:
     ) -> None:
         await self._commit.__aexit__(kind, error, traceback)
 
-    async def _accept(self, questions: Sequence[_Question]) -> list[Turn | None]:
-        told = await self._lanes.ask(questions, lambda question: question.new.owner.organization_id, _ask)
-        turns = {place: turn for places, some in told for place, turn in zip(places, some, strict=True)}
-        return [turns[place] for place in range(len(questions))]
+    async def _accept(self, questions: Sequence[_Question]) -> list[Turn | MeshError | None]:
+        return await self._lanes.ask_each(questions, lambda question: question.new.owner.organization_id, _ask)
 
 
 async def _ask(lane: Lane, questions: Sequence[_Question]) -> list[Turn | None]:

@@ -26,6 +26,7 @@ from sqlalchemy.pool import Pool, QueuePool
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from services.mesh import telemetry
+from services.mesh.errors import MeshError
 from services.mesh.postgres.errors import Conflict as Conflict  # noqa: PLC0414 - these three belong to the interface
 from services.mesh.postgres.errors import constraint_of as constraint_of  # noqa: PLC0414 - as above
 from services.mesh.postgres.errors import translated as translated  # noqa: PLC0414 - as above
@@ -268,6 +269,19 @@ class OneLane:
         """See `Lanes.ask`."""
         del organization_of
         return [(range(len(items)), await ask(self._lane, items))]
+
+    async def ask_each(
+        self,
+        items: Sequence[Item],
+        organization_of: Callable[[Item], str],
+        ask: Callable[[Lane, Sequence[Item]], Awaitable[Sequence[T]]],
+    ) -> list[T | MeshError | None]:
+        """See `Lanes.ask_each`."""
+        del organization_of
+        try:
+            return [*await ask(self._lane, items)]
+        except MeshError as error:
+            return [error] * len(items)
 
 
 async def repeated(

@@ -78,6 +78,18 @@ class Lanes(Protocol):
         """
         ...
 
+    async def ask_each(
+        self,
+        items: Sequence[Item],
+        organization_of: Callable[[Item], str],
+        ask: Callable[[Lane, Sequence[Item]], Awaitable[Sequence[T]]],
+    ) -> list[T | MeshError | None]:
+        """As `ask`, for items of which none may wait for another one: what each was told, or why it could not be.
+
+        None for an item whose organization is on the move, or on an instance that is away: nobody was asked for it.
+        """
+        ...
+
 
 class Places(Protocol):
     """All instances of a process."""

@@ -1,7 +1,7 @@
 """Shards on two databases: who has which organization, what a stale writer is told, and how shards move."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from services.mesh.postgres.shards.copy import CopyError
 from services.mesh.postgres.shards.instances import Shards, open_places
 from services.mesh.postgres.shards.move import MoveError
 from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, shard_of
+from services.mesh.postgres.shards.schema import schema_of
 from services.mesh.postgres.shards.settings import ShardSettings
 from tests.support.postgres import Databases
 from tests.support.shards import (
     FOLDERS,
     NOTES,
     OTHER,
+    SERVICE,
     migrations_in,
     mover,
     opened_shards,
@@ -184,6 +186,37 @@ async def test_lanes_go_where_each_organization_is(shards: Shards) -> None:
         ([0, 2], [organizations[0], organizations[2]]),
         ([1], [organizations[1]]),
     ]
+
+
+async def test_items_that_cannot_go_now_leave_the_others_alone(pair: Pair, shards: Shards) -> None:
+    moving, here, elsewhere = organization_on(MAIN, number=1), organization_on(MAIN), organization_on(OTHER)
+    statement = f"UPDATE {schema_of(SERVICE)}.shards SET state = 'leaving' WHERE shard = {shard_of(moving)}"  # noqa: S608 - our own names
+    async with open_database(pair.settings, application="test") as database, database.write() as write:
+        await write.execute(text(statement))
+    await shards.look()
+
+    async def ask(_lane: object, items: Sequence[str]) -> list[str]:
+        if elsewhere in items:
+            raise Unavailable
+        return [f"told {item}" for item in items]
+
+    told = await shards.lanes().ask_each([moving, here, elsewhere, here], lambda organization: organization, ask)
+
+    assert told[:2] == [None, f"told {here}"]
+    assert isinstance(told[2], Unavailable)
+    assert told[3] == f"told {here}"
+
+
+async def test_items_whose_shard_has_left_unseen_are_left_to_who_waits(shards: Shards) -> None:
+    here, elsewhere = organization_on(MAIN), organization_on(OTHER)
+    await shards.look()
+
+    async def ask(_lane: object, items: Sequence[str]) -> list[str]:
+        if elsewhere in items:
+            raise ShardElsewhere
+        return list(items)
+
+    assert await shards.lanes().ask_each([here, elsewhere], lambda organization: organization, ask) == [here, None]
 
 
 async def test_a_shard_moves_with_all_its_rows_and_leaves_none(pair: Pair, shards: Shards) -> None:

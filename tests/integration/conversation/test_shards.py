@@ -12,6 +12,8 @@ from services.conversation import tables
 from services.conversation.app import MIGRATIONS
 from services.conversation.model import Owner, TurnState
 from services.conversation.store_postgres import PostgresStore
+from services.conversation.store_postgres.handling import Handling
+from services.conversation.store_postgres.intake import Intake
 from services.mesh.postgres.shards.instances import Shards
 from services.mesh.postgres.shards.numbers import MAIN, shard_of
 from services.mesh.postgres.shards.settings import ShardSettings
@@ -40,8 +42,12 @@ async def pair(migrated_database_url: Callable[..., str]) -> AsyncIterator[Pair]
     urls = [SecretStr(migrated_database_url("conversation")) for _ in range(2)]
     settings = ShardSettings(database_url=urls[0], database_shards={OTHER: urls[1]})
     await migrate_instances(settings.instances(), MIGRATIONS)
-    async with opened_shards(settings, service=tables.SCHEMA) as shards:
-        yield Pair(settings, shards, PostgresStore(shards))
+    async with (
+        opened_shards(settings, service=tables.SCHEMA) as shards,
+        Intake(shards) as intake,
+        Handling(shards) as handling,
+    ):
+        yield Pair(settings, shards, PostgresStore(shards, intake=intake, handling=handling))
 
 
 def test_the_two_organizations_are_on_different_instances() -> None:
@@ -91,6 +97,30 @@ async def test_no_turn_is_lost_or_refused_while_its_shard_moves(pair: Pair) -> N
     asked_for = [turn for each in talks for turn in each.result()]
     assert await states(pair, OTHER) == dict.fromkeys(asked_for, TurnState.COMPLETED.value)
     assert await states(pair, MAIN) == {}
+
+
+async def test_nobody_waits_for_an_organization_that_is_on_the_move(pair: Pair) -> None:
+    even, odd = [await pair.store.create_conversation(new_conversation(owner)) for owner in (EVEN, ODD)]
+    moved = [shard_of(EVEN.organization_id)]
+    async with mover(pair.settings, MIGRATIONS, dies_at="writes wait") as move:
+        with pytest.raises(InterruptedError):
+            await move.run(moved)
+    await pair.shards.look()
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(pair.store.create_turn(new_turn(even.id, owner=EVEN)))
+        turn = await pair.store.create_turn(new_turn(odd.id, owner=ODD))
+        claim = await pair.store.claim(ref_of(turn, ODD), lease_s=30.0, epoch="e", spend_attempt=True)
+        assert claim is not None
+        assert await pair.store.finish(claim.hold, FOLD, DONE)
+        assert not waiting.done()
+        async with mover(pair.settings, MIGRATIONS) as move:
+            await move.run(moved)
+
+    assert await states(pair, OTHER) == {
+        waiting.result().id: TurnState.QUEUED.value,
+        turn.id: TurnState.COMPLETED.value,
+    }
 
 
 async def states(pair: Pair, instance: str) -> dict[str, str]:

@@ -10,7 +10,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -34,7 +33,15 @@ from services.mesh.postgres.places import Places
 from services.mesh.postgres.replicas import open_replicas
 from services.mesh.postgres.shards.lanes import ShardLanes
 from services.mesh.postgres.shards.numbers import MAIN, SHARDS_COUNT, shard_of
-from services.mesh.postgres.shards.schema import ALL_SHARDS, CHANGEABLE, READABLE, ShardState, lock_namespace, schema_of
+from services.mesh.postgres.shards.schema import (
+    ALL_SHARDS,
+    CHANGEABLE,
+    READABLE,
+    ShardState,
+    Standing,
+    lock_namespace,
+    schema_of,
+)
 from services.mesh.postgres.shards.settings import ShardSettings
 from services.mesh.tasks import Loop, supervised
 
@@ -56,14 +63,6 @@ _WAITED: Final = telemetry.histogram(
 _HELD: Final = telemetry.gauge(
     "parley_mesh_shards_count", "Shards that an instance has, by the latest answer of it.", ["instance"]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What an instance says of one shard; the higher epoch is the later word."""
-
-    state: ShardState
-    epoch: int
 
 
 class Shards:
@@ -130,6 +129,12 @@ class Shards:
                 if (standing := instance.standings.get(number)) is not None and standing.state in READABLE
             ]
             self._holders[number] = self.instances[max(said)[1]] if said else None
+
+    def changer(self, number: int) -> "Instance | None":
+        """The instance on which this shard may be changed now, for who does not wait for one; None for none."""
+        instance = self._holders[number]
+        has = instance is not None and instance.is_fresh() and instance.lets_change(frozenset({number}))
+        return instance if has else None
 
     async def holder(self, numbers: frozenset[int]) -> "Instance":
         """The instance that has all of these shards, as it has said a moment ago.

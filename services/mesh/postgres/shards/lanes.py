@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from services.mesh.errors import MeshError
 from services.mesh.postgres.errors import ShardElsewhere
 from services.mesh.postgres.lane import Lane
 from services.mesh.postgres.shards.numbers import shard_of
@@ -21,6 +22,10 @@ class Holders(Protocol):
 
     async def holder(self, numbers: frozenset[int]) -> "Instance":
         """See `Shards.holder`."""
+        ...
+
+    def changer(self, number: int) -> "Instance | None":
+        """See `Shards.changer`."""
         ...
 
 
@@ -63,6 +68,28 @@ class ShardLanes:
                 return told
             await patience.look_around()
 
+    async def ask_each(
+        self,
+        items: Sequence[Item],
+        organization_of: Callable[[Item], str],
+        ask: Callable[[Lane, Sequence[Item]], Awaitable[Sequence[T]]],
+    ) -> list[T | MeshError | None]:
+        """See `Lanes.ask_each`."""
+        going: defaultdict[Instance, list[int]] = defaultdict(list)
+        for place, item in enumerate(items):
+            instance = self._shards.changer(shard_of(organization_of(item)))
+            if instance is not None:
+                going[instance].append(place)
+        answers = await asyncio.gather(
+            *(ask(self._lanes[instance], [items[place] for place in places]) for instance, places in going.items()),
+            return_exceptions=True,
+        )
+        told: list[T | MeshError | None] = [None] * len(items)
+        for places, answer in zip(going.values(), answers, strict=True):
+            for place, one in zip(places, _each(answer, len(places)), strict=True):
+                told[place] = one
+        return told
+
     async def _sorted(
         self, places: Sequence[int], numbers: Sequence[frozenset[int]]
     ) -> tuple[Mapping["Instance", list[int]], list[int]]:
@@ -76,3 +103,13 @@ class ShardLanes:
             else:
                 waiting.append(place)
         return going, waiting
+
+
+def _each(answer: Sequence[T] | BaseException, count: int) -> Sequence[T | MeshError | None]:
+    """What each item was told of those that went together; raises what is no error of ours."""
+    if not isinstance(answer, BaseException):
+        return answer
+    if not isinstance(answer, MeshError):
+        raise answer
+    # A shard among them has left meanwhile, and the instance has changed nothing.
+    return [None if isinstance(answer, ShardElsewhere) else answer] * count

@@ -8,6 +8,7 @@ its instances say, together.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 from zlib import crc32
@@ -57,6 +58,14 @@ class ShardState(StrEnum):
 
 CHANGEABLE: Final = frozenset({ShardState.OPEN, ShardState.COPYING})
 READABLE: Final = frozenset({*CHANGEABLE, ShardState.LEAVING, ShardState.ARRIVED})
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an instance says of one shard; the higher epoch is the later word."""
+
+    state: ShardState
+    epoch: int
 
 
 def sql_shard_of(organization_id: str) -> str:
