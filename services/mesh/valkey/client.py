@@ -1,8 +1,8 @@
 """A client that never repeats a command behind our back, and scripts.
 
 redis-py sends a command again when its answer was lost, so an INCR can run twice; here a lost answer is `Unavailable`
-and the caller decides. Commands share one connection, see `line`; those that wait for something have a connection of
-redis-py's pool each.
+and the caller decides. Commands share one connection, see `line`; those that wait for something have one each, see
+`waiting`.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 
-from redis.asyncio import BlockingConnectionPool, Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
@@ -36,6 +37,7 @@ from redis.exceptions import (
 from services.mesh import telemetry
 from services.mesh.errors import MeshError, Overloaded, Unavailable
 from services.mesh.valkey.line import Line, Streams
+from services.mesh.valkey.waiting import WaitingLines
 
 CONNECT_TIMEOUT_S: Final = 2.0
 POOL_WAIT_S: Final = 2.0
@@ -178,11 +180,14 @@ class Client(Redis):
     is_cluster: ClassVar[bool] = False
     """Whether one command or script may use keys of one hash tag only."""
 
-    def __init__(self, connections: ConnectionPool, births: Births) -> None:
+    def __init__(self, connections: BlockingConnectionPool, births: Births) -> None:
         super().__init__(connection_pool=connections)
         self._births = births
         timeout_s: float = connections.connection_kwargs["socket_timeout"]
-        self._line = Line(connections, timeout_s=timeout_s, is_final=_is_demotion)
+        make = partial(Line, connections, timeout_s=timeout_s, is_final=_is_demotion)
+        self._line = make()
+        wait_s = POOL_WAIT_S if connections.timeout is None else connections.timeout
+        self._waiting = WaitingLines(make, lines_max=connections.max_connections, wait_s=wait_s)
 
     @property
     def births(self) -> int:
@@ -199,12 +204,12 @@ class Client(Redis):
         try:
             with translated():
                 if _waits(args):
-                    answer = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call] # redis-py left it untyped
+                    answer = await self._waiting.ask(args)
                 else:
                     (answer,) = await self._line.ask((args,))
-                    if isinstance(answer, Exception):
-                        raise answer
-                    answer = await self._read(args[0], answer, options)
+                if isinstance(answer, Exception):
+                    raise answer
+                answer = await self._read(args[0], answer, options)
         except (Overloaded, Unavailable):
             _FAILED.inc()
             raise
@@ -250,8 +255,9 @@ class Client(Redis):
         return [self]
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: FBT001 - redis-py's own signature
-        """Ends the connection that commands share, and what redis-py does at its end."""
+        """Ends the connections of commands, and does what redis-py does at its end."""
         self._line.close()
+        self._waiting.close()
         await super().aclose(close_connection_pool)
 
     async def _read(self, name: Any, answer: Any, options: Mapping[str, Any]) -> Any:  # Any: as `execute_command`

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.client import Pipeline, PubSub
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError
@@ -54,7 +55,9 @@ class ClusterClient(Client):
         self._asking = asyncio.Lock()
         self._silent: set[Host] = set()
         # Commands never reach the base class, which wants to have a pool all the same.
-        super().__init__(self._server(self._seeds[0]).connection_pool, births)
+        unused = self._server(self._seeds[0]).connection_pool
+        assert isinstance(unused, BlockingConnectionPool)
+        super().__init__(unused, births)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:  # Any: redis-py's own signature
         """See `Client.execute_command`."""

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
+from redis.exceptions import ResponseError
 
 from services.mesh.cache import ALONE_LIFE_S, InvalidatingCache, LocalCache
 from services.mesh.clock import ManualClock
@@ -144,6 +145,31 @@ async def test_full_pool_is_overloaded(valkey_url: str, client: Client) -> None:
         for task in blocked:
             task.cancel()
         await asyncio.gather(*blocked, return_exceptions=True)
+
+
+async def test_who_is_cancelled_while_it_waits_takes_nothing_with_it(valkey_url: str, client: Client) -> None:
+    async with open_valkey(settings(valkey_url), application="test", timeout_s=10.0) as other:
+        waiting = asyncio.ensure_future(other.blpop(["list"], timeout=5))
+        await until_blocked(client, 1)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await until_blocked(client, 0)
+        await client.rpush("list", "a")
+
+        assert await other.blpop(["list"], timeout=5) == (b"list", b"a")
+
+
+async def test_a_connection_that_waited_is_left_to_the_next_that_waits(valkey_url: str) -> None:
+    async with open_valkey(settings(valkey_url), application="test", timeout_s=10.0) as other:
+        for number in range(3):
+            await other.rpush("list", number)
+            await other.blpop(["list"], timeout=5)
+
+        assert other.births == 2, "one that commands share, and one that waits"
+        with pytest.raises(ResponseError):
+            await other.blpop(["list"], timeout=-1)
+        assert await other.blpop(["list"], timeout=0.01) is None
+        assert other.births == 2
 
 
 async def until_blocked(client: Client, count: int) -> None:
