@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy import Select, case, func, literal_column, select, true
 
 from services.conversation import tables
 from services.conversation.model import Owner
@@ -19,51 +19,47 @@ from services.conversation.store_postgres.rows import (
 )
 from services.conversation.store_postgres.statements import IS_THE_TURN, prefixed
 
-_conversations: Final = tables.conversations.c
-_question: Final = tables.messages.alias("question")
-_answer: Final = tables.messages.alias("answer")
-_continued: Final = tables.messages.alias("continued")
-
 
 def claimed(turns: Any) -> Select[Any]:  # Any: the table, or what a change of it returned
     """The row of each of these turns."""
-
-    def is_message(table: Any, message_id: Any) -> ColumnElement[bool]:  # Any: an alias has untyped columns
-        return and_(
-            table.c.organization_id == turns.c.organization_id,
-            table.c.user_id == turns.c.user_id,
-            table.c.id == message_id,
+    conversation = _one(tables.conversations, turns, turns.c.conversation_id, "conversation")
+    question, answer, continued = (
+        _one(tables.messages, turns, message_id, name)
+        for name, message_id in (
+            ("question", turns.c.user_message_id),
+            ("answer", turns.c.assistant_message_id),
+            ("continued", turns.c.continue_of),
         )
-
-    return (
-        select(
-            *prefixed(turns, "turn_", TURN_COLUMNS),
-            *prefixed(_question, "question_", MESSAGE_COLUMNS),
-            *prefixed(_answer, "answer_", MESSAGE_COLUMNS),
-            *prefixed(_continued, "continued_", MESSAGE_COLUMNS),
-            *(_conversations[name] for name in SETTINGS_COLUMNS),
-            turns.c.user_id,
-            turns.c.journal_epoch,
-            turns.c.sequence_limit,
-            turns.c.cancel_requested,
-            turns.c.credential_id,
-            turns.c.traceparent,
-            func.extract("epoch", turns.c.deadline - func.now()).label("deadline_s"),
-            case((turns.c.place == 0, func.extract("epoch", turns.c.start_time - turns.c.create_time))).label(
-                "queued_s"
-            ),
-        )
-        .select_from(turns)
-        .join(
-            tables.conversations,
-            and_(
-                _conversations.organization_id == turns.c.organization_id, _conversations.id == turns.c.conversation_id
-            ),
-        )
-        .join(_question, is_message(_question, turns.c.user_message_id))
-        .join(_answer, is_message(_answer, turns.c.assistant_message_id))
-        .outerjoin(_continued, is_message(_continued, turns.c.continue_of))
     )
+    return select(
+        *prefixed(turns, "turn_", TURN_COLUMNS),
+        *prefixed(question, "question_", MESSAGE_COLUMNS),
+        *prefixed(answer, "answer_", MESSAGE_COLUMNS),
+        *prefixed(continued, "continued_", MESSAGE_COLUMNS),
+        *(conversation.c[name] for name in SETTINGS_COLUMNS),
+        turns.c.user_id,
+        turns.c.journal_epoch,
+        turns.c.sequence_limit,
+        turns.c.cancel_requested,
+        turns.c.credential_id,
+        turns.c.traceparent,
+        func.extract("epoch", turns.c.deadline - func.now()).label("deadline_s"),
+        case((turns.c.place == 0, func.extract("epoch", turns.c.start_time - turns.c.create_time))).label("queued_s"),
+    ).select_from(
+        turns.join(conversation, true()).join(question, true()).join(answer, true()).outerjoin(continued, true())
+    )
+
+
+def _one(table: Any, turns: Any, row_id: Any, name: str) -> Any:  # Any: tables have untyped columns
+    """A row that a turn names, looked up by its key.
+
+    Joined plainly, all of them have the organization in common, and where the planner knows little of the tables it
+    goes through everything that the organization has. The offset keeps it from seeing that.
+    """
+    by_key = select(table).where(table.c.organization_id == turns.c.organization_id, table.c.id == row_id)
+    if table is tables.messages:
+        by_key = by_key.where(table.c.user_id == turns.c.user_id)
+    return by_key.offset(literal_column("0")).lateral(name)
 
 
 CLAIMED: Final = claimed(tables.turns).where(IS_THE_TURN)

@@ -20,7 +20,7 @@ from services.conversation.store.work import Claim, Ending, Finished, Fold, Hold
 from services.conversation.store_postgres.claims import claim_of, claimed
 from services.conversation.store_postgres.prepared import Prepared
 from services.conversation.store_postgres.rows import json_of
-from services.conversation.store_postgres.statements import from_now, is_in
+from services.conversation.store_postgres.statements import from_now
 from services.mesh.errors import MeshError
 from services.mesh.groupcommit import GroupCommit
 from services.mesh.postgres.errors import Conflict, translated
@@ -179,7 +179,8 @@ def _taking() -> Select[Any]:  # Any: rows of many columns, a table and types of
     free: Any = (
         select(given)
         .join(tables.turns, is_given)
-        .where(is_in(TurnState.QUEUED), _turns.fence == 0)
+        # Not spelled as the partial indexes are: the key finds a turn, and not what else its organization has at work.
+        .where(_turns.state == TurnState.QUEUED.value, _turns.fence == 0)
         .with_for_update(of=tables.turns, skip_locked=True)
         .cte("free")
     )
