@@ -2,13 +2,16 @@
 
 import asyncio
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select, text
 
-from services.conversation.settings import ApiSettings
+from services.conversation.settings import ApiSettings, WorkerSettings
+from services.conversation.store_postgres.handling import Handling
 from services.conversation.store_postgres.intake import Intake
 from services.inference.settings import ServeSettings
 from services.inference.store_postgres import PostgresStore
@@ -91,14 +94,23 @@ async def test_inference_declares_the_lanes_that_its_stores_keep(database_url: s
         assert len(database._lanes) == ServeSettings.database_lanes
 
 
-async def test_conversation_declares_the_lane_of_its_intake(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("kept", "declared"), [(Intake, ApiSettings), (Handling, WorkerSettings)], ids=["API", "worker"]
+)
+async def test_conversation_declares_the_lanes_that_its_stores_keep(
+    database_url: str, kept: Callable[[Database], object], declared: type[ApiSettings]
+) -> None:
     async with open_database(DatabaseSettings(database_url=SecretStr(database_url)), application="loaded") as database:
-        Intake(database)
-        assert len(database._lanes) == ApiSettings.database_lanes
+        kept(database)
+        assert len(database._lanes) == declared.database_lanes
 
 
 def test_chart_counts_the_lanes_that_settings_declare() -> None:
     table = (ROOT / "helm/parley/templates/_components.tpl").read_text("utf-8")
     counted = dict(re.findall(r"^([a-z-]+): \{.*\bconnections: (\d+)\}$", table, re.MULTILINE))
-    declared = {"inference": ServeSettings.database_lanes, "conversation": ApiSettings.database_lanes}
+    declared = {
+        "inference": ServeSettings.database_lanes,
+        "conversation": ApiSettings.database_lanes,
+        "conversation-worker": WorkerSettings.database_lanes,
+    }
     assert counted == {name: str(lanes) for name, lanes in declared.items()}
