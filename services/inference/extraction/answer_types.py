@@ -34,6 +34,9 @@ _ASKS_PLACE: Final = re.compile(
 _ASKS_CAUSE: Final = re.compile(r"\bwhy\b|\bwhat (?:causes?|caused|reason)\b")
 _ASKS_NAME: Final = re.compile(r"\b(?:who|whom|whose|what (?:person|company|group|organi[sz]ation|team))\b")
 
+QUESTION_CHARS_MAX: Final = 2_000
+"""What is longer asks for no one thing; and what is asked is looked at again for every sentence."""
+
 # "What is a turn?" wants a definition; longer subjects ("what is the length of …") want a fact about them.
 _ASKS_DEFINITION: Final = re.compile(
     r"^\s*(?:what|who)(?:'s|’s|\s+(?:is|are|was|were))\s+(?:an?\s+|the\s+)?((?:[\w.-]+\s+){0,2}[\w.-]+?)\s*\??\s*$"
@@ -53,7 +56,9 @@ _PATTERNS: Final = (
 
 def fits(question: str, sentence: str) -> float:
     """1 when the sentence holds the kind of thing that is asked for, -1 when it lacks it, 0 when none is asked for."""
-    asked = question.lower()
+    if len(question) > QUESTION_CHARS_MAX:
+        return 0.0
+    asked = " ".join(question.lower().split())  # in a row of spaces, each end of the pattern would be tried with each
     if definition := _ASKS_DEFINITION.match(asked):
         return 1.0 if re.match(_DEFINES.format(subject=re.escape(definition[1])), sentence.lower()) else -1.0
     for asks, answers in _PATTERNS:

@@ -1,7 +1,7 @@
 """Cuts a passage into sentences with exact offsets; knows prose, lists, headings and code of Markdown-like text."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -13,12 +13,18 @@ _BULLET: Final = re.compile(r"\s*(?:[-*+•‣◦]|\d{1,3}[.)])\s+")
 _HEADING: Final = re.compile(r"\s{0,3}#{1,6}\s+")
 _FENCE: Final = re.compile(r"\s*(?:```|~~~)")
 # A sentence ends at a terminator, closing quotes or brackets and citation marks, before white space and a beginning.
-_END: Final = re.compile(r"[.!?…]+[\"'”’)\]]*(?:\[\d{1,3}\])*\s+(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])|[。！？]+[」』”]*\s*")  # noqa: RUF001 - the terminators of Chinese and Japanese
+# Nothing is tried twice: the first of many terminators is where they begin, and what a repetition has taken it keeps.
+# Else a megabyte of stops, which any caller may send as a passage, would hold the interpreter for hours.
+_END: Final = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?:\[\d{1,3}\])*+\s++(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])|"
+    r"[。！？]+[」』”]*\s*"  # noqa: RUF001 - the terminators of Chinese and Japanese
+)
 _ABBREVIATION: Final = re.compile(
     r"(?:^|[\s(\[\"'“])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Mt|Sr|Jr|Gen|Col|Lt|Capt|Rev|Hon|Gov|Sen|Rep|No|Nos|Vol|Fig|Figs|Eq|"
     r"pp?|cf|vs|etc|al|approx|ca|c|e\.g|i\.e|Inc|Ltd|Co|Corp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|"
     r"(?:[A-Za-z]\.)+[A-Za-z])\.$"
 )
+_ABBREVIATION_CHARS_MAX: Final = 32
 
 
 class Kind(StrEnum):
@@ -55,7 +61,8 @@ def split(text: str) -> list[Sentence]:
         prose = list(_sentences(text, block))
         if not prose:  # a list mark with nothing behind it
             continue
-        end = _list_end(text, blocks[index:], prose[-1])
+        following = (blocks[at] for at in range(index + 1, len(blocks)))
+        end = _list_end(text, following, prose[-1])
         found.extend(prose if end is None else [*prose[:-1], Sentence(prose[-1].start, end, Kind.LIST)])
     trimmed = (_trim(text, sentence) for sentence in found)
     return [sentence for sentence in trimmed if any(letter.isalnum() for letter in text[sentence.start : sentence.end])]
@@ -117,12 +124,12 @@ def _lines(text: str) -> Iterator[_Line]:
             yield _Line(start, end, Kind.ITEM if is_row else Kind.PROSE, opens=is_row)
 
 
-def _list_end(text: str, blocks: Sequence[Sentence], lead: Sentence) -> int | None:
+def _list_end(text: str, following: Iterable[Sentence], lead: Sentence) -> int | None:
     """Where the list ends that `lead` introduces; None when it introduces none."""
     if lead.kind is not Kind.PROSE or not text[lead.start : lead.end].rstrip().endswith(":"):
         return None
     end = None
-    for item in blocks[1:]:
+    for item in following:
         if item.kind is not Kind.ITEM or item.end - lead.start > LIST_CHARS_MAX:
             break
         end = item.end
@@ -132,12 +139,16 @@ def _list_end(text: str, blocks: Sequence[Sentence], lead: Sentence) -> int | No
 def _sentences(text: str, block: Sentence) -> Iterator[Sentence]:
     start = block.start
     for ending in _END.finditer(text, block.start, block.end):
-        before = text[start : ending.end()].rstrip()
-        if _ABBREVIATION.search(before) is None:
+        if ending.group().rstrip() != "." or not _abbreviates(text, start, ending.start()):
             yield Sentence(start, ending.end(), block.kind)
             start = ending.end()
     if start < block.end:
         yield Sentence(start, block.end, block.kind)
+
+
+def _abbreviates(text: str, start: int, stop: int) -> bool:
+    """Whether the full stop at `stop` belongs to the word before it."""
+    return _ABBREVIATION.search(text[max(start, stop - _ABBREVIATION_CHARS_MAX) : stop + 1]) is not None
 
 
 def _trim(text: str, sentence: Sentence) -> Sentence:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.inference.extraction.answer_types import QUESTION_CHARS_MAX, fits
 from services.inference.extraction.sentences import LIST_CHARS_MAX, Kind, quote, split
 
 
@@ -86,3 +87,29 @@ def test_ranges_are_trimmed_and_in_order(text: str) -> None:
         assert piece == piece.strip() != ""
     plain = [one for one in found if one.kind is not Kind.LIST]
     assert all(one.end <= other.start for one, other in pairwise(plain))
+
+
+MANY = 100_000
+"""Where each stop was looked at together with all before or behind it, so many took minutes, and more took hours."""
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a" + "." * MANY + "b", 1),
+        ("a." + " " * MANY + "b", 1),
+        ("a" * MANY + "). B", 2),
+        ("A. " * MANY, 1),
+        ("Mr. Go. " * (MANY // 2), MANY // 2),
+        ("Go there.\n\n" * (MANY // 2), MANY // 2),
+    ],
+    ids=["stops", "spaces", "word", "initials", "abbreviations", "paragraphs"],
+)
+def test_passage_that_is_built_to_be_slow_is_cut_in_its_time(text: str, count: int) -> None:
+    assert len(split(text)) == count
+
+
+def test_question_that_is_built_to_be_slow_is_read_in_its_time() -> None:
+    assert fits("what is a" + " " * MANY + "!", "A turn is a question and its answer.") == 0.0
+    assert fits("what is a" + " " * (QUESTION_CHARS_MAX - 10) + "!", "A turn is a question and its answer.") == 0.0
+    assert fits("What is a   turn?", "A turn is a question and its answer.") == 1.0
