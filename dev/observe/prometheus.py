@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,7 +49,7 @@ def observe() -> None:
     targets = targets_of(_state(home))
     folder = home.folder / "prometheus"
     folder.mkdir(exist_ok=True)
-    port = next(port for port in (_PORT, *free_ports(_PORT)) if is_free(port))
+    port = next(port for port in chain((_PORT,), free_ports(_PORT)) if is_free(port))
     file = folder / "prometheus.yml"
     # JSON is YAML.
     file.write_text(json.dumps(configuration(targets, sorted((CHART / "alerts").glob("*.yaml")), port), indent=1))
