@@ -163,6 +163,12 @@ GRPC: Final = Board(
             queries=one("sum by (job) (parley_mesh_tunnel_open_count)", "{{job}}"),
         ),
         Panel(
+            title="Connections without a tunnel",
+            description="To processes that know none, because they are older; calls cost more on them. None is usual.",
+            unit="short",
+            queries=one("sum by (job) (parley_mesh_tunnel_plain_count)", "{{job}}"),
+        ),
+        Panel(
             title="Tunnels that were lost",
             description="Per second, by who called: calls were on them, and failed or were made again.",
             unit="ops",

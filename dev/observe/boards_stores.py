@@ -78,8 +78,7 @@ POSTGRESQL: Final = Board(
             title="Shards by instance",
             description="Of 64 of each service, where there are several instances.",
             unit="short",
-            # The label of the metric gives way to that of the target.
-            queries=one("max by (job, exported_instance) (parley_mesh_shards_count)", "{{job}} {{exported_instance}}"),
+            queries=one("max by (job, database_instance) (parley_mesh_shards_count)", "{{job}} {{database_instance}}"),
             is_quiet=True,
         ),
         Panel(

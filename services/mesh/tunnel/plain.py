@@ -10,11 +10,15 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from services.mesh import telemetry
 from services.mesh.tunnel.calls import OK, Call
 from services.mesh.tunnel.frames import MESSAGE_COST_BYTES, WINDOW_BYTES, parse_headers
 
 _ENDLESS: Final = 1 << 62
 """Credit that is never used up: plain gRPC holds senders back by itself."""
+_PLAIN: Final = telemetry.gauge(
+    "parley_mesh_tunnel_plain_count", "Connections without a tunnel, to processes that know none."
+)
 
 
 class PlainLink:
@@ -70,6 +74,10 @@ class PlainLink:
 
     async def run(self) -> None:
         """Returns when the process is gone or another link has taken over, and the last call has ended."""
+        with _PLAIN.track_inprogress():
+            await self._until_over()
+
+    async def _until_over(self) -> None:
         watch = asyncio.ensure_future(self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
         leave = asyncio.ensure_future(self.left.wait())
         try:

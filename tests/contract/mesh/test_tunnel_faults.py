@@ -16,6 +16,7 @@ from services.mesh.errors import DeadlineExceeded, MeshError, Unavailable
 from services.mesh.policy import policies_of
 from services.mesh.rpc import RpcContext
 from services.mesh.settings import MeshSettings, ServerSettings
+from services.mesh.telemetry import REGISTRY
 from services.mesh.tunnel import backend
 from services.mesh.tunnel.channel import TunnelChannel
 from services.mesh.tunnel.frames import MESSAGE_COST_BYTES, WINDOW_BYTES
@@ -286,6 +287,8 @@ async def test_peer_that_knows_no_tunnel_is_called_by_plain_grpc() -> None:
         assert (await unary(stub.join(words()))).value == "a b"
         async with streaming(stub.talk(words())) as talk:
             assert [word.value async for word in talk] == ["a", "b"]
+        assert REGISTRY.get_sample_value("parley_mesh_tunnel_plain_count") == 1
+    assert REGISTRY.get_sample_value("parley_mesh_tunnel_plain_count") == 0
 
 
 async def test_large_answer_of_a_peer_that_knows_no_tunnel_arrives() -> None:

@@ -61,7 +61,10 @@ _WAITED: Final = telemetry.histogram(
     "parley_mesh_shard_wait_seconds", "For a shard that was on the move, by those who waited for it."
 )
 _HELD: Final = telemetry.gauge(
-    "parley_mesh_shards_count", "Shards that an instance has, by the latest answer of it.", ["instance"]
+    # Not `instance`: that is what Prometheus calls the process it asked.
+    "parley_mesh_shards_count",
+    "Shards that an instance has, by the latest answer of it.",
+    ["database_instance"],
 )
 
 
