@@ -199,6 +199,8 @@ class Trials:
         came = len(tally.arrivals.within(first.at_us, last.at_us))
         spent_us = SECOND * sum(last.since(first).values())
         self._note(subject, {TOKEN: spent_us / max(1, came), DELIVERED: came / last.seconds_since(first)})
+        parts = {role: SECOND * spent / max(1, came) for role, spent in last.since(first).items()}
+        _log.info("    of a token: %s us", ", ".join(f"{role} {part_us:.1f}" for role, part_us in parts.items()))
         self._note_lost(subject, tally)
 
     async def _arrival_questions(self, subject: Subject) -> list[tuple[str, str]]:

@@ -23,17 +23,15 @@ def test_taken_port_is_passed_over() -> None:
         assert next(free_ports(8124)) == second
 
 
-def test_stacks_on_neighbouring_ports_do_not_meet() -> None:
-    one = set(itertools.islice(free_ports(8080), 20))
-    other = set(itertools.islice(free_ports(8081), 20))
-    assert not one & other
-
-
 def chosen_elsewhere(origin: int) -> set[int]:
     """What a process chooses that ends then."""
     script = f"import itertools, dev.ports; print(*itertools.islice(dev.ports.free_ports({origin}), 60))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return {int(port) for port in done.stdout.split()}
+
+
+def test_stacks_on_neighbouring_ports_do_not_meet() -> None:
+    assert not set(itertools.islice(free_ports(8080), 20)) & chosen_elsewhere(8081)
 
 
 def test_what_one_process_has_chosen_is_given_to_no_other() -> None:
