@@ -23,9 +23,10 @@ class Settings(ServerSettings, DatabaseSettings, ValkeySettings):
         min_length=SECRET_LENGTH_MIN,
         description="Encrypts the signing keys in the database; the same on every replica, and kept for ever.",
     )
-    workloads: dict[str, str] = Field(
+    workloads: dict[str, str | list[str]] = Field(
         default={},
-        description="The platform's own processes: JSON of workload name to the SHA-256 (hex) of its secret.",
+        description="The platform's own processes: JSON of workload name to the SHA-256 (hex) of its secret, or to a "
+        "list of two while it is exchanged.",
     )
     registration: Literal["open", "closed"] = Field(
         default="closed", description="`open` lets anybody create an organization of their own."
@@ -67,7 +68,7 @@ class Settings(ServerSettings, DatabaseSettings, ValkeySettings):
 
     @field_validator("workloads")
     @classmethod
-    def _check_workloads(cls, workloads: dict[str, str]) -> dict[str, str]:
+    def _check_workloads(cls, workloads: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
         Workloads(workloads)
         return workloads
 

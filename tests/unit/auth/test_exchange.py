@@ -253,9 +253,27 @@ async def test_audiences_must_be_different_services(auth: World, audiences: list
         await auth.app.exchange.trade(ApiKeySecret(secret), EDGE, audiences)
 
 
+def test_workload_has_two_secrets_while_one_gives_way_to_the_other() -> None:
+    workloads = Workloads({"edge": [sha256(secret).hexdigest() for secret in (b"before", b"after")]})
+    assert workloads.prove(WorkloadProof("edge", "before")) == workloads.prove(WorkloadProof("edge", "after")) == "edge"
+    for wrong in ("", "neither"):
+        with pytest.raises(CredentialsInvalid):
+            workloads.prove(WorkloadProof("edge", wrong))
+
+
 @pytest.mark.parametrize(
-    "hashes", [{"edge": "x"}, {"Edge": "0" * 64}, {"": "0" * 64}, {"edge": "E" * 64}, {"edge": sha256(b"").hexdigest()}]
+    "hashes",
+    [
+        {"edge": "x"},
+        {"Edge": "0" * 64},
+        {"": "0" * 64},
+        {"edge": "E" * 64},
+        {"edge": sha256(b"").hexdigest()},
+        {"edge": []},
+        {"edge": ["0" * 64, "x"]},
+        {"edge": ["0" * 64, "1" * 64, "2" * 64]},
+    ],
 )
-def test_malformed_workloads_are_refused_at_start(hashes: dict[str, str]) -> None:
+def test_malformed_workloads_are_refused_at_start(hashes: dict[str, str | list[str]]) -> None:
     with pytest.raises(ValueError, match=r"hash|name"):
         Workloads(hashes)
