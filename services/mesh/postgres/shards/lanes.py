@@ -3,28 +3,47 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from services.mesh.errors import MeshError
+from services.mesh.postgres.database import Database
 from services.mesh.postgres.errors import ShardElsewhere
 from services.mesh.postgres.lane import Lane
 from services.mesh.postgres.shards.numbers import shard_of
-
-if TYPE_CHECKING:  # they make the lanes
-    from services.mesh.postgres.shards.instances import Instance, Patience
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
 
+class Holder(Protocol):
+    """An instance, which has shards."""
+
+    @property
+    def database(self) -> Database:
+        """See `Instance`."""
+        ...
+
+    def lets_change(self, numbers: frozenset[int]) -> bool:
+        """See `Instance.lets_change`."""
+        ...
+
+
+class Patience(Protocol):
+    """Of those who wait for a shard that moves."""
+
+    async def look_around(self) -> object:
+        """See `instances.Patience.look_around`."""
+        ...
+
+
 class Holders(Protocol):
     """Who knows where shards are."""
 
-    async def holder(self, numbers: frozenset[int]) -> "Instance":
+    async def holder(self, numbers: frozenset[int]) -> Holder:
         """See `Shards.holder`."""
         ...
 
-    def changer(self, number: int) -> "Instance | None":
+    def changer(self, number: int) -> Holder | None:
         """See `Shards.changer`."""
         ...
 
@@ -32,7 +51,7 @@ class Holders(Protocol):
 class ShardLanes:
     """Implements `Lanes`."""
 
-    def __init__(self, shards: Holders, instances: Sequence["Instance"], patience: Callable[[], "Patience"]) -> None:
+    def __init__(self, shards: Holders, instances: Sequence[Holder], patience: Callable[[], Patience]) -> None:
         self._shards = shards
         self._patience = patience
         self._lanes = {instance: instance.database.lane() for instance in instances}
@@ -75,7 +94,7 @@ class ShardLanes:
         ask: Callable[[Lane, Sequence[Item]], Awaitable[Sequence[T]]],
     ) -> list[T | MeshError | None]:
         """See `Lanes.ask_each`."""
-        going: defaultdict[Instance, list[int]] = defaultdict(list)
+        going: defaultdict[Holder, list[int]] = defaultdict(list)
         for place, item in enumerate(items):
             instance = self._shards.changer(shard_of(organization_of(item)))
             if instance is not None:
@@ -92,9 +111,9 @@ class ShardLanes:
 
     async def _sorted(
         self, places: Sequence[int], numbers: Sequence[frozenset[int]]
-    ) -> tuple[Mapping["Instance", list[int]], list[int]]:
+    ) -> tuple[Mapping[Holder, list[int]], list[int]]:
         """Which items go where, and which have to wait."""
-        going: defaultdict[Instance, list[int]] = defaultdict(list)
+        going: defaultdict[Holder, list[int]] = defaultdict(list)
         waiting = []
         for place in places:
             instance = await self._shards.holder(numbers[place])
