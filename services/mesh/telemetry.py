@@ -134,7 +134,7 @@ class _Logger:
         self._bound_to: list[structlog.typing.Processor] | None = None
 
     def __getattr__(self, name: str) -> object:
-        if self.outlet is None or not structlog.is_configured():  # nothing was, or it was taken back
+        if self.outlet is None:
             return getattr(self._unbound, name)
         if self._bound_to is not self.outlet:
             self._bound, self._bound_to = self._unbound.bind(), self.outlet

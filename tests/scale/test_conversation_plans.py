@@ -155,6 +155,6 @@ async def loops_run(store: Store) -> None:
     await store.leave_paused(stale, older_s=1.0)
     assert await store.overdue(limit=PAGE) == []
     assert await store.move_up_stranded(limit=PAGE) == 0
-    await store.outbox(limit=PAGE)
+    await store.relayed(await store.outbox(limit=PAGE))
     await store.leftovers(older_s=0.0, limit=PAGE)
     assert await store.prune(older_s=86_400.0, limit=1_000) > 0

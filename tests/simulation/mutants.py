@@ -33,7 +33,7 @@ from services.conversation.running.run import TurnRun
 from services.conversation.running.worker import Worker
 from services.conversation.store.summaries import Standing
 from services.conversation.store.turns import NewTurn
-from services.conversation.store.work import Claim, Ending, Hold, TurnRef
+from services.conversation.store.work import Claim, Ending, Finished, Hold, TurnRef
 from services.conversation.store_memory import MemoryStore
 from services.conversation.store_memory.conversations import MemoryConversations, StoredTurn
 
@@ -66,7 +66,7 @@ def _held_for_ever(row: StoredTurn, hold: Hold) -> bool:
     return row.fence == hold.fence
 
 
-async def _announced_first(recovery: Recovery, hold: Hold, draft: Draft, attempt: int, ending: Ending) -> bool:
+async def _announced_first(recovery: Recovery, hold: Hold, draft: Draft, attempt: int, ending: Ending) -> Finished:
     await recovery._announce(hold, draft.last_sequence + 1, attempt, ending)
     return await _FINISH(recovery, hold, draft, attempt, ending)
 

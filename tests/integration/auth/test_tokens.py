@@ -123,8 +123,9 @@ async def test_malformed_exchange_names_its_field(
 
 
 @pytest.fixture
-def _untouched_logging() -> Iterator[None]:
+def _untouched_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The test configures the logs of its process, which here is that of all tests."""
+    monkeypatch.setattr(telemetry._Logger, "outlet", None)  # put back, so that nobody writes to what was captured
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

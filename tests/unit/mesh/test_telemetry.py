@@ -29,19 +29,6 @@ except ValueError:
     log.exception("failed")
 """
 
-TAKEN_BACK = f"""
-import sys
-sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "generated")!r}]
-import structlog
-from services.mesh import telemetry
-log = telemetry.logger("test")
-with open(sys.argv[1], "w") as sys.stderr:
-    telemetry.configure_logging("echo", level="INFO", form="json")
-    log.info("noted")
-structlog.reset_defaults()
-log.info("noted later")
-"""
-
 
 def logged(form: str) -> str:
     done = subprocess.run(
@@ -85,12 +72,3 @@ def test_loggers_can_be_captured() -> None:
     with capture_logs() as lines:
         telemetry.logger("test").warning("heard", count=1)
     assert lines == [{"event": "heard", "count": 1, "source": "parley.test", "log_level": "warning"}]
-
-
-def test_a_logger_does_not_write_to_an_outlet_that_was_taken_back(tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    done = subprocess.run(
-        [sys.executable, "-c", TAKEN_BACK, str(first)], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert "noted later" in done.stdout
-    assert [json.loads(line)["event"] for line in first.read_text().splitlines()] == ["noted"]
