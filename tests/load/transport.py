@@ -25,6 +25,7 @@ import grpc
 import grpc.aio
 import uvloop
 from google.protobuf.wrappers_pb2 import StringValue
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from parley.mesh.v1.tunnel_service_pb2_grpc import add_TunnelServiceServicer_to_server
 from services.mesh import telemetry
@@ -112,6 +113,9 @@ async def serve(kind: str) -> None:
 async def bare() -> AsyncIterator[int]:
     """The same servicer without interceptors, by both transports."""
     server = grpc.aio.server()
+    health_servicer = health.aio.HealthServicer()  # whom our channels ask before they call
+    await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     behaviours: dict[str, Behaviour] = {**Echo().behaviours(), "Split": paced_writing}
     handlers = add_handlers(server, behaviours)
     add_TunnelServiceServicer_to_server(TunnelServer(handlers.get), server)

@@ -88,7 +88,8 @@ class Paced(Work):
 
 SHORT: Final = Paced(name="short", tokens=4)
 LONG: Final = Paced(name="long", tokens=64)
-REQUESTS: Final[Mapping[Paced, int]] = {SHORT: 160, LONG: 32}
+REQUESTS: Final[Mapping[Paced, int]] = {SHORT: 160, LONG: 96}
+"""How often each is asked in a round: whether tokens of several answers meet is chance, and few do not even it out."""
 CONNECTIONS: Final = 16
 
 
