@@ -60,7 +60,7 @@ class KafkaIntake:
         self._ended = asyncio.Event()
         self._partitions: set[int] = set()
         self._is_away = False
-        self._is_paused = False
+        self._is_paused: bool | None = False  # None: some partitions are, and others are not
         self._has_left = False
 
     @property
@@ -187,11 +187,12 @@ class KafkaIntake:
         """Stops reading while too much waits; the polls go on, because by them the group knows that we live."""
         if self._is_full and not self._is_paused:
             await self._wait_for_room()
-        if self._is_full == self._is_paused:
+        is_full = self._is_full
+        if is_full is self._is_paused:
             return
         assigned = await consumer.assignment()
-        self._is_paused = not self._is_paused
-        await (consumer.pause(assigned) if self._is_paused else consumer.resume(assigned))
+        self._is_paused = is_full
+        await (consumer.pause(assigned) if is_full else consumer.resume(assigned))
 
     @property
     def _is_full(self) -> bool:
@@ -224,7 +225,8 @@ class KafkaIntake:
     async def _assigned(self, consumer: AIOConsumer, partitions: Sequence[TopicPartition]) -> None:
         self._partitions |= {partition.partition for partition in partitions}
         _PARTITIONS.set(len(self._partitions))
-        self._is_paused = False  # new ones are not, so all are paused again where it has to be
+        if self._is_paused:
+            self._is_paused = None
 
     async def _revoked(self, consumer: AIOConsumer, partitions: Sequence[TopicPartition]) -> None:
         """Commits before others begin where we stopped."""
